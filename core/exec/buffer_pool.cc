@@ -1,0 +1,87 @@
+#include "core/exec/buffer_pool.h"
+
+#include <algorithm>
+#include <bit>
+#include <new>
+#include <utility>
+
+namespace quantd {
+namespace {
+
+std::byte* AllocateBytes(size_t size_bytes) {
+  return static_cast<std::byte*>(
+      ::operator new(size_bytes, std::align_val_t{BufferPool::kAlignment}));
+}
+
+void FreeBytes(std::byte* data) {
+  ::operator delete(data, std::align_val_t{BufferPool::kAlignment});
+}
+
+}  // namespace
+
+BufferPool::Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+
+BufferPool::Buffer& BufferPool::Buffer::operator=(Buffer&& other) noexcept {
+  std::swap(pool_, other.pool_);
+  std::swap(data_, other.data_);
+  std::swap(size_bytes_, other.size_bytes_);
+  std::swap(size_class_, other.size_class_);
+  return *this;
+}
+
+BufferPool::Buffer::~Buffer() {
+  if (data_ != nullptr) pool_->Release(data_, size_class_);
+}
+
+BufferPool::Buffer BufferPool::Acquire(size_t size_bytes) {
+  Buffer buffer;
+  if (size_bytes == 0) return buffer;
+  buffer.pool_ = this;
+  buffer.size_bytes_ = size_bytes;
+  buffer.size_class_ =
+      std::max(0, static_cast<int>(std::bit_width(size_bytes - 1)) - 12);  // 4 KiB is 2^12
+  if (buffer.size_class_ >= kNumClasses) {
+    buffer.data_ = AllocateBytes(size_bytes);
+    return buffer;
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    std::vector<std::byte*>& kept = kept_[static_cast<size_t>(buffer.size_class_)];
+    if (!kept.empty()) {
+      buffer.data_ = kept.back();
+      kept.pop_back();
+      kept_bytes_ -= ClassBytes(buffer.size_class_);
+      return buffer;
+    }
+  }
+  buffer.data_ = AllocateBytes(ClassBytes(buffer.size_class_));
+  return buffer;
+}
+
+void BufferPool::Release(std::byte* data, int size_class) {
+  if (size_class < kNumClasses) {
+    absl::MutexLock lock(&mutex_);
+    if (kept_bytes_ + ClassBytes(size_class) <= max_kept_bytes_) {
+      kept_[static_cast<size_t>(size_class)].push_back(data);
+      kept_bytes_ += ClassBytes(size_class);
+      return;
+    }
+  }
+  FreeBytes(data);
+}
+
+void BufferPool::Trim() {
+  absl::MutexLock lock(&mutex_);
+  for (std::vector<std::byte*>& kept : kept_) {
+    for (std::byte* data : kept) FreeBytes(data);
+    kept.clear();
+  }
+  kept_bytes_ = 0;
+}
+
+size_t BufferPool::kept_bytes() const {
+  absl::MutexLock lock(&mutex_);
+  return kept_bytes_;
+}
+
+}  // namespace quantd

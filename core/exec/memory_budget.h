@@ -1,0 +1,57 @@
+#ifndef QUANTD_CORE_EXEC_MEMORY_BUDGET_H_
+#define QUANTD_CORE_EXEC_MEMORY_BUDGET_H_
+
+#include <cstdint>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+
+namespace quantd {
+
+// One server-wide account of bytes that sessions hold. Outlives its reservations. Thread-safe.
+class MemoryBudget {
+ public:
+  // A share of the budget; gives it back when it is destroyed. Movable. Thread-compatible.
+  class Reservation {
+   public:
+    Reservation() = default;
+    Reservation(Reservation&& other) noexcept { *this = std::move(other); }
+    Reservation& operator=(Reservation&& other) noexcept {
+      std::swap(budget_, other.budget_);
+      std::swap(bytes_, other.bytes_);
+      return *this;
+    }
+    ~Reservation() {
+      if (budget_ != nullptr) budget_->Release(bytes_);
+    }
+    int64_t bytes() const { return bytes_; }
+
+   private:
+    friend class MemoryBudget;
+    MemoryBudget* budget_ = nullptr;
+    int64_t bytes_ = 0;
+  };
+
+  explicit MemoryBudget(int64_t limit_bytes) : limit_bytes_(limit_bytes) {}
+
+  // Returns `bytes` of the budget, or kResourceExhausted naming `what`, the bytes asked for, and
+  // those that are free.
+  absl::StatusOr<Reservation> Reserve(int64_t bytes, absl::string_view what);
+
+  int64_t limit_bytes() const { return limit_bytes_; }
+  int64_t used_bytes() const;
+
+ private:
+  void Release(int64_t bytes);
+
+  const int64_t limit_bytes_;
+  mutable absl::Mutex mutex_;
+  int64_t used_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_CORE_EXEC_MEMORY_BUDGET_H_

@@ -1,0 +1,63 @@
+#ifndef QUANTD_CORE_SCHEME_GROUP_MAP_H_
+#define QUANTD_CORE_SCHEME_GROUP_MAP_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/base/checked_math.h"
+
+namespace quantd {
+
+// Maps elements of a C-order tensor to the groups that share parameters. The tensor is seen as
+// batches of `batch_rows` rows of `row_elems` elements; a row is cut into runs of `run_elems` (the
+// last may be shorter), and `band_rows` rows next to each other share their groups:
+//
+//   per=tensor       one row, one run
+//   axis=K           row = the dimensions after K, batch = dimension K, batches share groups
+//   axis=last        row = the last dimension, runs of one element, rows share groups
+//   group=N          row = the last dimension, runs of N
+//   block=RxC        row = the last dimension, runs of C, bands of R
+//
+// A group is numbered in the order of the scale plane. All counts are of a non-empty tensor.
+struct GroupMap {
+  int64_t row_elems = 1;
+  int64_t run_elems = 1;
+  int64_t runs_per_row = 1;
+  int64_t batch_rows = 1;
+  int64_t band_rows = 1;
+  bool batches_share = false;
+  int64_t num_groups = 1;
+
+  // A stretch of elements next to each other that has one group.
+  struct Run {
+    int64_t group;
+    int64_t end_elem;  // one past the run's last element
+  };
+
+  // Returns the run that element `elem` lies in.
+  Run RunAt(int64_t elem) const {
+    const int64_t row = elem / row_elems;
+    const int64_t row_start = row * row_elems;
+    const int64_t run = (elem - row_start) / run_elems;
+    const int64_t end_elem = row_start + std::min((run + 1) * run_elems, row_elems);
+    return {RowGroup(row) + run, end_elem};
+  }
+
+  // Returns the group of the first run of `row`.
+  int64_t RowGroup(int64_t row) const {
+    const int64_t bands = CeilDiv(batch_rows, band_rows);
+    const int64_t band = (row % batch_rows) / band_rows;
+    const int64_t batch = batches_share ? 0 : row / batch_rows;
+    return (batch * bands + band) * runs_per_row;
+  }
+
+  // True where groups come one after the other, each complete before the next band begins, so that
+  // parameters can be found while a tensor of `num_elems` streams by.
+  bool IsLocal(int64_t num_elems) const {
+    return num_groups > 1 && (!batches_share || num_elems <= batch_rows * row_elems);
+  }
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_CORE_SCHEME_GROUP_MAP_H_

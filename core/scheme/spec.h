@@ -1,0 +1,119 @@
+#ifndef QUANTD_CORE_SCHEME_SPEC_H_
+#define QUANTD_CORE_SCHEME_SPEC_H_
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace quantd {
+
+// Which elements share parameters.
+enum class GranularityKind : uint8_t { kTensor, kAxis, kGroup, kBlock };
+inline constexpr int kNumGranularityKinds = 4;
+
+struct Granularity {
+  GranularityKind kind = GranularityKind::kTensor;
+  int64_t axis = 0;         // kAxis: the dimension that keeps its own parameters; -1 is the last
+  int64_t group_elems = 0;  // kGroup: elements of a group on the last axis
+  int64_t block_rows = 0;   // kBlock: a block of the last two dimensions
+  int64_t block_cols = 0;
+
+  bool operator==(const Granularity&) const = default;
+};
+
+// How integer code ranges are used, for b bits (signed; unsigned is shifted by 2^(b-1)).
+enum class Mode : uint8_t {
+  kSymmetric,   // codes -(2^(b-1)-1) .. 2^(b-1)-1, scale = absmax / (2^(b-1)-1)
+  kFull,        // codes -2^(b-1) .. 2^(b-1)-1, scale = absmax / ((2^b-1)/2)
+  kAsymmetric,  // all codes, scale = (max-min) / (2^b-1), and a zero point
+};
+inline constexpr int kNumModes = 3;
+
+enum class Rounding : uint8_t {
+  kHalfEven,
+  kHalfAway,
+  kHalfUp,
+  kHalfDown,
+  kTruncate,  // toward zero
+  kFloor,
+  kCeil,
+  kStochastic,  // Philox4x32-10 keyed by seed, tensor name, element index
+};
+inline constexpr int kNumRoundings = 8;
+
+// What stored scales are rounded to.
+enum class ScaleType : uint8_t { kF32, kF16, kBf16, kPow2 };
+inline constexpr int kNumScaleTypes = 4;
+
+// What happens to NaN and infinities.
+enum class NonFinite : uint8_t {
+  kReject,     // an error with the coordinates
+  kSaturate,   // NaN to 0, infinities to the outermost code
+  kPropagate,  // kept, where the target has them
+};
+inline constexpr int kNumNonFinites = 3;
+
+// What happens where a group does not divide its axis.
+enum class Tail : uint8_t {
+  kReject,
+  kShort,  // the last group has fewer elements
+  kPad,    // codes are padded with zeros to whole groups
+};
+inline constexpr int kNumTails = 3;
+
+// A closed range of real values.
+struct Range {
+  double min = 0;
+  double max = 0;
+
+  bool operator==(const Range&) const = default;
+};
+
+// What to quantize to. What is absent takes the scheme's default; a resolved spec has nothing absent
+// but what does not apply. Text form: SCHEME[:key=value,...], see FormatSpec.
+struct QuantSpec {
+  std::string scheme;
+  std::optional<Granularity> granularity;  // per=tensor | axis=K | group=N | block=RxC
+  std::optional<Mode> mode;
+  std::string range;                       // a calibrator's text: "minmax", "3sigma"
+  std::optional<Range> given_range;        // range=-1.5..2
+  std::optional<double> scale;             // outright, for all groups
+  std::optional<int64_t> zero_point;       // zero=, with scale
+  std::optional<Rounding> rounding;
+  std::optional<uint64_t> seed;            // of stochastic rounding
+  std::optional<ScaleType> scale_type;
+  std::string dialect;
+  std::string layout;
+  std::optional<NonFinite> nonfinite;
+  std::optional<Tail> tail;
+  std::string incompatible;                // "reject", "keep" or a scheme to fall back to
+
+  bool operator==(const QuantSpec&) const = default;
+};
+
+// Reads the text form; kInvalidArgument names the key, the value, and what is allowed. Whether the
+// scheme exists and takes the combination is the planner's to say.
+absl::StatusOr<QuantSpec> ParseSpec(absl::string_view text);
+
+// Returns the text form, keys in a fixed order, that ParseSpec reads back to an equal spec. It holds
+// only letters, digits and ":=,._-+", which no shell touches.
+std::string FormatSpec(const QuantSpec& spec);
+
+// Returns the shortest decimal text that reads back to the same double.
+std::string FormatDouble(double value);
+
+// The names of the closed sets, as the text form has them.
+absl::string_view NameOf(GranularityKind kind);
+absl::string_view NameOf(Mode mode);
+absl::string_view NameOf(Rounding rounding);
+absl::string_view NameOf(ScaleType scale_type);
+absl::string_view NameOf(NonFinite nonfinite);
+absl::string_view NameOf(Tail tail);
+
+}  // namespace quantd
+
+#endif  // QUANTD_CORE_SCHEME_SPEC_H_
