@@ -1,0 +1,82 @@
+#ifndef QUANTD_CORE_IO_CONTAINER_H_
+#define QUANTD_CORE_IO_CONTAINER_H_
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/io/container_index.h"
+#include "core/io/mapped_file.h"
+#include "core/io/tensor_writer.h"
+
+namespace quantd {
+
+// One row of containers.def: a file format that holds tensors. Every function is thread-safe.
+struct Container {
+  absl::string_view name;                         // [a-z0-9_]+, as --format takes it
+  absl::string_view summary;                      // one line
+  std::span<const absl::string_view> extensions;  // with the dot
+
+  // True if a file that begins with `head` (16 bytes, or the whole file if it is shorter) looks
+  // like this format. Null where the content does not tell.
+  bool (*matches)(std::span<const std::byte> head);
+
+  // Returns what the file holds; checks everything but the values. `stem` is the file's name
+  // without folder and extension: it names the tensor where the format does not. kInvalidArgument
+  // for a file that breaks the format, kDataLoss for one that is cut short, kUnimplemented for what
+  // the format allows and this reader does not.
+  absl::StatusOr<ContainerIndex> (*read_index)(std::span<const std::byte> file,
+                                               absl::string_view stem, const OpenOptions& options);
+
+  // Starts a file (npy: a directory, unless `path` ends in .npy) for `tensors`, whose names must
+  // differ. `announced` is metadata that takes at least as much room as what Finish will get: the
+  // same keys, with values of the final length. Null where the format is read only.
+  absl::StatusOr<std::unique_ptr<TensorWriter>> (*create)(const std::string& path,
+                                                          std::vector<TensorDesc> tensors,
+                                                          const Metadata& announced);
+};
+
+// Returns the rows of containers.def, in its order. Thread-safe.
+std::span<const Container* const> AllContainers();
+
+// Returns the container called `name`, or kNotFound that lists the known names. Thread-safe.
+absl::StatusOr<const Container*> FindContainer(absl::string_view name);
+
+// Returns the container of the file: the one that has `path`'s extension, else the one whose
+// `matches` takes `head`, else kInvalidArgument that lists what is known. Thread-safe.
+absl::StatusOr<const Container*> DetectContainer(absl::string_view path,
+                                                 std::span<const std::byte> head);
+
+// A file of tensors, mapped. Thread-compatible.
+class TensorFile {
+ public:
+  // Opens a file, or a directory that the npy container wrote. Without `options.container`, a file
+  // whose extension says nothing is raw if `options.shape` is given, and otherwise detected. Errors
+  // name the path; codes are those of MappedFile::Open and Container::read_index.
+  static absl::StatusOr<TensorFile> Open(const std::string& path, const OpenOptions& options);
+
+  const std::vector<TensorEntry>& tensors() const { return index_.tensors; }
+  const Metadata& metadata() const { return index_.metadata; }
+  const Container& container() const { return *container_; }
+
+  // Returns the values of tensor `tensor`, valid while this object lives: little-endian, C order,
+  // at any alignment, so copy before reading elements wider than a byte.
+  std::span<const std::byte> Values(size_t tensor) const;
+
+ private:
+  static absl::StatusOr<TensorFile> OpenDir(const std::string& path);
+  TensorFile() = default;
+
+  const Container* container_ = nullptr;
+  std::vector<MappedFile> files_;  // one, or one a tensor
+  ContainerIndex index_;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_CORE_IO_CONTAINER_H_

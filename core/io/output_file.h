@@ -1,0 +1,65 @@
+#ifndef QUANTD_CORE_IO_OUTPUT_FILE_H_
+#define QUANTD_CORE_IO_OUTPUT_FILE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace quantd {
+
+// Writes all of `bytes` at `offset_bytes` of the file `fd`, however many system calls that takes.
+// The error names `path`, how far the write came and the system's reason (kResourceExhausted where
+// the disk is full). Thread-safe.
+absl::Status WriteFullyAt(int fd, absl::string_view path, int64_t offset_bytes,
+                          std::span<const std::byte> bytes);
+
+// Gives `fd` its final size and, where the file system can, its blocks, so that a full disk is
+// noticed before the work and not after it. The error names `path`.
+absl::Status ReserveSize(int fd, absl::string_view path, int64_t size_bytes);
+
+// Returns a path beside `path` that is not likely to exist: ".NAME.XXXXXXXXXXXXXXXX.tmp".
+std::string TemporaryNameFor(const std::string& path);
+
+// A file that appears under its name when it is complete, or not at all: it is written under a
+// temporary name in the same directory, and Commit renames it. Destroying it uncommitted removes
+// it.
+//
+// WriteAt may be called from several threads at once; everything else is not thread-safe.
+class OutputFile {
+ public:
+  // Starts a file of `size_bytes` bytes that will replace what is at `path`; bytes that are never
+  // written are 0. A symbolic link is followed. kInvalidArgument if `path` is a directory, a device
+  // or a pipe, kResourceExhausted if the disk has not `size_bytes` left, else what the system's
+  // error stands for (kNotFound: no such directory; kPermissionDenied ...).
+  static absl::StatusOr<OutputFile> Create(const std::string& path, int64_t size_bytes);
+
+  ~OutputFile();
+  OutputFile(OutputFile&& other) noexcept;
+  OutputFile& operator=(OutputFile&& other) noexcept;
+
+  // Writes `bytes` at `offset_bytes`, in any order, over what was there. kOutOfRange past the end
+  // of the file, kResourceExhausted if the disk is full.
+  absl::Status WriteAt(int64_t offset_bytes, std::span<const std::byte> bytes);
+
+  // Brings the bytes to the disk and the file under its name. To be called once, as the last call.
+  absl::Status Commit();
+
+  const std::string& path() const { return path_; }
+
+ private:
+  OutputFile(std::string path, std::string temporary_path, int fd, int64_t size_bytes);
+  void Abandon();
+
+  std::string path_, temporary_path_;
+  int fd_ = -1;  // -1: committed or moved from
+  int64_t size_bytes_ = 0;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_CORE_IO_OUTPUT_FILE_H_
