@@ -1,0 +1,322 @@
+#include "proto/frame_codec.h"
+
+#include <google/protobuf/message_lite.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+
+namespace quantd {
+namespace {
+
+// Protocol Buffers encoding, "Message Structure".
+enum WireType : uint32_t {
+  kVarint = 0,
+  kFixed64 = 1,
+  kLengthDelimited = 2,
+  kGroupStart = 3,
+  kGroupEnd = 4,
+  kFixed32 = 5,
+};
+constexpr uint32_t Tag(uint32_t field, WireType type) { return field << 3 | type; }
+
+// Field numbers of Chunk.
+constexpr uint32_t kPlaneField = 1, kOffsetField = 2, kCrcField = 3, kDataField = 4;
+
+// A message in more slices than this is put together first: a peer that sends crumbs would
+// otherwise make the list of views larger than the payload.
+constexpr size_t kMaxSlices = 1024;
+
+absl::Status Malformed(absl::string_view what, size_t at_byte) {
+  return absl::InvalidArgumentError(absl::StrCat("malformed frame: ", what, " at byte ", at_byte));
+}
+
+// Walks over the bytes of a list of slices. Not thread-safe.
+class WireReader {
+ public:
+  explicit WireReader(const std::vector<grpc::Slice>& slices) : slices_(slices) {
+    for (const grpc::Slice& slice : slices) end_ += slice.size();
+  }
+
+  size_t position() const { return position_; }
+  size_t end() const { return end_; }
+
+  // Reads a varint that ends before `limit`, a position.
+  absl::StatusOr<uint64_t> ReadVarint(size_t limit) {
+    const size_t start = position_;
+    uint64_t value = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+      if (position_ >= limit) return Malformed("truncated varint", start);
+      const uint64_t byte = Peek().front();
+      Advance(1);
+      if (shift == 63 && byte > 1) return Malformed("varint beyond 64 bits", start);
+      value |= (byte & 0x7f) << shift;
+      if (byte < 0x80) return value;
+    }
+    return Malformed("varint beyond 64 bits", start);
+  }
+
+  // Reads a length and returns the position where what it measures ends.
+  absl::StatusOr<size_t> ReadLength(size_t limit) {
+    const size_t start = position_;
+    QUANTD_ASSIGN_OR_RETURN(const uint64_t length, ReadVarint(limit));
+    if (length > limit - position_) {
+      return Malformed(absl::StrCat("length ", length, " with ", limit - position_, " bytes left"),
+                       start);
+    }
+    return position_ + static_cast<size_t>(length);
+  }
+
+  absl::StatusOr<uint32_t> ReadFixed32(size_t limit) {
+    if (limit - position_ < 4) return Malformed("truncated fixed32", position_);
+    uint32_t value = 0;
+    for (int i = 0; i < 4; ++i) {
+      value |= static_cast<uint32_t>(Peek().front()) << (8 * i);
+      Advance(1);
+    }
+    return value;
+  }
+
+  // Calls fn with each piece up to position `until`, and goes there.
+  template <typename Fn>
+  void ForPieces(size_t until, Fn fn) {
+    while (position_ < until) {
+      const std::span<const uint8_t> piece = Peek();
+      const size_t size = std::min(piece.size(), until - position_);
+      fn(std::as_bytes(piece.first(size)));
+      Advance(size);
+    }
+  }
+
+  void Append(size_t until, std::string& out) {
+    out.reserve(out.size() + (until - position_));
+    ForPieces(until, [&out](std::span<const std::byte> piece) {
+      out.append(reinterpret_cast<const char*>(piece.data()), piece.size());
+    });
+  }
+
+  // Goes over a field that nobody knows.
+  absl::Status Skip(uint32_t wire_type, size_t limit) {
+    const size_t start = position_;
+    size_t until = start;
+    switch (wire_type) {
+      case kVarint:
+        return ReadVarint(limit).status();
+      case kLengthDelimited: {
+        QUANTD_ASSIGN_OR_RETURN(until, ReadLength(limit));
+        break;
+      }
+      case kFixed32:
+      case kFixed64: {
+        const size_t size = wire_type == kFixed32 ? 4 : 8;
+        if (limit - start < size) return Malformed("truncated fixed-size field", start);
+        until = start + size;
+        break;
+      }
+      case kGroupStart:
+      case kGroupEnd:
+        return Malformed("group", start);
+      default:
+        return Malformed(absl::StrCat("wire type ", wire_type), start);
+    }
+    ForPieces(until, [](std::span<const std::byte>) {});
+    return absl::OkStatus();
+  }
+
+  // Reads a tag; its field number is legal.
+  absl::StatusOr<uint32_t> ReadTag(size_t limit) {
+    const size_t start = position_;
+    QUANTD_ASSIGN_OR_RETURN(const uint64_t tag, ReadVarint(limit));
+    if (tag > UINT32_MAX || tag >> 3 == 0) return Malformed(absl::StrCat("tag ", tag), start);
+    return static_cast<uint32_t>(tag);
+  }
+
+ private:
+  // Returns what is left of the slice at the position, which is before the end.
+  std::span<const uint8_t> Peek() {
+    while (offset_ == slices_[index_].size()) {
+      ++index_;
+      offset_ = 0;
+    }
+    return {slices_[index_].begin() + offset_, slices_[index_].size() - offset_};
+  }
+  void Advance(size_t size) {
+    offset_ += size;
+    position_ += size;
+  }
+
+  const std::vector<grpc::Slice>& slices_;
+  size_t index_ = 0;   // of the current slice
+  size_t offset_ = 0;  // in it
+  size_t position_ = 0;
+  size_t end_ = 0;
+};
+
+absl::Status ParseChunk(WireReader& reader, size_t until, ParsedFrame& frame) {
+  while (reader.position() < until) {
+    QUANTD_ASSIGN_OR_RETURN(const uint32_t tag, reader.ReadTag(until));
+    switch (tag) {
+      case Tag(kPlaneField, kLengthDelimited): {
+        const size_t start = reader.position();
+        QUANTD_ASSIGN_OR_RETURN(const size_t end, reader.ReadLength(until));
+        if (end - reader.position() > kMaxPlaneNameBytes) {
+          return Malformed(absl::StrCat("chunk.plane of ", end - reader.position(),
+                                        " bytes (at most ", kMaxPlaneNameBytes, ")"),
+                           start);
+        }
+        frame.plane.clear();
+        reader.Append(end, frame.plane);
+        break;
+      }
+      case Tag(kOffsetField, kVarint): {
+        QUANTD_ASSIGN_OR_RETURN(const uint64_t offset, reader.ReadVarint(until));
+        frame.offset = static_cast<int64_t>(offset);
+        break;
+      }
+      case Tag(kCrcField, kFixed32): {
+        QUANTD_ASSIGN_OR_RETURN(frame.crc32c, reader.ReadFixed32(until));
+        break;
+      }
+      case Tag(kDataField, kLengthDelimited): {
+        QUANTD_ASSIGN_OR_RETURN(const size_t end, reader.ReadLength(until));
+        frame.data.clear();
+        frame.data_bytes = end - reader.position();
+        reader.ForPieces(
+            end, [&frame](std::span<const std::byte> piece) { frame.data.push_back(piece); });
+        break;
+      }
+      default:
+        QUANTD_RETURN_IF_ERROR(reader.Skip(tag & 7, until));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Makes `kind` the member of the frame's oneof. A member that comes twice is merged, as protobuf
+// does; another member replaces it.
+void SetKind(ParsedFrame& frame, FrameKind kind) {
+  if (frame.kind == kind) return;
+  frame.kind = kind;
+  frame.message.clear();
+  frame.plane.clear();
+  frame.offset = 0;
+  frame.crc32c.reset();
+  frame.data.clear();
+  frame.data_bytes = 0;
+}
+
+FrameKind KindOf(uint32_t tag, const FrameFields& fields) {
+  if ((tag & 7) != kLengthDelimited) return FrameKind::kNone;
+  const uint32_t field = tag >> 3;  // never 0, so an absent field matches nothing
+  if (field == fields.start) return FrameKind::kStart;
+  if (field == fields.chunk) return FrameKind::kChunk;
+  if (field == fields.end) return FrameKind::kEnd;
+  if (field == fields.error) return FrameKind::kError;
+  return FrameKind::kNone;
+}
+
+char* PutVarint(uint64_t value, char* out) {
+  for (; value >= 0x80; value >>= 7) *out++ = static_cast<char>(value | 0x80);
+  *out++ = static_cast<char>(value);
+  return out;
+}
+
+size_t VarintBytes(uint64_t value) {
+  size_t size = 1;
+  for (; value >= 0x80; value >>= 7) ++size;
+  return size;
+}
+
+}  // namespace
+
+absl::StatusOr<ParsedFrame> ParseFrame(const grpc::ByteBuffer& buffer, const FrameFields& fields) {
+  ParsedFrame frame;
+  if (!buffer.Valid()) return frame;  // a message without bytes
+  if (!buffer.Dump(&frame.owner).ok()) return Malformed("unreadable message", 0);
+  if (frame.owner.size() > kMaxSlices) {
+    grpc::Slice whole;
+    if (!buffer.DumpToSingleSlice(&whole).ok()) return Malformed("unreadable message", 0);
+    frame.owner = {std::move(whole)};
+  }
+  WireReader reader(frame.owner);
+  const size_t limit = reader.end();
+  while (reader.position() < limit) {
+    QUANTD_ASSIGN_OR_RETURN(const uint32_t tag, reader.ReadTag(limit));
+    const FrameKind kind = KindOf(tag, fields);
+    if (kind != FrameKind::kNone) {
+      QUANTD_ASSIGN_OR_RETURN(const size_t end, reader.ReadLength(limit));
+      SetKind(frame, kind);
+      if (kind == FrameKind::kChunk) {
+        QUANTD_RETURN_IF_ERROR(ParseChunk(reader, end, frame));
+      } else {
+        reader.Append(end, frame.message);
+      }
+    } else if (fields.tensor_id != 0 && tag == Tag(fields.tensor_id, kVarint)) {
+      QUANTD_ASSIGN_OR_RETURN(frame.tensor_id, reader.ReadVarint(limit));
+    } else {
+      QUANTD_RETURN_IF_ERROR(reader.Skip(tag & 7, limit));
+    }
+  }
+  if (frame.kind != FrameKind::kChunk) frame.owner.clear();
+  return frame;
+}
+
+grpc::ByteBuffer BuildChunkFrame(const FrameFields& fields, uint64_t tensor_id,
+                                 absl::string_view plane, int64_t offset,
+                                 std::optional<uint32_t> crc32c, const grpc::Slice& payload) {
+  const size_t chunk_bytes = (plane.empty() ? 0 : 1 + VarintBytes(plane.size()) + plane.size()) +
+                             1 + VarintBytes(static_cast<uint64_t>(offset)) +
+                             (crc32c.has_value() ? 5 : 0) + 1 + VarintBytes(payload.size()) +
+                             payload.size();
+  std::string header(plane.size() + 64, '\0');  // six tags and numbers of at most 10 bytes
+  char* out = header.data();
+  if (fields.tensor_id != 0) {
+    out = PutVarint(Tag(fields.tensor_id, kVarint), out);
+    out = PutVarint(tensor_id, out);
+  }
+  out = PutVarint(Tag(fields.chunk, kLengthDelimited), out);
+  out = PutVarint(chunk_bytes, out);
+  if (!plane.empty()) {
+    out = PutVarint(Tag(kPlaneField, kLengthDelimited), out);
+    out = PutVarint(plane.size(), out);
+    out = std::copy(plane.begin(), plane.end(), out);
+  }
+  out = PutVarint(Tag(kOffsetField, kVarint), out);
+  out = PutVarint(static_cast<uint64_t>(offset), out);
+  if (crc32c.has_value()) {
+    out = PutVarint(Tag(kCrcField, kFixed32), out);
+    for (int i = 0; i < 4; ++i) *out++ = static_cast<char>(*crc32c >> (8 * i));
+  }
+  out = PutVarint(Tag(kDataField, kLengthDelimited), out);
+  out = PutVarint(payload.size(), out);
+  const std::array<grpc::Slice, 2> slices = {
+      grpc::Slice(header.data(), static_cast<size_t>(out - header.data())), payload};
+  return grpc::ByteBuffer(slices.data(), payload.size() == 0 ? 1 : 2);
+}
+
+grpc::ByteBuffer SerializeFrame(const google::protobuf::MessageLite& message) {
+  auto* owner = new std::string(message.SerializeAsString());
+  const grpc::Slice slice(
+      owner->data(), owner->size(), [](void* data) { delete static_cast<std::string*>(data); },
+      owner);
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+grpc::Slice SliceOf(BufferPool::Buffer buffer, size_t size_bytes,
+                    std::shared_ptr<BufferPool> pool) {
+  struct Owner {
+    std::shared_ptr<BufferPool> pool;
+    BufferPool::Buffer buffer;  // destroyed first
+  };
+  auto* owner = new Owner{std::move(pool), std::move(buffer)};
+  return grpc::Slice(
+      owner->buffer.data(), size_bytes, [](void* data) { delete static_cast<Owner*>(data); },
+      owner);
+}
+
+}  // namespace quantd

@@ -1,0 +1,80 @@
+#ifndef QUANTD_PROTO_FRAME_CODEC_H_
+#define QUANTD_PROTO_FRAME_CODEC_H_
+
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/slice.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/exec/buffer_pool.h"
+
+namespace google::protobuf {
+class MessageLite;
+}
+
+namespace quantd {
+
+// Field numbers of one kind of frame message; 0 where it has no such field.
+struct FrameFields {
+  uint32_t tensor_id;
+  uint32_t start;
+  uint32_t chunk;
+  uint32_t end;
+  uint32_t error;
+};
+inline constexpr FrameFields kRequestFrame{1, 2, 3, 4, 0};   // Streaming{Quant,Dequant}izeRequest
+inline constexpr FrameFields kResponseFrame{1, 2, 3, 4, 5};  // Streaming{Quant,Dequant}izeResponse
+inline constexpr FrameFields kCalibrateFrame{0, 1, 2, 3, 0};
+
+// Longest plane name that a frame may carry.
+inline constexpr size_t kMaxPlaneNameBytes = 256;
+
+enum class FrameKind : uint8_t { kNone, kStart, kChunk, kEnd, kError };
+
+// One frame, its payload still where gRPC received it. Movable. Thread-compatible.
+struct ParsedFrame {
+  ParsedFrame() = default;
+  ParsedFrame(ParsedFrame&&) = default;
+  ParsedFrame& operator=(ParsedFrame&&) = default;
+
+  uint64_t tensor_id = 0;
+  FrameKind kind = FrameKind::kNone;
+  std::string message;  // kStart, kEnd, kError: the message, for protobuf's own parser
+
+  // kChunk only.
+  std::string plane;  // may be no UTF-8: compare it with known names
+  int64_t offset = 0;
+  std::optional<uint32_t> crc32c;
+  std::vector<std::span<const std::byte>> data;  // one after the other, cut anywhere; none is empty
+  size_t data_bytes = 0;
+
+  std::vector<grpc::Slice> owner;  // keeps `data` alive
+};
+
+// Reads one frame as protobuf would: fields in any order, unknown ones skipped, the last of
+// repeated ones taken. Does not copy the payload. kInvalidArgument: malformed, or a group.
+absl::StatusOr<ParsedFrame> ParseFrame(const grpc::ByteBuffer& buffer, const FrameFields& fields);
+
+// Returns a frame with a chunk whose `data` is `payload`'s own memory.
+grpc::ByteBuffer BuildChunkFrame(const FrameFields& fields, uint64_t tensor_id,
+                                 absl::string_view plane, int64_t offset,
+                                 std::optional<uint32_t> crc32c, const grpc::Slice& payload);
+
+// Returns `message` as gRPC sends it. The message is under 2 GiB.
+grpc::ByteBuffer SerializeFrame(const google::protobuf::MessageLite& message);
+
+// Returns the first `size_bytes` of `buffer` as a slice; the buffer goes back to `pool`, which it
+// came from, when gRPC has sent it. The slice keeps the pool alive.
+grpc::Slice SliceOf(BufferPool::Buffer buffer, size_t size_bytes, std::shared_ptr<BufferPool> pool);
+
+}  // namespace quantd
+
+#endif  // QUANTD_PROTO_FRAME_CODEC_H_
