@@ -69,11 +69,11 @@ class TensorFile {
   std::span<const std::byte> Values(size_t tensor) const;
 
  private:
-  static absl::StatusOr<TensorFile> OpenDir(const std::string& path);
+  static absl::StatusOr<TensorFile> OpenDir(const std::string& path, const OpenOptions& options);
   TensorFile() = default;
 
   const Container* container_ = nullptr;
-  std::vector<MappedFile> files_;  // one, or one a tensor
+  std::vector<MappedFile> files_;  // one, or as many as tensors
   ContainerIndex index_;
 };
 

@@ -1,0 +1,282 @@
+#include "core/io/npy_header.h"
+
+#include <array>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "core/base/checked_math.h"
+#include "core/base/status_macros.h"
+#include "core/io/quote.h"
+
+namespace quantd {
+namespace {
+
+// The dict takes some 400 bytes at the highest rank; numpy itself refuses more than 10,000.
+constexpr uint32_t kMaxDictBytes = 65536;
+
+struct Row {
+  DType dtype;
+  absl::string_view descr;  // as it is written; '<' and '|' are exchangeable when read
+};
+
+constexpr std::array<Row, kNumDTypes> kRows = {{
+    {DType::kF64, "<f8"},
+    {DType::kF32, "<f4"},
+    {DType::kF16, "<f2"},
+    {DType::kBf16, "<V2"},
+    {DType::kInt8, "|i1"},
+    {DType::kInt16, "<i2"},
+    {DType::kInt32, "<i4"},
+    {DType::kInt64, "<i8"},
+    {DType::kUint8, "|u1"},
+    {DType::kUint16, "<u2"},
+    {DType::kUint32, "<u4"},
+    {DType::kUint64, "<u8"},
+    {DType::kBool, "|b1"},
+    {DType::kF8E4M3, "|V1"},
+    {DType::kF8E5M2, "|V1"},
+}};
+
+absl::string_view DescrOf(DType dtype) {
+  for (const Row& row : kRows) {
+    if (row.dtype == dtype) return row.descr;
+  }
+  return "";
+}
+
+// Reads the dict literal: a strict subset of Python, without recursion.
+class DictReader {
+ public:
+  explicit DictReader(absl::string_view text) : text_(text), rest_(text) {}
+
+  absl::Status Read() {
+    if (!Eat('{')) return Expected("{");
+    while (!Eat('}')) {
+      QUANTD_ASSIGN_OR_RETURN(const absl::string_view key, ReadString());
+      if (!Eat(':')) return Expected(":");
+      QUANTD_RETURN_IF_ERROR(ReadValue(key));
+      if (Eat(',')) continue;
+      if (!Eat('}')) return Expected(", or }");
+      break;
+    }
+    SkipSpace();
+    if (!rest_.empty()) return Expected("nothing more");
+    if (!descr || !fortran_order || !dims) {
+      return absl::InvalidArgumentError("header needs descr, fortran_order and shape");
+    }
+    return absl::OkStatus();
+  }
+
+  std::optional<absl::string_view> descr;
+  std::optional<bool> fortran_order;
+  std::optional<std::vector<int64_t>> dims;
+
+ private:
+  absl::Status ReadValue(absl::string_view key) {
+    if (key == "descr" && !descr) {
+      if (Eat('[')) return absl::UnimplementedError("structured arrays are not read");
+      QUANTD_ASSIGN_OR_RETURN(descr, ReadString());
+      return absl::OkStatus();
+    }
+    if (key == "fortran_order" && !fortran_order) {
+      if (EatWord("True")) {
+        fortran_order = true;
+      } else if (EatWord("False")) {
+        fortran_order = false;
+      } else {
+        return Expected("True or False");
+      }
+      return absl::OkStatus();
+    }
+    if (key == "shape" && !dims) return ReadShape();
+    return absl::InvalidArgumentError(
+        absl::StrCat("header has the key ", Quote(key), " twice, or not one of the format's"));
+  }
+
+  absl::Status ReadShape() {
+    dims.emplace();
+    if (!Eat('(')) return Expected("(");
+    while (!Eat(')')) {
+      QUANTD_ASSIGN_OR_RETURN(const int64_t dim, ReadDim());
+      if (dims->size() == size_t{kMaxRank}) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("shape has more than ", kMaxRank, " dimensions"));
+      }
+      dims->push_back(dim);
+      if (Eat(',')) continue;
+      // "(3)" is an integer in Python, not a tuple.
+      if (dims->size() == 1 || !Eat(')')) return Expected(",");
+      break;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<int64_t> ReadDim() {
+    SkipSpace();
+    size_t digits = 0;
+    while (digits < rest_.size() && absl::ascii_isdigit(static_cast<unsigned char>(rest_[digits])))
+      ++digits;
+    const absl::string_view token = rest_.substr(0, digits);
+    int64_t dim;
+    if (token.empty() || (token[0] == '0' && digits > 1)) return Expected("a dimension");
+    if (!absl::SimpleAtoi(token, &dim)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("dimension ", Quote(token), " is over 2^63 - 1"));
+    }
+    rest_.remove_prefix(digits);
+    return dim;
+  }
+
+  absl::StatusOr<absl::string_view> ReadString() {
+    SkipSpace();
+    if (rest_.empty() || (rest_[0] != '\'' && rest_[0] != '"')) return Expected("a string");
+    const size_t end = rest_.find(rest_[0], 1);
+    if (end == absl::string_view::npos) return Expected("the end of a string");
+    const absl::string_view text = rest_.substr(1, end - 1);
+    if (text.find('\\') != absl::string_view::npos) return Expected("a string without escapes");
+    rest_.remove_prefix(end + 1);
+    return text;
+  }
+
+  bool Eat(char expected) {
+    SkipSpace();
+    if (rest_.empty() || rest_[0] != expected) return false;
+    rest_.remove_prefix(1);
+    return true;
+  }
+
+  bool EatWord(absl::string_view word) {
+    SkipSpace();
+    if (rest_.substr(0, word.size()) != word) return false;
+    rest_.remove_prefix(word.size());
+    return true;
+  }
+
+  void SkipSpace() {
+    while (!rest_.empty() && (rest_[0] == ' ' || rest_[0] == '\n')) rest_.remove_prefix(1);
+  }
+
+  absl::Status Expected(absl::string_view what) const {
+    return absl::InvalidArgumentError(absl::StrCat("header is not the format's dict: byte ",
+                                                   text_.size() - rest_.size(), " should have ",
+                                                   what, ", has ", Quote(rest_.substr(0, 8))));
+  }
+
+  absl::string_view text_, rest_;
+};
+
+// Returns the dict's text within `file`.
+absl::StatusOr<absl::string_view> FindDict(std::span<const std::byte> file) {
+  const absl::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
+  if (text.substr(0, kNpyMagic.size()) != kNpyMagic.substr(0, text.size())) {
+    return absl::InvalidArgumentError("file does not begin with \\x93NUMPY");
+  }
+  const size_t version_end = kNpyMagic.size() + 2;
+  if (text.size() < version_end) {
+    return absl::DataLossError(
+        absl::StrCat("file ends after ", text.size(), " bytes, within the npy header"));
+  }
+  const int major = static_cast<unsigned char>(text[6]);
+  const int minor = static_cast<unsigned char>(text[7]);
+  if (major < 1 || major > 3 || minor != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("npy version ", major, ".", minor, " is not 1.0, 2.0 or 3.0"));
+  }
+  const size_t length_bytes = major == 1 ? 2 : 4;
+  uint32_t dict_bytes = 0;
+  if (text.size() - version_end < length_bytes) {
+    return absl::DataLossError(
+        absl::StrCat("file ends after ", text.size(), " bytes, within the npy header"));
+  }
+  std::memcpy(&dict_bytes, text.data() + version_end, length_bytes);
+  if (dict_bytes > kMaxDictBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("header length ", dict_bytes, " is over the limit of ", kMaxDictBytes));
+  }
+  const absl::string_view rest = text.substr(version_end + length_bytes);
+  if (rest.size() < dict_bytes) {
+    return absl::DataLossError(absl::StrCat("header of ", dict_bytes,
+                                            " bytes does not fit into the file's ", text.size()));
+  }
+  return rest.substr(0, dict_bytes);
+}
+
+// Returns the type that `descr` names, or `asked` where that may stand for it.
+absl::StatusOr<DType> ResolveDType(absl::string_view descr, std::optional<DType> asked) {
+  if (descr.size() > 1 && descr[1] == 'O') {
+    return absl::UnimplementedError(absl::StrCat(
+        "descr ", Quote(descr), ": object arrays hold pickles, which run code when read"));
+  }
+  if (!descr.empty() && descr[0] == '>') {
+    return absl::UnimplementedError(absl::StrCat(
+        "descr ", Quote(descr), ": big-endian values are not read; save them as little-endian"));
+  }
+  const bool has_order = !descr.empty() && absl::StrContains("<|=", descr[0]);
+  const absl::string_view kind = has_order ? descr.substr(1) : "";
+  if (asked.has_value()) {
+    const absl::string_view own = DescrOf(*asked).substr(1);
+    const std::string size_text = absl::StrCat(SizeOf(*asked));
+    if (kind == own || kind == absl::StrCat("V", size_text) ||
+        kind == absl::StrCat("u", size_text) || (kind == "f1" && own == "V1")) {
+      return *asked;
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat("dtype ", NameOf(*asked), " does not fit the file's descr ", Quote(descr)));
+  }
+  for (const Row& row : kRows) {
+    if (kind == row.descr.substr(1) && row.descr[1] != 'V') return row.dtype;
+  }
+  if (kind == "V2" || kind == "V1" || kind == "f1") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("descr ", Quote(descr), " does not say what the values are; give a dtype (",
+                     kind == "V2" ? "bf16" : "f8_e4m3, f8_e5m2", ")"));
+  }
+  const auto append_descr = [](std::string* out, const Row& row) {
+    absl::StrAppend(out, row.descr);
+  };
+  return absl::InvalidArgumentError(absl::StrCat(
+      "unknown descr ", Quote(descr), "; known: ", absl::StrJoin(kRows, ", ", append_descr)));
+}
+
+}  // namespace
+
+absl::StatusOr<NpyHeader> ParseNpyHeader(std::span<const std::byte> file,
+                                         std::optional<DType> dtype) {
+  QUANTD_ASSIGN_OR_RETURN(const absl::string_view text, FindDict(file));
+  DictReader dict(text);
+  QUANTD_RETURN_IF_ERROR(dict.Read());
+  QUANTD_ASSIGN_OR_RETURN(const DType resolved, ResolveDType(*dict.descr, dtype));
+  QUANTD_ASSIGN_OR_RETURN(Shape shape, Shape::Make(*std::move(dict.dims)));
+  if (*dict.fortran_order && shape.rank() > 1) {
+    return absl::UnimplementedError(absl::StrCat("array of shape ", shape.Text(),
+                                                 " is in Fortran order, which is not read; save "
+                                                 "numpy.ascontiguousarray of it"));
+  }
+  const int64_t data_offset_bytes =
+      text.data() + text.size() - reinterpret_cast<const char*>(file.data());
+  return NpyHeader{resolved, std::move(shape), data_offset_bytes};
+}
+
+std::string FormatNpyHeader(DType dtype, const Shape& shape) {
+  constexpr int64_t kAlignment = 64, kPrefixBytes = 10;
+  std::string dict =
+      absl::StrCat("{'descr': '", DescrOf(dtype), "', 'fortran_order': False, 'shape': (",
+                   absl::StrJoin(shape.dims(), ", "), shape.rank() == 1 ? ",), }" : "), }");
+  const int64_t plain_bytes = kPrefixBytes + static_cast<int64_t>(dict.size()) + 1;
+  dict.append(static_cast<size_t>(RoundUp(plain_bytes, kAlignment) - plain_bytes), ' ');
+  dict.push_back('\n');
+  const uint16_t dict_bytes = static_cast<uint16_t>(dict.size());
+  std::string out(kNpyMagic);
+  out.append("\x01\x00", 2);
+  out.append(reinterpret_cast<const char*>(&dict_bytes), sizeof(dict_bytes));
+  return out.append(dict);
+}
+
+}  // namespace quantd

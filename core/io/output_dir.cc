@@ -1,0 +1,129 @@
+#include "core/io/output_dir.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/io/output_file.h"
+
+namespace quantd {
+namespace {
+
+// A descriptor that closes itself.
+class ScopedFd {
+ public:
+  explicit ScopedFd(int fd) : fd_(fd) {}
+  ~ScopedFd() {
+    if (fd_ >= 0) close(fd_);
+  }
+  ScopedFd(const ScopedFd&) = delete;
+  ScopedFd& operator=(const ScopedFd&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+absl::Status CheckAbsentOrEmpty(const std::string& path) {
+  struct stat info;
+  if (lstat(path.c_str(), &info) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : absl::ErrnoToStatus(errno, path);
+  }
+  if (!S_ISDIR(info.st_mode)) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": exists and is not a directory"));
+  }
+  DIR* const dir = opendir(path.c_str());
+  if (dir == nullptr) return absl::ErrnoToStatus(errno, path);
+  int entries = 0;
+  while (entries <= 2 && readdir(dir) != nullptr) ++entries;  // "." and ".."
+  closedir(dir);
+  if (entries <= 2) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(path, ": exists and is not empty; name a new directory"));
+}
+
+absl::Status SyncPath(const std::string& path, int flags) {
+  const ScopedFd fd(open(path.c_str(), flags | O_CLOEXEC));
+  if (fd.get() < 0 || fsync(fd.get()) != 0) return absl::ErrnoToStatus(errno, path);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<OutputDir> OutputDir::Create(const std::string& path) {
+  std::string target = path;
+  while (target.size() > 1 && target.back() == '/') target.pop_back();
+  if (target.empty()) return absl::InvalidArgumentError("\"\" is not the name of a directory");
+  QUANTD_RETURN_IF_ERROR(CheckAbsentOrEmpty(target));
+  std::string temporary = TemporaryNameFor(target);
+  if (mkdir(temporary.c_str(), 0777) != 0) return absl::ErrnoToStatus(errno, path);
+  return OutputDir(std::move(target), std::move(temporary));
+}
+
+OutputDir::OutputDir(std::string path, std::string temporary_path)
+    : path_(std::move(path)), temporary_path_(std::move(temporary_path)) {}
+
+OutputDir::~OutputDir() { Abandon(); }
+
+OutputDir::OutputDir(OutputDir&& other) noexcept
+    : path_(std::move(other.path_)),
+      temporary_path_(std::exchange(other.temporary_path_, {})),
+      names_(std::move(other.names_)) {}
+
+OutputDir& OutputDir::operator=(OutputDir&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(temporary_path_, other.temporary_path_);
+  std::swap(names_, other.names_);
+  return *this;
+}
+
+void OutputDir::Abandon() {
+  if (temporary_path_.empty()) return;
+  for (const std::string& name : names_) unlink(absl::StrCat(temporary_path_, "/", name).c_str());
+  rmdir(temporary_path_.c_str());
+  temporary_path_.clear();
+}
+
+absl::Status OutputDir::AddFile(const std::string& name, int64_t size_bytes) {
+  const std::string path = absl::StrCat(temporary_path_, "/", name);
+  const std::string shown = absl::StrCat(path_, "/", name);
+  const ScopedFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  if (fd.get() < 0) return absl::ErrnoToStatus(errno, shown);
+  names_.push_back(name);
+  return ReserveSize(fd.get(), shown, size_bytes);
+}
+
+absl::Status OutputDir::WriteAt(const std::string& name, int64_t offset_bytes,
+                                std::span<const std::byte> bytes) {
+  const std::string shown = absl::StrCat(path_, "/", name);
+  const ScopedFd fd(open(absl::StrCat(temporary_path_, "/", name).c_str(), O_WRONLY | O_CLOEXEC));
+  if (fd.get() < 0) return absl::ErrnoToStatus(errno, shown);
+  return WriteFullyAt(fd.get(), shown, offset_bytes, bytes);
+}
+
+absl::Status OutputDir::Commit() {
+  if (temporary_path_.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(path_, ": is already complete"));
+  }
+  for (const std::string& name : names_) {
+    QUANTD_RETURN_IF_ERROR(SyncPath(absl::StrCat(temporary_path_, "/", name), O_WRONLY));
+  }
+  (void)SyncPath(temporary_path_, O_RDONLY | O_DIRECTORY);  // as for OutputFile: not everywhere
+  if (rename(temporary_path_.c_str(), path_.c_str()) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat(path_, ": renaming ", temporary_path_));
+  }
+  temporary_path_.clear();
+  const size_t slash = path_.rfind('/');
+  (void)SyncPath(slash == std::string::npos ? "." : path_.substr(0, slash + 1),
+                 O_RDONLY | O_DIRECTORY);
+  return absl::OkStatus();
+}
+
+}  // namespace quantd

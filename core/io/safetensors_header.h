@@ -1,0 +1,33 @@
+#ifndef QUANTD_CORE_IO_SAFETENSORS_HEADER_H_
+#define QUANTD_CORE_IO_SAFETENSORS_HEADER_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/io/container_index.h"
+
+namespace quantd {
+
+// The header of a safetensors file (huggingface/safetensors, safetensors/src/tensor.rs):
+// {"__metadata__":{KEY:TEXT},NAME:{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}
+// Offsets count from the end of the header.
+inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;  // MAX_HEADER_SIZE there
+
+// Returns the place of `dtype` in the format's list of types. Files hold tensors from the highest
+// to the lowest, so that each is aligned.
+int SafetensorsRank(DType dtype);
+
+// Returns what `json` says, each entry checked by itself (its shape, its size, no name twice), but
+// not against the others or the file. Needs memory in proportion to `json`, whatever its depth.
+// kInvalidArgument for anything that is not as above, naming the tensor or the byte.
+absl::StatusOr<ContainerIndex> ParseSafetensorsHeader(absl::string_view json);
+
+// Returns the header's JSON, in the order of `index`. kInvalidArgument if a text is not UTF-8 or a
+// tensor is called "__metadata__".
+absl::StatusOr<std::string> FormatSafetensorsHeader(const ContainerIndex& index);
+
+}  // namespace quantd
+
+#endif  // QUANTD_CORE_IO_SAFETENSORS_HEADER_H_
