@@ -1,7 +1,11 @@
 #include "core/base/digest.h"
 
 #include <openssl/sha.h>
-#include <xxh_x86dispatch.h>
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h>  // AVX2 and AVX-512 chosen at run time; the package has it for x86 only
+#else
+#include <xxhash.h>
+#endif
 
 #include <algorithm>
 
@@ -18,8 +22,7 @@ void AppendCanonical(XXH128_hash_t hash, std::vector<uint8_t>& out) {
 }
 
 std::string HexOf(const uint8_t* bytes, size_t size) {
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(bytes), size));
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(bytes), size));
 }
 
 }  // namespace
@@ -28,8 +31,8 @@ struct PlaneDigest::State {
   State() : leaf(XXH3_createState()) { XXH3_128bits_reset(leaf); }
   ~State() { XXH3_freeState(leaf); }
 
-  XXH3_state_t* leaf;      // the leaf that is being filled
-  size_t leaf_bytes = 0;   // bytes in it, less than kLeafBytes
+  XXH3_state_t* leaf;           // the leaf that is being filled
+  size_t leaf_bytes = 0;        // bytes in it, less than kLeafBytes
   std::vector<uint8_t> hashes;  // canonical hashes of the full leaves
 };
 

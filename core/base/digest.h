@@ -14,8 +14,8 @@
 namespace quantd {
 
 // The digest of one plane: XXH3-128 over the concatenated XXH3-128 hashes (canonical, big-endian)
-// of the plane's 1 MiB leaves, so that leaves can be hashed in parallel. An empty plane has no leaf.
-// Text form: "xxh3:" and 32 hex digits.
+// of the plane's 1 MiB leaves, so that leaves can be hashed in parallel. An empty plane has no
+// leaf. Text form: "xxh3:" and 32 hex digits.
 //
 // Feeds on the plane's bytes in order, in any pieces. Not thread-safe.
 class PlaneDigest {

@@ -9,11 +9,11 @@
 #include "absl/status/statusor.h"
 
 // Returns from the enclosing function if `expr` (an absl::Status) is not OK.
-#define QUANTD_RETURN_IF_ERROR(expr)                                 \
-  do {                                                               \
-    if (absl::Status quantd_status = (expr); !quantd_status.ok()) {  \
-      return quantd_status;                                          \
-    }                                                                \
+#define QUANTD_RETURN_IF_ERROR(expr)                                \
+  do {                                                              \
+    if (absl::Status quantd_status = (expr); !quantd_status.ok()) { \
+      return quantd_status;                                         \
+    }                                                               \
   } while (false)
 
 #define QUANTD_CONCAT_INNER(a, b) a##b
@@ -31,12 +31,12 @@
 #ifdef NDEBUG
 #define QUANTD_DCHECK(condition) ((void)sizeof(condition))
 #else
-#define QUANTD_DCHECK(condition)                                                          \
-  do {                                                                                    \
-    if (!(condition)) {                                                                   \
+#define QUANTD_DCHECK(condition)                                                         \
+  do {                                                                                   \
+    if (!(condition)) {                                                                  \
       std::fprintf(stderr, "%s:%d: bug: %s is false\n", __FILE__, __LINE__, #condition); \
-      std::abort();                                                                       \
-    }                                                                                     \
+      std::abort();                                                                      \
+    }                                                                                    \
   } while (false)
 #endif
 

@@ -10,18 +10,22 @@ namespace {
 
 std::byte* AllocateBytes(size_t size_bytes) {
   return static_cast<std::byte*>(
-      ::operator new(size_bytes, std::align_val_t{BufferPool::kAlignment}));
+      ::operator new (size_bytes, std::align_val_t{BufferPool::kAlignment}));
 }
 
 void FreeBytes(std::byte* data) {
-  ::operator delete(data, std::align_val_t{BufferPool::kAlignment});
+  ::operator delete (data, std::align_val_t{BufferPool::kAlignment});
 }
 
 }  // namespace
 
-BufferPool::Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+BufferPool::Buffer::Buffer(Buffer&& other) noexcept
+    : pool_(std::exchange(other.pool_, nullptr)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_bytes_(std::exchange(other.size_bytes_, 0)),
+      size_class_(std::exchange(other.size_class_, 0)) {}
 
-BufferPool::Buffer& BufferPool::Buffer::operator=(Buffer&& other) noexcept {
+BufferPool::Buffer& BufferPool::Buffer::operator=(Buffer other) noexcept {
   std::swap(pool_, other.pool_);
   std::swap(data_, other.data_);
   std::swap(size_bytes_, other.size_bytes_);

@@ -24,7 +24,8 @@ class BufferPool {
    public:
     Buffer() = default;
     Buffer(Buffer&& other) noexcept;
-    Buffer& operator=(Buffer&& other) noexcept;
+    // By value, so that what was held goes back at once and not when `other` dies.
+    Buffer& operator=(Buffer other) noexcept;
     ~Buffer();
     std::byte* data() const { return data_; }
     size_t size() const { return size_bytes_; }

@@ -65,9 +65,8 @@ void Executor::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> fn) {
     std::erase(loops_, loop);
   }
   absl::MutexLock lock(&loop->mutex);
-  const auto finished = [&loop]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return loop->done == loop->count;
-  };
+  const auto finished = [&loop]()
+                            ABSL_NO_THREAD_SAFETY_ANALYSIS { return loop->done == loop->count; };
   loop->mutex.Await(absl::Condition(&finished));
 }
 

@@ -14,8 +14,8 @@
 
 namespace quantd {
 
-// A pool of worker threads that runs parallel loops and single tasks. Workers hold a ScopedFloatEnv.
-// Thread-safe.
+// A pool of worker threads that runs parallel loops and single tasks. Workers hold a
+// ScopedFloatEnv. Thread-safe.
 class Executor {
  public:
   // Starts `workers` threads; with 0, everything runs on its caller.
@@ -33,8 +33,8 @@ class Executor {
   // loop: it never waits for a worker to become free.
   void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> fn);
 
-  // Runs `task` on a worker, in order of submission where there is one worker; with no workers, runs
-  // it before returning.
+  // Runs `task` on a worker, in order of submission where there is one worker; with no workers,
+  // runs it before returning.
   void Submit(std::function<void()> task);
 
  private:

@@ -11,8 +11,8 @@ absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(int64_t bytes,
   const int64_t free_bytes = limit_bytes_ - used_bytes_;
   if (bytes < 0 || bytes > free_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(what, " needs ", bytes, " bytes of memory; ",
-                                                     free_bytes, " of the budget of ",
-                                                     limit_bytes_, " are free"));
+                                                     free_bytes, " of the budget of ", limit_bytes_,
+                                                     " are free"));
   }
   used_bytes_ += bytes;
   Reservation reservation;

@@ -18,8 +18,10 @@ class MemoryBudget {
   class Reservation {
    public:
     Reservation() = default;
-    Reservation(Reservation&& other) noexcept { *this = std::move(other); }
-    Reservation& operator=(Reservation&& other) noexcept {
+    Reservation(Reservation&& other) noexcept
+        : budget_(std::exchange(other.budget_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    // By value, so that what was held goes back at once and not when `other` dies.
+    Reservation& operator=(Reservation other) noexcept {
       std::swap(budget_, other.budget_);
       std::swap(bytes_, other.bytes_);
       return *this;

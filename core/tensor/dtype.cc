@@ -59,8 +59,8 @@ absl::StatusOr<DType> ParseDType(absl::string_view name) {
     if (name == row.name) return row.dtype;
   }
   const auto append_name = [](std::string* out, const Row& row) { out->append(row.name); };
-  return absl::NotFoundError(absl::StrCat("unknown dtype \"", name, "\"; known: ",
-                                          absl::StrJoin(kRows, ", ", append_name)));
+  return absl::NotFoundError(absl::StrCat("unknown dtype \"", name,
+                                          "\"; known: ", absl::StrJoin(kRows, ", ", append_name)));
 }
 
 }  // namespace quantd

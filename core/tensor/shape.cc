@@ -27,8 +27,8 @@ absl::StatusOr<Shape> Shape::Make(std::vector<int64_t> dims) {
       continue;
     }
     if (__builtin_mul_overflow(nonzero_product, dim, &nonzero_product)) {
-      return absl::InvalidArgumentError(absl::StrCat("shape [", absl::StrJoin(dims, ", "),
-                                                     "] has more than 2^63 - 1 elements"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("shape [", absl::StrJoin(dims, ", "), "] has more than 2^63 - 1 elements"));
     }
   }
   shape.num_elems_ = empty ? 0 : nonzero_product;

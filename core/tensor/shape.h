@@ -13,8 +13,8 @@ namespace quantd {
 
 inline constexpr int kMaxRank = 16;
 
-// The dimensions of a C-order tensor, outermost first; rank 0 is one element, and a dimension may be
-// 0. Always valid: rank at most kMaxRank, no negative dimension, the product in int64.
+// The dimensions of a C-order tensor, outermost first; rank 0 is one element, and a dimension may
+// be 0. Always valid: rank at most kMaxRank, no negative dimension, the product in int64.
 class Shape {
  public:
   Shape() = default;  // rank 0
