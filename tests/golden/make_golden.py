@@ -198,8 +198,10 @@ def add_given(file, scheme, rng):
         x = np.concatenate([extremes, ties]).astype(np.float32)
         x = x[: x.size - 1 + x.size % 2]  # odd, for the last nibble
         codes, decoded = run_onnx(scheme, x, scale, zero)
-        spec = f"{scheme}:mode=asymmetric,scale={scale!r},zero={zero}"
-        planes = planes_of(scheme, "asymmetric", codes, np.float32(scale), zero)
+        spec = f"{scheme}:scale={scale!r},zero={zero}"
+        planes = {"codes": pack_codes(scheme, codes), "scale": np.float32(scale)}
+        if zero != 0:  # the plane is left out where it says nothing
+            planes["zero_point"] = np.asarray(zero).astype(AFFINE[scheme][0])
         file.add(f"given_{scale:.3g}_{zero}", spec, x.shape, x, planes=planes, decoded=decoded)
 
 

@@ -1,0 +1,78 @@
+"""What quantd must give, computed with numpy alone."""
+
+import numpy as np
+
+FLT_MIN = float(np.finfo(np.float32).tiny)
+
+
+def symmetric_scale(absmax, qmax):
+    """Absmax over qmax in double, rounded once to f32; 1 for an all-zero group."""
+    absmax = np.asarray(absmax, np.float64)
+    scale = np.maximum(absmax / qmax, FLT_MIN).astype(np.float32)
+    return np.where(absmax == 0, np.float32(1), scale)
+
+
+def asymmetric_params(low, high, qmin, qmax):
+    """The range widened to 0, in double; the scale rounded once to f32, the zero point nearest."""
+    low = np.minimum(np.asarray(low, np.float64), 0)
+    high = np.maximum(np.asarray(high, np.float64), 0)
+    scale = np.maximum((high - low) / (qmax - qmin), FLT_MIN).astype(np.float32)
+    scale = np.where(high == low, np.float32(1), scale)
+    zero = np.clip(np.rint(qmin - low / scale.astype(np.float64)), qmin, qmax)
+    return scale, zero.astype(np.int64)
+
+
+def codes_of(x, scale, zero, qmin, qmax):
+    """clip(round_half_even(x / scale) + zero), in the type of x (f16 as f32)."""
+    x = x.astype(np.float32) if x.dtype == np.float16 else x
+    return np.clip(np.rint(x / scale.astype(x.dtype)) + zero, qmin, qmax)
+
+
+def int8_per_tensor(x):
+    scale = symmetric_scale(np.abs(x).max(initial=0), 127)
+    return codes_of(x, scale, 0, -127, 127).astype(np.int8), scale
+
+
+def int8_axis0(x):
+    rows = np.abs(x).reshape(len(x), -1)
+    scale = symmetric_scale(rows.max(axis=1, initial=0), 127)
+    broad = scale.reshape(-1, *[1] * (x.ndim - 1))
+    return codes_of(x, broad, 0, -127, 127).astype(np.int8), scale
+
+
+def int8_group(x, group):
+    """Groups on the last axis; the last one may be short."""
+    starts = np.arange(0, x.shape[-1], group)
+    scale = symmetric_scale(np.maximum.reduceat(np.abs(x), starts, axis=-1), 127)
+    broad = np.repeat(scale, group, axis=-1)[..., : x.shape[-1]]
+    return codes_of(x, broad, 0, -127, 127).astype(np.int8), scale
+
+
+def sqnr_db(x, y):
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    return 10 * np.log10((x**2).sum() / ((x - y) ** 2).sum())
+
+
+def cosine(x, y):
+    x, y = x.astype(np.float64).ravel(), y.astype(np.float64).ravel()
+    return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
+def _crc32c_table():
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+_CRC32C = _crc32c_table()
+
+
+def crc32c(data):
+    """CRC32C (Castagnoli) of a few kilobytes."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF

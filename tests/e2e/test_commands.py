@@ -1,0 +1,195 @@
+"""dequantize, inspect, verify, plan, calibrate, schemes, info: what they print and give."""
+
+import json
+import re
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+from conftest import MODEL, error_of, quantctl, quantctl_json
+from safetensors.numpy import load_file
+
+SCHEMES = ["int8", "uint8", "int16", "uint4", "fp16", "bf16", "q8_0", "nf4", "nvfp4"]
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory, made):
+    """`made` in int8 by rows: its path, the original's path, the original arrays."""
+    path, arrays = made
+    out_path = tmp_path_factory.mktemp("quantized") / "q.safetensors"
+    quantctl("quantize", path, "-o", out_path, "--to", "int8:axis=0")
+    return out_path, path, arrays
+
+
+def test_version_and_help():
+    assert re.search(rb"\d+\.\d+\.\d+", quantctl("--version").stdout)
+    text = quantctl("--help").stdout.decode()
+    for command in ["quantize", "dequantize", "inspect", "verify", "plan", "calibrate", "schemes",
+                    "info"]:
+        assert command in text
+        assert quantctl(command, "--help").stdout
+    assert "xit code" in text
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64", "f16", "bf16"])
+def test_dequantize(tmp_path, quantized, dtype):
+    path, _, arrays = quantized
+    out_path = tmp_path / "back.safetensors"
+    quantctl("dequantize", path, "-o", out_path, "--dtype", dtype)
+    planes, back = load_file(path), load_file(out_path)
+    assert set(back) == set(arrays)
+    numpy_type = {"f32": np.float32, "f64": np.float64, "f16": np.float16,
+                  "bf16": ml_dtypes.bfloat16}[dtype]
+    for name, x in arrays.items():
+        if f"{name}.scale" not in planes:
+            assert back[name].tobytes() == x.tobytes(), name
+            continue
+        # int8 x f32 is exact in f64, so that every type is rounded once.
+        scale = planes[f"{name}.scale"].astype(np.float64).reshape(-1, *[1] * (x.ndim - 1))
+        want = (planes[name].astype(np.float64) * scale).astype(numpy_type)
+        assert back[name].dtype == numpy_type and back[name].shape == x.shape
+        assert back[name].tobytes() == want.tobytes(), name
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_round_trip_of_the_model(tmp_path, scheme, server):
+    """Each scheme there and back over TCP; whatever fits it comes back close."""
+    out_path, back_path = tmp_path / "q.safetensors", tmp_path / "back.safetensors"
+    report = quantctl_json("quantize", MODEL, "-o", out_path, "--server", server.address,
+                           "--to", f"{scheme}:incompatible=keep")
+    quantctl("dequantize", out_path, "-o", back_path, "--server", server.address)
+    original, back = load_file(MODEL), load_file(back_path)
+    assert set(back) == set(original)
+    floor_db = {"uint4": 5, "nf4": 12, "nvfp4": 12}.get(scheme, 28)
+    for row in report["tensors"]:
+        x, y = original[row["name"]], back[row["name"]].astype(np.float32)
+        assert y.shape == x.shape
+        if x.ndim < 2 or row.get("kept"):
+            assert x.tobytes() == y.tobytes()
+            continue
+        energy, error = float((x.astype(np.float64) ** 2).sum()), float(
+            ((x.astype(np.float64) - y) ** 2).sum())
+        assert error == 0 or 10 * np.log10(energy / error) > floor_db, row["name"]
+    verify = quantctl("verify", out_path, "--against", MODEL)
+    assert verify.stdout
+
+
+def test_inspect(quantized):
+    path, _, arrays = quantized
+    text = quantctl("inspect", path).stdout.decode()
+    for name in arrays:
+        assert name in text
+    assert "int8:axis=0" in text
+    parsed = quantctl_json("inspect", path)
+    assert {row["name"] for row in parsed["tensors"]} >= set(arrays)
+    # A file that quantd did not write.
+    text = quantctl("inspect", MODEL).stdout.decode()
+    for name, x in load_file(MODEL).items():
+        assert name in text
+    assert "f32" in text.lower()
+
+
+def test_verify_passes(quantized):
+    path, original, _ = quantized
+    quantctl("verify", path)
+    parsed = quantctl_json("verify", path, "--against", original)
+    assert {row["name"] for row in parsed["tensors"]} >= {"odd", "block.weight"}
+    text = quantctl("verify", path, "--against", original).stdout.decode()
+    assert "odd" in text
+
+
+@pytest.mark.parametrize("victim", ["odd", "odd.scale"])
+def test_verify_finds_a_flipped_bit(tmp_path, quantized, victim):
+    path, _, _ = quantized
+    broken = tmp_path / "broken.safetensors"
+    shutil.copy(path, broken)
+    data = bytearray(broken.read_bytes())
+    header_bytes = int.from_bytes(data[:8], "little")
+    begin = json.loads(data[8 : 8 + header_bytes])[victim]["data_offsets"][0]
+    data[8 + header_bytes + begin] ^= 1
+    broken.write_bytes(data)
+    result = quantctl("verify", broken, code=1)
+    assert "odd" in (result.stdout + result.stderr).decode()
+    parsed = json.loads(quantctl("verify", broken, "--json", code=1).stdout)
+    assert parsed
+
+
+def test_verify_against_another_original(tmp_path, quantized):
+    path, original, arrays = quantized
+    changed = dict(arrays, odd=arrays["odd"] * 2)
+    from safetensors.numpy import save_file
+
+    save_file(changed, tmp_path / "other.safetensors")
+    quantctl("verify", path, "--against", tmp_path / "other.safetensors", code=1)
+
+
+def test_verify_of_what_is_not_ours():
+    message = error_of("verify", MODEL, code=2)
+    assert "quantd" in message or "digest" in message
+
+
+def test_plan(tmp_path, made, server):
+    path, arrays = made
+    texts = []
+    for extra in ([], ["--server", server.address]):
+        plan = quantctl_json("plan", path, "--to", "int8:group=16,tail=short", *extra)
+        rows = {row["name"]: row for row in plan["tensors"]}
+        row = rows["block.weight"]
+        assert row["output_bytes"] == 24 * 64 + 24 * 4 * 4
+        assert row["pass"] == "local"
+        texts.append(json.dumps(rows, sort_keys=True))
+    text = quantctl("plan", path, "--to", "int8:group=16,tail=short").stdout.decode()
+    assert "local" in text and "block.weight" in text
+    # It says what quantize then does.
+    out_path = tmp_path / "o.safetensors"
+    quantctl("quantize", path, "-o", out_path, "--to", "int8:group=16,tail=short")
+    out = load_file(out_path)
+    for name, row in rows.items():
+        if f"{name}.scale" in out:
+            assert row["output_bytes"] == out[name].nbytes + out[f"{name}.scale"].nbytes
+
+
+def test_calibrate(tmp_path, made, server):
+    path, arrays = made
+    results = []
+    for extra in ([], ["--server", server.address]):
+        report = quantctl_json("calibrate", path, "--to", "int8:axis=0", *extra)
+        rows = {row["name"]: row for row in report["tensors"]}
+        results.append(rows["block.weight"])
+    assert results[0] == results[1]
+    text = json.dumps(results[0])
+    x = arrays["block.weight"]
+    for value in (x[0].min(), x[0].max(), x[-1].max()):
+        assert repr(float(value)) in text
+    assert b"block.weight" in quantctl("calibrate", path, "--to", "int8:axis=0").stdout
+
+
+def test_schemes(server):
+    text = quantctl("schemes").stdout.decode()
+    for name in SCHEMES:
+        assert re.search(rf"\b{name}\b", text)
+    local = quantctl_json("schemes")
+    remote = quantctl_json("schemes", "--server", server.address)
+    assert local == remote
+    assert [row["name"] for row in local["schemes"]] == SCHEMES
+
+
+def test_info(server):
+    info = quantctl_json("info", "--server", server.address)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", info["version"])
+    assert info["simd_target"] in ("avx512", "avx2", "sse4", "neon", "scalar")
+    assert quantctl_json("info")["version"] == info["version"]
+    assert info["version"] in quantctl("info", "--server", server.address).stdout.decode()
+
+
+def test_health(server, unix_server):
+    quantctl("info", "--health", "--server", server.address)
+    quantctl("info", "--health", "--server", unix_server.address)
+    error_of("info", "--health", "--server", "127.0.0.1:1", code=3, timeout=60)
+
+
+def test_environment_names_the_server(server):
+    info = quantctl_json("info", env={"QUANTD_SERVER": server.address})
+    assert info == quantctl_json("info", "--server", server.address) or info["version"]
+    error_of("info", code=3, env={"QUANTD_SERVER": "127.0.0.1:1"}, timeout=60)

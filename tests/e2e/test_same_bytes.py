@@ -1,0 +1,87 @@
+"""One input and one spec give one file, whatever computes and carries it."""
+
+import functools
+import hashlib
+
+import pytest
+from conftest import MODEL, quantctl, quantctl_json, running_server
+from safetensors.numpy import load_file, save_file
+
+SPECS = ["int8", "int8:axis=0", "int8:group=16,tail=short", "uint8:axis=1,mode=asymmetric,incompatible=keep",
+         "int16:block=4x8,tail=short", "uint4:group=32,tail=short", "fp16", "bf16", "q8_0:incompatible=keep",
+         "nf4", "nvfp4:incompatible=keep", "int8:axis=0,round=stochastic,seed=11"]
+# Enough for every loop that depends on the target; the rest is the unit tests' to cover.
+TARGET_SPECS = ["int8:axis=0", "uint8:group=32,mode=asymmetric,tail=short", "uint4", "fp16", "bf16",
+                "q8_0:incompatible=keep", "nf4", "nvfp4:incompatible=keep"]
+
+
+def file_digest(tmp_path, source, spec, *args, env=None):
+    out_path = tmp_path / "o.safetensors"
+    quantctl("quantize", source, "-o", out_path, "--to", spec, *args, env=env)
+    return hashlib.sha256(out_path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, made):
+    """Model and made tensors together."""
+    path = tmp_path_factory.mktemp("source") / "all.safetensors"
+    save_file({**load_file(MODEL), **made[1]}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory, source):
+    """Digest of the embedded default's file, by spec."""
+    folder = tmp_path_factory.mktemp("embedded")
+    return functools.lru_cache(None)(lambda spec: file_digest(folder, source, spec))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_transports(tmp_path, source, embedded, spec, server, unix_server):
+    assert file_digest(tmp_path, source, spec, "--server", server.address) == embedded(spec)
+    assert file_digest(tmp_path, source, spec, "--server", unix_server.address) == embedded(spec)
+
+
+@pytest.mark.parametrize("target", ["scalar", "sse4", "avx2", "avx512", "neon"])
+def test_simd_targets(tmp_path, source, embedded, target):
+    env = {"QUANTD_SIMD": target}
+    probe = quantctl("info", "--json", env=env, code=None)
+    if probe.returncode != 0:
+        assert target.encode() in probe.stderr
+        pytest.skip(f"this CPU has no {target}")
+    assert quantctl_json("info", env=env)["simd_target"] == target
+    for spec in TARGET_SPECS:
+        assert file_digest(tmp_path, source, spec, env=env) == embedded(spec), spec
+
+
+def test_server_by_target_threads_and_budget(tmp_path, source, embedded):
+    for number, (target, threads) in enumerate([("scalar", 1), ("sse4", 5), ("", 2)]):
+        env = {"QUANTD_SIMD": target} if target else {}
+        with running_server(tmp_path / f"s{number}", "--threads", threads, "--memory-mib", 64,
+                            env=env) as server:
+            for spec in ["int8", "int8:axis=0", "uint4:group=32,tail=short", "nf4"]:
+                got = file_digest(tmp_path, source, spec, "--server", server.address)
+                assert got == embedded(spec), (target, threads, spec)
+
+
+def test_two_passes_equal_one(tmp_path, source, embedded):
+    """A budget that the tensors do not fit into: Calibrate, then again with the ranges."""
+    import numpy as np
+
+    rng = np.random.default_rng(3)
+    save_file({"w": rng.standard_normal((4096, 4096)).astype(np.float32)}, tmp_path / "w.safetensors")
+    once = file_digest(tmp_path, tmp_path / "w.safetensors", "int8")
+    with running_server(tmp_path / "s", "--memory-mib", 32) as server:
+        plan = quantctl_json("plan", tmp_path / "w.safetensors", "--to", "int8", "--server",
+                             server.address)
+        assert plan["tensors"][0]["pass"] == "two_pass"
+        twice = file_digest(tmp_path, tmp_path / "w.safetensors", "int8", "--server", server.address)
+        assert twice == once
+        # A pipe cannot be read twice, and says what to do.
+        with open(tmp_path / "w.safetensors", "rb") as pipe_input:
+            result = quantctl("quantize", "-", "--dtype", "f32", "--shape", "4096,4096", "-o",
+                              tmp_path / "p.safetensors", "--to", "int8", "--server", server.address,
+                              code=None, input=pipe_input.read()[-4096 * 4096 * 4:])
+        assert result.returncode not in (0, -11, -6)
+        assert b"range=" in result.stderr or b"calibrate" in result.stderr
+        assert not (tmp_path / "p.safetensors").exists()
