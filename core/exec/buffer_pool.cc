@@ -49,7 +49,7 @@ BufferPool::Buffer BufferPool::Acquire(size_t size_bytes) {
     return buffer;
   }
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     std::vector<std::byte*>& kept = kept_[static_cast<size_t>(buffer.size_class_)];
     if (!kept.empty()) {
       buffer.data_ = kept.back();
@@ -64,7 +64,7 @@ BufferPool::Buffer BufferPool::Acquire(size_t size_bytes) {
 
 void BufferPool::Release(std::byte* data, int size_class) {
   if (size_class < kNumClasses) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (kept_bytes_ + ClassBytes(size_class) <= max_kept_bytes_) {
       kept_[static_cast<size_t>(size_class)].push_back(data);
       kept_bytes_ += ClassBytes(size_class);
@@ -75,7 +75,7 @@ void BufferPool::Release(std::byte* data, int size_class) {
 }
 
 void BufferPool::Trim() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   for (std::vector<std::byte*>& kept : kept_) {
     for (std::byte* data : kept) FreeBytes(data);
     kept.clear();
@@ -84,7 +84,7 @@ void BufferPool::Trim() {
 }
 
 size_t BufferPool::kept_bytes() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return kept_bytes_;
 }
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "core/base/mutex.h"
 
 namespace quantd {
 
@@ -60,7 +60,7 @@ class BufferPool {
   void Release(std::byte* data, int size_class);
 
   const size_t max_kept_bytes_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   size_t kept_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   std::array<std::vector<std::byte*>, kNumClasses> kept_ ABSL_GUARDED_BY(mutex_);
 };

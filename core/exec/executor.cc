@@ -23,7 +23,7 @@ struct Executor::Loop {
       ++finished;
     }
     if (finished == 0) return;
-    absl::MutexLock lock(&mutex);
+    MutexLock lock(&mutex);
     done += finished;
   }
 
@@ -32,7 +32,7 @@ struct Executor::Loop {
   const int64_t count;
   const absl::FunctionRef<void(int64_t)> fn;
   std::atomic<int64_t> next = 0;
-  absl::Mutex mutex;
+  Mutex mutex;
   int64_t done ABSL_GUARDED_BY(mutex) = 0;
 };
 
@@ -43,7 +43,7 @@ Executor::Executor(int workers) {
 
 Executor::~Executor() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     stopping_ = true;
   }
   for (std::thread& thread : threads_) thread.join();
@@ -56,15 +56,15 @@ void Executor::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> fn) {
   }
   const auto loop = std::make_shared<Loop>(count, fn);
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     loops_.push_back(loop);
   }
   loop->Work();
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     std::erase(loops_, loop);
   }
-  absl::MutexLock lock(&loop->mutex);
+  MutexLock lock(&loop->mutex);
   const auto finished = [&loop]()
                             ABSL_NO_THREAD_SAFETY_ANALYSIS { return loop->done == loop->count; };
   loop->mutex.Await(absl::Condition(&finished));
@@ -75,7 +75,7 @@ void Executor::Submit(std::function<void()> task) {
     task();
     return;
   }
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   tasks_.push_back(std::move(task));
 }
 
@@ -88,7 +88,7 @@ void Executor::WorkerMain() {
     std::function<void()> task;
     std::shared_ptr<Loop> loop;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       mutex_.Await(absl::Condition(&has_work));
       while (!loops_.empty() && loops_.front()->exhausted()) loops_.pop_front();
       if (!loops_.empty()) {  // running work goes before new work

@@ -10,7 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
-#include "absl/synchronization/mutex.h"
+#include "core/base/mutex.h"
 
 namespace quantd {
 
@@ -41,7 +41,7 @@ class Executor {
   struct Loop;
   void WorkerMain();
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
   std::deque<std::shared_ptr<Loop>> loops_ ABSL_GUARDED_BY(mutex_);  // loops that have indices left
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

@@ -7,7 +7,7 @@ namespace quantd {
 
 absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(int64_t bytes,
                                                                 absl::string_view what) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   const int64_t free_bytes = limit_bytes_ - used_bytes_;
   if (bytes < 0 || bytes > free_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(what, " needs ", bytes, " bytes of memory; ",
@@ -22,12 +22,12 @@ absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(int64_t bytes,
 }
 
 int64_t MemoryBudget::used_bytes() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return used_bytes_;
 }
 
 void MemoryBudget::Release(int64_t bytes) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   used_bytes_ -= bytes;
 }
 

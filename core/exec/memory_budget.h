@@ -7,7 +7,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
+#include "core/base/mutex.h"
 
 namespace quantd {
 
@@ -50,7 +50,7 @@ class MemoryBudget {
   void Release(int64_t bytes);
 
   const int64_t limit_bytes_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   int64_t used_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -2,11 +2,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <latch>
 #include <thread>
 #include <vector>
 
-#include "absl/synchronization/blocking_counter.h"
-#include "absl/synchronization/notification.h"
 #include "core/base/float_env.h"
 #include "gtest/gtest.h"
 
@@ -46,14 +45,10 @@ TEST(ExecutorTest, ResultsAreVisibleToTheCaller) {
 
 TEST(ExecutorTest, WorkersAndCallerWorkAtTheSameTime) {
   Executor executor(3);
-  std::atomic<int> arrived = 0;
-  absl::Notification all_arrived;
+  std::latch together(4);
   // Each index waits for all others, which only four threads can satisfy.
-  executor.ParallelFor(4, [&](int64_t) {
-    if (++arrived == 4) all_arrived.Notify();
-    all_arrived.WaitForNotification();
-  });
-  EXPECT_EQ(arrived, 4);
+  executor.ParallelFor(4, [&](int64_t) { together.arrive_and_wait(); });
+  EXPECT_TRUE(together.try_wait());
 }
 
 TEST(ExecutorTest, ZeroWorkersRunEverythingOnTheCaller) {
@@ -77,36 +72,36 @@ TEST(ExecutorTest, LoopsNestWithinLoopsAndTasks) {
   for (const int workers : {0, 1, 2, 5}) {
     Executor executor(workers);
     std::atomic<int> calls = 0;
-    absl::BlockingCounter tasks(12);
+    std::latch tasks(12);
     for (int task = 0; task < 12; ++task) {
       executor.Submit([&] {
         executor.ParallelFor(7, [&](int64_t) {
           executor.ParallelFor(
               5, [&](int64_t) { executor.ParallelFor(3, [&](int64_t) { ++calls; }); });
         });
-        tasks.DecrementCount();
+        tasks.count_down();
       });
     }
-    tasks.Wait();
+    tasks.wait();
     EXPECT_EQ(calls, 12 * 7 * 5 * 3) << workers;
   }
 }
 
 TEST(ExecutorTest, LoopDoesNotWaitForBusyWorkers) {
   Executor executor(2);
-  absl::Notification release;
-  absl::BlockingCounter busy(2);
+  std::latch release(1);
+  std::latch busy(2);
   for (int i = 0; i < 2; ++i) {
     executor.Submit([&] {
-      busy.DecrementCount();
-      release.WaitForNotification();
+      busy.count_down();
+      release.wait();
     });
   }
-  busy.Wait();
+  busy.wait();
   int calls = 0;  // the caller is the only thread left
   executor.ParallelFor(100, [&](int64_t) { ++calls; });
   EXPECT_EQ(calls, 100);
-  release.Notify();
+  release.count_down();
 }
 
 TEST(ExecutorTest, ManyCallersShareTheWorkers) {
@@ -157,12 +152,12 @@ TEST(ExecutorTest, WorkersDoNotInheritTheFloatEnvironment) {
   _mm_setcsr(before | 0x8040);  // flush subnormals, as a host built with -ffast-math does
   Executor executor(1);
   uint32_t worker_flags = 0x8040;
-  absl::Notification done;
+  std::latch done(1);
   executor.Submit([&] {
     worker_flags = _mm_getcsr() & 0x8040;
-    done.Notify();
+    done.count_down();
   });
-  done.WaitForNotification();
+  done.wait();
   _mm_setcsr(before);
   EXPECT_EQ(worker_flags, 0u);
 }
