@@ -31,9 +31,8 @@ struct NpyHeader {
 absl::StatusOr<NpyHeader> ParseNpyHeader(std::span<const std::byte> file,
                                          std::optional<DType> dtype);
 
-// Returns a version 1.0 header whose length is a multiple of 64. bf16 is written as '<V2' and fp8
-// as
-// '|V1', as numpy writes the types of ml_dtypes.
+// Returns a version 1.0 header whose length is a multiple of 64. bf16 is written as '<V2', as numpy
+// writes ml_dtypes' bfloat16, and fp8 as '|V1': numpy loads both without knowing the type.
 std::string FormatNpyHeader(DType dtype, const Shape& shape);
 
 }  // namespace quantd

@@ -219,8 +219,14 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   absl::flat_hash_set<std::string> names_;
 };
 
+absl::Status TooLong() {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "names and metadata are over the format's limit of ", kMaxSafetensorsHeaderBytes, " bytes"));
+}
+
 // Appends `text` as a JSON string.
 absl::Status AppendString(absl::string_view text, std::string& out) {
+  if (out.size() + text.size() > static_cast<size_t>(kMaxSafetensorsHeaderBytes)) return TooLong();
   const std::string value(text);
   const std::string quoted =
       nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::ignore);
@@ -279,6 +285,7 @@ absl::StatusOr<std::string> FormatSafetensorsHeader(const ContainerIndex& index)
         entry.offset_bytes, ",", entry.offset_bytes + entry.size_bytes, "]}");
   }
   out.push_back('}');
+  if (out.size() > static_cast<size_t>(kMaxSafetensorsHeaderBytes)) return TooLong();
   return out;
 }
 

@@ -24,8 +24,8 @@ int SafetensorsRank(DType dtype);
 // kInvalidArgument for anything that is not as above, naming the tensor or the byte.
 absl::StatusOr<ContainerIndex> ParseSafetensorsHeader(absl::string_view json);
 
-// Returns the header's JSON, in the order of `index`. kInvalidArgument if a text is not UTF-8 or a
-// tensor is called "__metadata__".
+// Returns the header's JSON, in the order of `index`. kInvalidArgument if a text is not UTF-8, a
+// tensor is called "__metadata__", or it is longer than the format allows.
 absl::StatusOr<std::string> FormatSafetensorsHeader(const ContainerIndex& index);
 
 }  // namespace quantd
