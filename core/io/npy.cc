@@ -178,7 +178,7 @@ std::string NpyFileName(absl::string_view name) {
       out.push_back(c);
     }
   }
-  if (out.empty()) out = "%";  // which no other name becomes
+  if (out.empty()) out.push_back('%');  // which no other name becomes
   return out.append(".npy");
 }
 
