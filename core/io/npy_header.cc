@@ -160,7 +160,7 @@ class DictReader {
   }
 
   void SkipSpace() {
-    while (!rest_.empty() && (rest_[0] == ' ' || rest_[0] == '\n')) rest_.remove_prefix(1);
+    while (!rest_.empty() && absl::StrContains(" \t\r\n", rest_[0])) rest_.remove_prefix(1);
   }
 
   absl::Status Expected(absl::string_view what) const {
@@ -238,11 +238,12 @@ absl::StatusOr<DType> ResolveDType(absl::string_view descr, std::optional<DType>
         absl::StrCat("descr ", Quote(descr), " does not say what the values are; give a dtype (",
                      kind == "V2" ? "bf16" : "f8_e4m3, f8_e5m2", ")"));
   }
-  const auto append_descr = [](std::string* out, const Row& row) {
-    absl::StrAppend(out, row.descr);
-  };
-  return absl::InvalidArgumentError(absl::StrCat(
-      "unknown descr ", Quote(descr), "; known: ", absl::StrJoin(kRows, ", ", append_descr)));
+  std::string known;
+  for (const Row& row : kRows) {
+    if (row.descr[1] != 'V') absl::StrAppend(&known, known.empty() ? "" : ", ", row.descr);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown descr ", Quote(descr), "; known: ", known));
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ TEST(NpyTest, ReadsEachVersionAndSpelling) {
       kDict,
       "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}",
       "{\"shape\":(1,),\"fortran_order\":True,\"descr\":\"=f4\"}   \n",
-      "  { 'fortran_order' : False , 'descr' : '|f4' , 'shape' : ( 1 , ) , } \n",
+      "  { 'fortran_order' : False ,\t'descr' : '|f4' ,\r\n'shape' : ( 1 , ) , } \n",
   };
   for (const absl::string_view dict : kDicts) {
     for (const char version : {1, 2, 3}) {
