@@ -15,16 +15,28 @@ import time
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+import safetensors
+from safetensors.numpy import save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("QUANTD_BUILD_DIR", ROOT / "build"))
 QUANTCTL = BUILD / "client" / "quantctl"
 QUANTD = BUILD / "server" / "quantd"
 MODEL = ROOT / "tests" / "data" / "silero_vad_16k.safetensors"
+NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "I16": "<i2",
+               "I32": "<i4", "I64": "<i8", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8",
+               "BOOL": "?", "F8_E4M3": "u1", "F8_E5M2": "u1"}
 START_SECONDS = 60  # generous: sanitizers, two cores
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+
+def load_file(path):
+    """Reads all tensors by the safetensors package; types that numpy lacks come as bits."""
+    return {
+        name: np.frombuffer(bytes(t["data"]), NUMPY_TYPES[t["dtype"]]).reshape(t["shape"])
+        for name, t in safetensors.deserialize(pathlib.Path(path).read_bytes())
+    }
 
 
 def clean_env(extra=None):

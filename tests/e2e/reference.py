@@ -1,6 +1,7 @@
 """What quantd must give, computed with numpy alone."""
 
 import numpy as np
+import xxhash
 
 FLT_MIN = float(np.finfo(np.float32).tiny)
 
@@ -48,6 +49,15 @@ def int8_group(x, group):
     return codes_of(x, broad, 0, -127, 127).astype(np.int8), scale
 
 
+def bf16_bits(x):
+    """f64 rounded once to the nearest bf16: through an f32 that keeps a sticky last bit."""
+    narrow = x.astype(np.float32)
+    narrow = np.where(np.abs(narrow.astype(np.float64)) > np.abs(x),
+                      np.nextafter(narrow, np.float32(0)), narrow)
+    bits = narrow.view(np.uint32) | (narrow.astype(np.float64) != x)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
 def sqnr_db(x, y):
     x, y = x.astype(np.float64), y.astype(np.float64)
     return 10 * np.log10((x**2).sum() / ((x - y) ** 2).sum())
@@ -56,6 +66,12 @@ def sqnr_db(x, y):
 def cosine(x, y):
     x, y = x.astype(np.float64).ravel(), y.astype(np.float64).ravel()
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
+def digest(plane):
+    """XXH3-128 over the XXH3-128 hashes of the plane's 1 MiB leaves."""
+    leaves = [plane[i : i + (1 << 20)] for i in range(0, len(plane), 1 << 20)]
+    return "xxh3:" + xxhash.xxh3_128_hexdigest(b"".join(xxhash.xxh3_128_digest(l) for l in leaves))
 
 
 def _crc32c_table():

@@ -6,8 +6,8 @@ import struct
 
 import numpy as np
 import pytest
-from conftest import MODEL, error_of, quantctl
-from safetensors.numpy import load_file, save_file
+from conftest import load_file, MODEL, error_of, quantctl
+from safetensors.numpy import save_file
 
 
 def refuse(nothing_left, source, spec="int8", *args, code=2, **kwargs):
@@ -206,8 +206,7 @@ def test_include_that_matches_nothing(nothing_left):
     """Not silent: most likely a typing error."""
     result = quantctl("quantize", MODEL, "-o", nothing_left / "o.safetensors", "--to", "int8",
                       "--include", "no_such_tensor", code=None)
-    assert b"no_such_tensor" in result.stderr + result.stdout
-    (nothing_left / "o.safetensors").unlink(missing_ok=True)
+    assert result.returncode == 2 and b"include" in result.stderr
 
 
 def test_server_is_still_well(server):

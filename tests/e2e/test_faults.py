@@ -11,9 +11,8 @@ import grpc
 import numpy as np
 import pytest
 import reference
-from conftest import (MODEL, QUANTCTL, QUANTD, clean_env, quantctl, quantctl_json, running_server,
+from conftest import (load_file, MODEL, QUANTCTL, QUANTD, clean_env, quantctl, quantctl_json, running_server,
                       wait_until)
-from safetensors.numpy import load_file
 
 MIB = 1 << 20
 
@@ -162,7 +161,7 @@ def test_server_flags_and_environment(tmp_path):
 
 
 def test_over_budget_is_an_error_with_the_number(tmp_path, nothing_left):
-    with running_server(tmp_path / "s", "--memory-mib", 8) as server:
+    with running_server(tmp_path / "s", "--memory", "8MiB") as server:
         # A row must be resident for axis=0, and one row is the whole budget four times over.
         result = quantctl("quantize", "-", "--dtype", "f32", "--shape", f"1,{8 * MIB}", "-o",
                           nothing_left / "o.safetensors", "--to", "int8:axis=0", "--server",
@@ -175,7 +174,7 @@ def test_over_budget_is_an_error_with_the_number(tmp_path, nothing_left):
 def test_memory_is_bounded(tmp_path):
     """512 MiB with group scales; the server stays under 256 MiB and so does the client."""
     total = 512 * MIB
-    with running_server(tmp_path / "s", "--memory-mib", 64) as server:
+    with running_server(tmp_path / "s", "--memory", "64MiB") as server:
         out = tmp_path / "o.safetensors"
         client = feed(server.address, out, total, "int8:group=128", 4096, "--json")
         block = np.random.default_rng(1).standard_normal(MIB).astype(np.float32)

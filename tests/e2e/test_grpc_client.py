@@ -6,8 +6,8 @@ import grpc
 import numpy as np
 import pytest
 import reference
-from conftest import quantctl
-from safetensors.numpy import load_file, save_file
+from conftest import load_file, quantctl
+from safetensors.numpy import save_file
 
 SPECS = ["int8", "int8:axis=0", "uint4:group=16", "fp16", "q8_0", "nf4", "nvfp4"]
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import reference
-from conftest import MODEL, error_of, quantctl, quantctl_json
+from conftest import load_file, MODEL, error_of, quantctl, quantctl_json
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 
 def quantized_names(arrays):
@@ -155,9 +155,17 @@ def test_json_figures(tmp_path, made):
         x = arrays[name]
         scale = out[f"{name}.scale"].reshape(-1, *[1] * (x.ndim - 1))
         y = out[name].astype(np.float32) * scale
-        assert rows[name]["sqnr_db"] == pytest.approx(reference.sqnr_db(x, y), abs=1e-3)
-        assert rows[name]["cosine"] == pytest.approx(reference.cosine(x, y), abs=1e-9)
-        assert rows[name]["clipped"] == 0
+        figures = rows[name]["figures"]
+        assert figures["sqnr_db"] == pytest.approx(reference.sqnr_db(x, y), abs=1e-3)
+        assert figures["cosine"] == pytest.approx(reference.cosine(x, y), abs=1e-9)
+        assert figures["count"] == x.size and figures["max_error"] == np.abs(
+            x.astype(np.float64) - y).max()
+        assert rows[name]["clipped"] == 0 and rows[name]["quantized"]
+    assert not rows["ids"]["quantized"] and "kept" in rows["ids"]["note"]
+    # The sizes are those of the file.
+    for name, row in rows.items():
+        assert row["after_bytes"] == sum(a.nbytes for n, a in out.items()
+                                         if n == name or n == f"{name}.scale")
 
 
 def test_metadata(tmp_path, made):
@@ -166,8 +174,25 @@ def test_metadata(tmp_path, made):
     quantctl("quantize", path, "-o", out_path, "--to", "int8:axis=0", "--include", "^odd$")
     metadata = metadata_of(out_path)
     assert metadata["author"] == "tests"
-    text = json.dumps(metadata)
-    assert "int8:axis=0" in text and "xxh3:" in text
+    assert metadata["author"] == "tests"
+    entry = json.loads(metadata["quantd.odd"])
+    assert entry["spec"].startswith("int8:axis=0,") and "mode=symmetric" in entry["spec"]
+    assert entry["dtype"] == "f32" and entry["shape"] == [7, 13]
+    out = load_file(out_path)
+    assert entry["digests"] == {"codes": reference.digest(out["odd"].tobytes()),
+                                "scale": reference.digest(out["odd.scale"].tobytes())}
+    assert set(k for k in metadata if k.startswith("quantd.")) == {"quantd.version", "quantd.odd"}
+    # The resolved spec gives the same bytes again.
+    again = tmp_path / "again.safetensors"
+    quantctl("quantize", path, "-o", again, "--to", entry["spec"], "--include", "^odd$")
+    assert again.read_bytes() == out_path.read_bytes()
+
+
+def test_a_packed_file_is_not_packed_again(tmp_path, made, nothing_left):
+    quantctl("quantize", made[0], "-o", tmp_path / "q.safetensors", "--to", "int8")
+    message = error_of("quantize", tmp_path / "q.safetensors", "-o", nothing_left / "o.safetensors",
+                       "--to", "int8", code=2)
+    assert "dequantize" in message
 
 
 def test_two_runs_give_one_file(tmp_path, made):

@@ -4,8 +4,8 @@ import functools
 import hashlib
 
 import pytest
-from conftest import MODEL, quantctl, quantctl_json, running_server
-from safetensors.numpy import load_file, save_file
+from conftest import load_file, MODEL, quantctl, quantctl_json, running_server
+from safetensors.numpy import save_file
 
 SPECS = ["int8", "int8:axis=0", "int8:group=16,tail=short", "uint8:axis=1,mode=asymmetric,incompatible=keep",
          "int16:block=4x8,tail=short", "uint4:group=32,tail=short", "fp16", "bf16", "q8_0:incompatible=keep",
@@ -57,7 +57,7 @@ def test_simd_targets(tmp_path, source, embedded, target):
 def test_server_by_target_threads_and_budget(tmp_path, source, embedded):
     for number, (target, threads) in enumerate([("scalar", 1), ("sse4", 5), ("", 2)]):
         env = {"QUANTD_SIMD": target} if target else {}
-        with running_server(tmp_path / f"s{number}", "--threads", threads, "--memory-mib", 64,
+        with running_server(tmp_path / f"s{number}", "--threads", threads, "--memory", "64MiB",
                             env=env) as server:
             for spec in ["int8", "int8:axis=0", "uint4:group=32,tail=short", "nf4"]:
                 got = file_digest(tmp_path, source, spec, "--server", server.address)
@@ -71,7 +71,7 @@ def test_two_passes_equal_one(tmp_path, source, embedded):
     rng = np.random.default_rng(3)
     save_file({"w": rng.standard_normal((4096, 4096)).astype(np.float32)}, tmp_path / "w.safetensors")
     once = file_digest(tmp_path, tmp_path / "w.safetensors", "int8")
-    with running_server(tmp_path / "s", "--memory-mib", 32) as server:
+    with running_server(tmp_path / "s", "--memory", "32MiB") as server:
         plan = quantctl_json("plan", tmp_path / "w.safetensors", "--to", "int8", "--server",
                              server.address)
         assert plan["tensors"][0]["pass"] == "two_pass"

@@ -398,8 +398,10 @@ def make_nf4():
     import torch
 
     rng = np.random.default_rng(20240504)
+    # Left out, since quantd does not follow: the CPU code's 1e-38 for a scale below it, and the
+    # scale 0 of an all-zero block, which is 1 here as in all schemes.
     file = GoldenFile("nf4", "quantize_4bit and dequantize_4bit on the CPU of " +
-                      versions("bitsandbytes", "torch"))
+                      versions("bitsandbytes", "torch") + ", with scale 1 for all-zero blocks")
     code = bitsandbytes.functional.get_4bit_type("nf4", device="cpu").numpy()
     middles = (code[:-1] + code[1:]) / np.float32(2)
     ties = np.concatenate([middles, np.nextafter(middles, np.float32(2)),
@@ -413,22 +415,89 @@ def make_nf4():
         "wide": wide,
         "zeros": zeros,
         "short_block": rng.standard_normal((5, 26)),
-        "short_zeros": np.concatenate([rng.standard_normal(64), np.zeros(10)]),
         "odd": rng.standard_normal(64 * 3 + 17),
         "one": np.array([-2.5]),
-        "subnormal": rng.integers(-100, 100, 64) * 1e-44,
     }
     for name, x in cases.items():
         x = x.astype(np.float32)
         packed, state = bitsandbytes.functional.quantize_4bit(
             torch.from_numpy(x.reshape(-1)), blocksize=64, quant_type="nf4")
         decoded = bitsandbytes.functional.dequantize_4bit(packed, state).numpy()
+        scale = state.absmax.numpy()
         file.add(name, "nf4", x.shape, x, decoded=decoded,
-                 planes={"codes": packed.numpy().ravel(), "scale": state.absmax.numpy()})
+                 planes={"codes": packed.numpy().ravel(),
+                         "scale": np.where(scale == 0, np.float32(1), scale)})
     file.write()
 
 
-FAMILIES = {"affine": make_affine, "floats": make_floats, "q8_0": make_q8_0, "nf4": make_nf4}
+# --- nvfp4: a model of the published rule ---------------------------------------------------------
+
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+
+
+def round_e2m1(x):
+    """Nearest code of |x|, ties to the even code, sign in bit 3."""
+    magnitude = np.minimum(np.abs(x), 6)
+    distance = np.abs(magnitude[..., None] - E2M1)
+    best = distance.min(-1, keepdims=True)
+    # Of two codes at the same distance the even one; argmax finds the first that is true.
+    even_first = np.array([0, 2, 4, 6, 1, 3, 5, 7])
+    code = even_first[np.argmax((distance == best)[..., even_first], axis=-1)]
+    return (code | np.where(np.signbit(x), 8, 0)).astype(np.uint8)
+
+
+def nvfp4_variants(blocks, g):
+    """Scales and codes of blocks by each order in which the rule may be computed."""
+    block_max = np.abs(blocks).max(-1)
+    f32, f64 = np.float32, np.float64
+    scale_values = [(block_max / f32(6)) / g, block_max / (f32(6) * g),
+                    block_max.astype(f64) / 6 / f64(g)]
+    for scale_value in scale_values:
+        scale = np.minimum(scale_value, 448).astype(ml_dtypes.float8_e4m3fn)
+        step32 = scale.astype(f32) * g
+        step64 = scale.astype(f64) * f64(g)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for steps in [blocks / step32[:, None], blocks.astype(f64) / step64[:, None],
+                          blocks / scale.astype(f32)[:, None] / g]:
+                yield scale, round_e2m1(steps)
+
+
+def make_nvfp4():
+    """Blocks of 16 on which every order of the operations gives the same codes."""
+    rng = np.random.default_rng(20240505)
+    file = GoldenFile("nvfp4", "a model of the rule (make_golden.py, make_nvfp4) with the float8_e4m3fn "
+                      "of " + versions("ml_dtypes"))
+    ties = np.tile([6, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5, -0.25, -0.75, -1.25, -1.75, -2.5, -3.5, -5, 0.5],
+                   (18, 1)) * 2.0 ** np.arange(-9, 9)[:, None]
+    cases = {
+        "random": rng.standard_normal((152, 16)) * np.exp(rng.uniform(-2, 2, (152, 1))),
+        "uniform": rng.uniform(-1, 1, (80, 16)) * 1e-3,
+        "ties": ties,
+    }
+    for name, blocks in cases.items():
+        blocks = blocks.astype(np.float32)
+        # The largest value of the tensor makes g a power of two in "ties".
+        blocks[0, 0] = 6 * 448 if name == "ties" else np.abs(blocks).max() * np.float32(1.5)
+        g = np.float32(np.float64(np.abs(blocks).max()) / (6 * 448))
+        scales, codes = zip(*nvfp4_variants(blocks, g))
+        agree = np.all([(s == scales[0]) & np.all(c == codes[0], axis=-1)
+                        for s, c in zip(scales, codes)], axis=0)
+        assert agree[0] and agree.mean() > 0.9, name
+        keep = np.flatnonzero(agree)
+        keep = keep[: keep.size // 4 * 4]
+        x, code, scale = blocks[keep], codes[0][keep].ravel(), scales[0][keep]
+        shape = (keep.size // 4, 64)
+        code_values = np.where(code & 8, -1, 1) * E2M1[code & 7]
+        step = scale.astype(np.float32) * g
+        decoded = code_values.reshape(-1, 16).astype(np.float32) * step[:, None]
+        file.add(name, "nvfp4", shape, x.reshape(shape), decoded=decoded.reshape(shape),
+                 planes={"codes": code[0::2] | code[1::2] << 4, "scale": scale.view(np.uint8),
+                         "global_scale": g})
+    file.write()
+
+
+FAMILIES = {"affine": make_affine, "floats": make_floats, "q8_0": make_q8_0, "nf4": make_nf4,
+            "nvfp4": make_nvfp4}
 
 if __name__ == "__main__":
     for family in sys.argv[1:] or FAMILIES:
