@@ -1,0 +1,131 @@
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/exec/memory_budget.h"
+#include "core/session/calibration.h"
+#include "proto/convert.h"
+#include "server/requests.h"
+#include "server/streams.h"
+#include "server/tensor_stream.h"
+
+namespace quantd {
+namespace {
+
+// One tensor whose statistics are wanted: start, chunks, end, then the response. Any error ends the
+// stream.
+class CalibrateStream final : public FrameHandler {
+ public:
+  CalibrateStream(ServiceContext& context, FrameOutbox& outbox, const CancelToken& cancel)
+      : context_(context), outbox_(outbox), cancel_(cancel) {}
+
+  absl::Status Accept(const grpc::ByteBuffer& buffer) override {
+    QUANTD_ASSIGN_OR_RETURN(ParsedFrame frame, ParseFrame(buffer, kCalibrateFrame));
+    if (done_) return absl::FailedPreconditionError("a frame comes after the end frame");
+    if ((session_ == nullptr) != (frame.kind == FrameKind::kStart)) {
+      return absl::FailedPreconditionError(session_ == nullptr
+                                               ? "the stream does not open with a start frame"
+                                               : "the stream has a second start frame");
+    }
+    switch (frame.kind) {
+      case FrameKind::kStart:
+        return Start(frame.message);
+      case FrameKind::kChunk:
+        return AcceptChunk(std::move(frame));
+      case FrameKind::kEnd:
+        return Finish();
+      case FrameKind::kNone:
+      case FrameKind::kError:
+        break;
+    }
+    return absl::InvalidArgumentError("a frame has neither start nor chunk nor end");
+  }
+
+  absl::StatusOr<bool> Work() override {
+    if (chunk_.empty() && wants_input_) {
+      frame_reservation_ = MemoryBudget::Reservation();
+      return false;
+    }
+    QUANTD_ASSIGN_OR_RETURN(const StepResult step, session_->Step(chunk_.Peek(), cancel_));
+    chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
+    wants_input_ = step.wants_input;
+    return true;
+  }
+
+  absl::Status Close() override {
+    if (done_) return absl::OkStatus();
+    return absl::DataLossError("the stream was closed before its end frame");
+  }
+
+  std::string Summary() const override {
+    return absl::StrCat(done_ ? 1 : 0, " tensors done, ", done_ ? 0 : 1, " failed");
+  }
+
+ private:
+  absl::Status Start(const std::string& bytes) {
+    v1::CalibrateStart start;
+    QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
+    QUANTD_ASSIGN_OR_RETURN(CalibrateHead head, ReadHead(start, context_));
+    values_ = {"values", head.plan.input_bytes};
+    merge_ = std::move(head.merge);
+    QUANTD_ASSIGN_OR_RETURN(
+        session_, CalibrationSession::Create(std::move(head.plan), head.options, context_.session));
+    return absl::OkStatus();
+  }
+
+  absl::Status AcceptChunk(ParsedFrame chunk) {
+    if (!chunk.plane.empty()) {
+      QUANTD_RETURN_IF_ERROR(FindPlane({values_}, chunk.plane).status());
+    }
+    QUANTD_RETURN_IF_ERROR(CheckChunk(chunk, values_));
+    QUANTD_ASSIGN_OR_RETURN(frame_reservation_,
+                            context_.session.budget->Reserve(static_cast<int64_t>(chunk.data_bytes),
+                                                             "a request frame"));
+    values_.received_bytes += static_cast<int64_t>(chunk.data_bytes);
+    chunk_.Reset(std::move(chunk));
+    return absl::OkStatus();
+  }
+
+  absl::Status Finish() {
+    QUANTD_ASSIGN_OR_RETURN(CalibrationState state, session_->Finish());
+    if (!merge_.empty()) {  // in the order of the streams, this one last
+      CalibrationState merged = std::move(merge_.front());
+      for (size_t i = 1; i < merge_.size(); ++i) {
+        QUANTD_RETURN_IF_ERROR(MergeCalibration(merge_[i], merged));
+      }
+      QUANTD_RETURN_IF_ERROR(MergeCalibration(state, merged));
+      state = std::move(merged);
+    }
+    QUANTD_ASSIGN_OR_RETURN(const CalibratedRanges ranges, RangesOf(session_->plan(), state));
+    v1::CalibrateResponse response;
+    response.set_resolved_spec(FormatSpec(session_->plan().resolved.spec));
+    *response.mutable_ranges() = ToProto(ranges);
+    *response.mutable_state() = ToProto(state);
+    outbox_.Send(SerializeFrame(response));
+    done_ = true;
+    return absl::OkStatus();
+  }
+
+  ServiceContext& context_;
+  FrameOutbox& outbox_;
+  const CancelToken& cancel_;
+  std::unique_ptr<CalibrationSession> session_;
+  std::vector<CalibrationState> merge_;
+  MemoryBudget::Reservation frame_reservation_;
+  IncomingPlane values_;
+  ChunkCursor chunk_;
+  bool wants_input_ = true;
+  bool done_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<FrameHandler> MakeCalibrateStream(ServiceContext& context, FrameOutbox& outbox,
+                                                  const CancelToken& cancel) {
+  return std::make_unique<CalibrateStream>(context, outbox, cancel);
+}
+
+}  // namespace quantd

@@ -1,0 +1,91 @@
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "core/base/status_macros.h"
+#include "core/session/dequantize_session.h"
+#include "proto/convert.h"
+#include "server/payload_frames.h"
+#include "server/requests.h"
+#include "server/streams.h"
+#include "server/tensor_stream.h"
+
+namespace quantd {
+namespace {
+
+// A tensor that is being dequantized.
+class DequantizeTensor final : public OpenTensor {
+ public:
+  DequantizeTensor(ServiceContext& context, FrameOutbox& outbox, uint64_t id, int64_t output_bytes,
+                   const ChunkOptions& chunks, std::unique_ptr<DequantizeSession> session)
+      : id_(id),
+        session_(std::move(session)),
+        planes_(IncomingPlanes(session_->plan())),
+        sink_(context.shared_pool, outbox, id, {{"values", output_bytes}}, chunks) {}
+
+  absl::Status Accept(ParsedFrame chunk) override {
+    QUANTD_ASSIGN_OR_RETURN(plane_, FindPlane(planes_, chunk.plane));
+    IncomingPlane& plane = planes_[static_cast<size_t>(plane_)];
+    QUANTD_RETURN_IF_ERROR(CheckChunk(chunk, plane));
+    plane.received_bytes += static_cast<int64_t>(chunk.data_bytes);
+    chunk_.Reset(std::move(chunk));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<bool> Work(const CancelToken& cancel) override {
+    if (chunk_.empty() && wants_input_) return false;
+    QUANTD_ASSIGN_OR_RETURN(const StepResult step,
+                            session_->Step(plane_, chunk_.Peek(), sink_, cancel));
+    chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
+    wants_input_ = step.wants_input;
+    return true;
+  }
+
+  absl::StatusOr<grpc::ByteBuffer> Finish() override {
+    QUANTD_ASSIGN_OR_RETURN(const DecodingReport report, session_->Finish());
+    sink_.FlushAll();
+    v1::StreamingDequantizeResponse frame;
+    frame.set_tensor_id(id_);
+    *frame.mutable_end() = ToProto(report, session_->plan().resolved.layout.planes);
+    return SerializeFrame(frame);
+  }
+
+ private:
+  const uint64_t id_;
+  const std::unique_ptr<DequantizeSession> session_;
+  std::vector<IncomingPlane> planes_;
+  PayloadFrames sink_;
+  ChunkCursor chunk_;
+  int plane_ = 0;  // that chunk_ belongs to
+  bool wants_input_ = true;
+};
+
+absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(ServiceContext& context,
+                                                           FrameOutbox& outbox, uint64_t id,
+                                                           const std::string& bytes) {
+  v1::DequantizeStart start;
+  QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
+  QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(start, context));
+  v1::StreamingDequantizeResponse frame;
+  frame.set_tensor_id(id);
+  *frame.mutable_start() = StartedMessage(head);
+  QUANTD_ASSIGN_OR_RETURN(
+      std::unique_ptr<DequantizeSession> session,
+      DequantizeSession::Create(std::move(head.plan), head.output_dtype, context.session));
+  outbox.Send(SerializeFrame(frame));
+  return std::make_unique<DequantizeTensor>(context, outbox, id, head.output_bytes, head.chunks,
+                                            std::move(session));
+}
+
+}  // namespace
+
+std::unique_ptr<FrameHandler> MakeDequantizeStream(ServiceContext& context, FrameOutbox& outbox,
+                                                   const CancelToken& cancel) {
+  return std::make_unique<TensorStream>(context, outbox, cancel,
+                                        [&context, &outbox](uint64_t id, const std::string& start) {
+                                          return OpenDequantize(context, outbox, id, start);
+                                        });
+}
+
+}  // namespace quantd

@@ -1,0 +1,264 @@
+#include "server/frame_stream.h"
+
+#include <grpcpp/server_context.h>
+
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/time/clock.h"
+#include "server/grpc_status.h"
+
+namespace quantd {
+namespace {
+
+// Frames that were read and not yet worked on; one more is on its way.
+constexpr size_t kMaxFramesRead = 1;
+// After this many frames a stream lets others have the worker.
+constexpr int kFramesPerTurn = 4;
+
+int64_t NowMicros() { return absl::GetCurrentTimeNanos() / 1000; }
+
+}  // namespace
+
+FrameStream::FrameStream(ServiceContext& context, grpc::CallbackServerContext& call,
+                         absl::string_view method)
+    : context_(context), call_(call), method_(method), start_us_(NowMicros()) {
+  absl::MutexLock lock(&mutex_);  // what gRPC's threads do next comes after this
+  context_.active_calls.fetch_add(1);
+  context_.started_calls.fetch_add(1);
+}
+
+FrameStream::~FrameStream() {
+  {
+    absl::MutexLock lock(&mutex_);
+    handler_.reset();
+  }
+  context_.active_calls.fetch_sub(1);
+}
+
+void FrameStream::Run(std::unique_ptr<FrameHandler> handler) {
+  absl::MutexLock lock(&mutex_);
+  self_ = shared_from_this();
+  handler_ = std::move(handler);
+  MaybeRead();
+}
+
+void FrameStream::Send(grpc::ByteBuffer frame) {
+  absl::MutexLock lock(&mutex_);
+  if (MustStop() || ended_) return;
+  queued_bytes_ += frame.Length();
+  outbox_.emplace_back().Swap(&frame);
+  MaybeWrite();
+}
+
+void FrameStream::HandleRead(bool ok) {
+  absl::MutexLock lock(&mutex_);
+  reading_ = false;
+  if (ok) {
+    bytes_in_ += static_cast<int64_t>(incoming_.Length());
+    inbox_.emplace_back().Swap(&incoming_);
+    MaybeRead();
+  } else if (call_.IsCancelled()) {
+    cancel_.Cancel();
+  } else {
+    half_closed_ = true;
+  }
+  Schedule();
+}
+
+void FrameStream::HandleWrite(bool ok) {
+  absl::MutexLock lock(&mutex_);
+  writing_ = false;
+  if (!ok) cancel_.Cancel();  // the peer is gone
+  const size_t frame_bytes = outbox_.front().Length();
+  queued_bytes_ -= frame_bytes;
+  bytes_out_ += static_cast<int64_t>(frame_bytes);
+  outbox_.pop_front();
+  MaybeWrite();
+  if (paused_ || closed_ || MustStop()) Schedule();
+}
+
+void FrameStream::HandleCancel() {
+  absl::MutexLock lock(&mutex_);
+  cancel_.Cancel();
+  MaybeEnd();
+}
+
+void FrameStream::HandleDone() {
+  std::shared_ptr<FrameStream> self;  // destroyed after the lock
+  absl::MutexLock lock(&mutex_);
+  self = std::move(self_);
+  if (context_.logger != nullptr) {
+    context_.logger->info(
+        "{} from {}: {}; {}; {} bytes in, {} out, {:.3f} s", method_, call_.peer(),
+        status_.ok() ? "OK" : absl::Utf8SafeCHexEscape(status_.ToString()), handler_->Summary(),
+        bytes_in_, bytes_out_, static_cast<double>(NowMicros() - start_us_) * 1e-6);
+  }
+}
+
+void FrameStream::Schedule() {
+  if (working_ || ended_) return;
+  working_ = true;
+  context_.session.executor->Submit([self = shared_from_this()] { self->Turn(); });
+}
+
+void FrameStream::MaybeRead() {
+  if (reading_ || half_closed_ || ended_ || MustStop() || inbox_.size() >= kMaxFramesRead) return;
+  reading_ = true;
+  ReadNext(&incoming_);
+}
+
+void FrameStream::MaybeWrite() {
+  if (writing_ || ended_) return;
+  if (MustStop()) {
+    outbox_.clear();
+    queued_bytes_ = 0;
+  }
+  if (outbox_.empty()) return;
+  writing_ = true;
+  WriteNext(&outbox_.front());
+}
+
+bool FrameStream::MustStop() { return cancel_.cancelled() || !status_.ok(); }
+
+void FrameStream::MaybeEnd() {
+  if (working_ || ended_) return;
+  if (cancel_.cancelled()) {
+    // With no operation pending nobody else would end the call.
+    if (status_.ok()) status_ = absl::CancelledError("the call was cancelled");
+  } else if (status_.ok()) {
+    if (!closed_ || !inbox_.empty() || !outbox_.empty()) return;
+  } else if (writing_) {
+    return;
+  }
+  ended_ = true;
+  EndCall(status_);
+}
+
+FrameStream::Next FrameStream::TakeNext(grpc::ByteBuffer& frame) {
+  absl::MutexLock lock(&mutex_);
+  if (!inbox_.empty()) {
+    frame.Swap(&inbox_.front());
+    inbox_.pop_front();
+    MaybeRead();
+    return Next::kFrame;
+  }
+  if (half_closed_ && !closed_) {
+    closed_ = true;
+    return Next::kClose;
+  }
+  working_ = false;
+  MaybeEnd();
+  return Next::kStop;
+}
+
+void FrameStream::Turn() {
+  for (int frames = 0;;) {
+    {
+      absl::MutexLock lock(&mutex_);
+      paused_ = queued_bytes_ >= static_cast<size_t>(context_.limits.max_queued_bytes);
+      if (paused_ || MustStop()) {
+        working_ = false;
+        MaybeEnd();
+        return;
+      }
+    }
+    const absl::StatusOr<bool> more = handler_->Work();
+    if (more.ok() && *more) continue;
+    absl::Status status = more.status();
+    if (status.ok() && frames == kFramesPerTurn) {
+      context_.session.executor->Submit([self = shared_from_this()] { self->Turn(); });
+      return;
+    }
+    if (status.ok()) {
+      grpc::ByteBuffer frame;
+      const Next next = TakeNext(frame);
+      if (next == Next::kStop) return;
+      status = next == Next::kFrame ? handler_->Accept(frame) : handler_->Close();
+      ++frames;
+    }
+    if (!status.ok()) {
+      absl::MutexLock lock(&mutex_);
+      status_.Update(status);
+    }
+  }
+}
+
+namespace {
+
+class BidiStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+                         public FrameStream {
+ public:
+  using FrameStream::FrameStream;
+  void OnReadDone(bool ok) override { HandleRead(ok); }
+  void OnWriteDone(bool ok) override { HandleWrite(ok); }
+  void OnCancel() override { HandleCancel(); }
+  void OnDone() override { HandleDone(); }
+
+ private:
+  void ReadNext(grpc::ByteBuffer* frame) override { StartRead(frame); }
+  void WriteNext(const grpc::ByteBuffer* frame) override { StartWrite(frame); }
+  void EndCall(const absl::Status& status) override { Finish(ToGrpc(status)); }
+};
+
+class ClientStream final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public FrameStream {
+ public:
+  using FrameStream::FrameStream;
+  void OnReadDone(bool ok) override { HandleRead(ok); }
+  void OnCancel() override { HandleCancel(); }
+  void OnDone() override { HandleDone(); }
+
+ private:
+  void ReadNext(grpc::ByteBuffer* frame) override { StartRead(frame); }
+  void WriteNext(const grpc::ByteBuffer*) override {}  // its handler has another outbox
+  void EndCall(const absl::Status& status) override { Finish(ToGrpc(status)); }
+};
+
+// Keeps the last frame as the call's response.
+class ResponseSlot final : public FrameOutbox {
+ public:
+  explicit ResponseSlot(grpc::ByteBuffer* response) : response_(response) {}
+  void Send(grpc::ByteBuffer frame) override { response_->Swap(&frame); }
+
+ private:
+  grpc::ByteBuffer* const response_;
+};
+
+// Gives a handler the outbox that it uses as long as it lives.
+class HandlerWithSlot final : public FrameHandler {
+ public:
+  HandlerWithSlot(std::unique_ptr<ResponseSlot> slot, std::unique_ptr<FrameHandler> handler)
+      : slot_(std::move(slot)), handler_(std::move(handler)) {}
+  absl::Status Accept(const grpc::ByteBuffer& frame) override { return handler_->Accept(frame); }
+  absl::StatusOr<bool> Work() override { return handler_->Work(); }
+  absl::Status Close() override { return handler_->Close(); }
+  std::string Summary() const override { return handler_->Summary(); }
+
+ private:
+  const std::unique_ptr<ResponseSlot> slot_;
+  const std::unique_ptr<FrameHandler> handler_;
+};
+
+}  // namespace
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ServeBidi(
+    ServiceContext& context, grpc::CallbackServerContext& call, absl::string_view method,
+    const MakeHandler& make_handler) {
+  const auto stream = std::make_shared<BidiStream>(context, call, method);
+  stream->Run(make_handler(*stream, stream->cancel_token()));
+  return stream.get();
+}
+
+grpc::ServerReadReactor<grpc::ByteBuffer>* ServeClientStream(ServiceContext& context,
+                                                             grpc::CallbackServerContext& call,
+                                                             grpc::ByteBuffer* response,
+                                                             absl::string_view method,
+                                                             const MakeHandler& make_handler) {
+  const auto stream = std::make_shared<ClientStream>(context, call, method);
+  auto slot = std::make_unique<ResponseSlot>(response);
+  auto handler = make_handler(*slot, stream->cancel_token());
+  stream->Run(std::make_unique<HandlerWithSlot>(std::move(slot), std::move(handler)));
+  return stream.get();
+}
+
+}  // namespace quantd

@@ -1,0 +1,129 @@
+#ifndef QUANTD_SERVER_FRAME_STREAM_H_
+#define QUANTD_SERVER_FRAME_STREAM_H_
+
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "core/session/sink.h"
+#include "server/service_context.h"
+
+namespace quantd {
+
+// Takes response frames. Thread-safe.
+class FrameOutbox {
+ public:
+  virtual ~FrameOutbox() = default;
+  // Queues `frame`. Never blocks: the stream asks for no more work while too much is queued.
+  virtual void Send(grpc::ByteBuffer frame) = 0;
+};
+
+// What one kind of stream does with its frames. The stream makes all calls one at a time, on the
+// executor. Not thread-safe.
+class FrameHandler {
+ public:
+  virtual ~FrameHandler() = default;
+  // Takes one request frame; nothing is left of those before. An error ends the stream.
+  virtual absl::Status Accept(const grpc::ByteBuffer& frame) = 0;
+  // Does a window's worth of what the frame has left to do; false: nothing is left. An error ends
+  // the stream.
+  virtual absl::StatusOr<bool> Work() = 0;
+  // Says that the peer has sent all its frames; the result is the stream's.
+  virtual absl::Status Close() = 0;
+  // Returns what the log shall say of the stream.
+  virtual std::string Summary() const = 0;
+};
+
+// The machine between a gRPC stream and its handler: one frame is read while another one is worked
+// on and others are written. Frames wait in gRPC, where flow control holds the peer back, while
+// kMaxFramesRead wait here or while too much output is queued.
+//
+// Lives until gRPC is done with the call and no worker is at it. Thread-safe.
+class FrameStream : public FrameOutbox, public std::enable_shared_from_this<FrameStream> {
+ public:
+  FrameStream(ServiceContext& context, grpc::CallbackServerContext& call, absl::string_view method);
+  ~FrameStream() override;
+
+  // Begins to read. `handler` may use this stream as its outbox, and `cancel_token`.
+  void Run(std::unique_ptr<FrameHandler> handler);
+
+  void Send(grpc::ByteBuffer frame) override;
+  const CancelToken& cancel_token() const { return cancel_; }
+
+ protected:
+  // What gRPC has told.
+  void HandleRead(bool ok);
+  void HandleWrite(bool ok);
+  void HandleCancel();
+  void HandleDone();
+
+  // What gRPC shall do. None of these calls back before it returns.
+  virtual void ReadNext(grpc::ByteBuffer* frame) = 0;
+  virtual void WriteNext(const grpc::ByteBuffer* frame) = 0;
+  virtual void EndCall(const absl::Status& status) = 0;
+
+ private:
+  void Schedule() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MaybeRead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MaybeWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MaybeEnd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool MustStop() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  enum class Next { kFrame, kClose, kStop };
+  Next TakeNext(grpc::ByteBuffer& frame) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Turn();
+
+  ServiceContext& context_;
+  grpc::CallbackServerContext& call_;
+  const std::string method_;
+  const int64_t start_us_;
+  CancelToken cancel_;
+  std::unique_ptr<FrameHandler> handler_;  // used by the turn at work alone
+  std::shared_ptr<FrameStream> self_;      // until gRPC is done
+
+  absl::Mutex mutex_;
+  grpc::ByteBuffer incoming_ ABSL_GUARDED_BY(mutex_);  // gRPC's while reading_
+  std::deque<grpc::ByteBuffer> inbox_ ABSL_GUARDED_BY(mutex_);
+  std::deque<grpc::ByteBuffer> outbox_ ABSL_GUARDED_BY(mutex_);  // the first is gRPC's if writing_
+  size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;              // in outbox_
+  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool half_closed_ ABSL_GUARDED_BY(mutex_) = false;  // the peer has sent everything
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;       // the handler has been told
+  bool working_ ABSL_GUARDED_BY(mutex_) = false;      // a turn is submitted or at work
+  bool paused_ ABSL_GUARDED_BY(mutex_) = false;       // too much is queued
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;        // EndCall was called
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);       // an error ends the stream
+  int64_t bytes_in_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t bytes_out_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+using MakeHandler =
+    std::function<std::unique_ptr<FrameHandler>(FrameOutbox& outbox, const CancelToken& cancel)>;
+
+// Returns the reactor of a bidirectional stream, which deletes itself.
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ServeBidi(
+    ServiceContext& context, grpc::CallbackServerContext& call, absl::string_view method,
+    const MakeHandler& make_handler);
+
+// Returns the reactor of a client stream, likewise; the last frame that the handler sends is the
+// response.
+grpc::ServerReadReactor<grpc::ByteBuffer>* ServeClientStream(ServiceContext& context,
+                                                             grpc::CallbackServerContext& call,
+                                                             grpc::ByteBuffer* response,
+                                                             absl::string_view method,
+                                                             const MakeHandler& make_handler);
+
+}  // namespace quantd
+
+#endif  // QUANTD_SERVER_FRAME_STREAM_H_

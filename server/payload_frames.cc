@@ -1,0 +1,81 @@
+#include "server/payload_frames.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/crc32c.h"
+#include "core/base/status_macros.h"
+
+namespace quantd {
+namespace {
+
+constexpr int64_t kDefaultChunkBytes = int64_t{1} << 20;
+constexpr int64_t kMaxChunkBytes = int64_t{4} << 20;
+// Smaller ones would cost more for their headers than for their data.
+constexpr int64_t kMinChunkBytes = 1024;
+
+}  // namespace
+
+absl::StatusOr<ChunkOptions> ChunkOptionsOf(int64_t max_chunk_bytes, bool omit_crc) {
+  if (max_chunk_bytes == 0) return ChunkOptions{kDefaultChunkBytes, !omit_crc};
+  if (max_chunk_bytes < kMinChunkBytes || max_chunk_bytes > kMaxChunkBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_chunk_bytes=", max_chunk_bytes, " is not allowed; use ", kMinChunkBytes,
+                     " to ", kMaxChunkBytes, ", or 0 for ", kDefaultChunkBytes));
+  }
+  return ChunkOptions{max_chunk_bytes, !omit_crc};
+}
+
+PayloadFrames::PayloadFrames(std::shared_ptr<BufferPool> pool, FrameOutbox& outbox,
+                             uint64_t tensor_id, std::vector<PlaneSize> planes,
+                             const ChunkOptions& options)
+    : pool_(std::move(pool)), outbox_(outbox), tensor_id_(tensor_id), options_(options) {
+  for (PlaneSize& plane : planes) planes_.emplace_back().size = std::move(plane);
+}
+
+std::span<std::byte> PayloadFrames::Acquire(int plane_index, int64_t offset_bytes,
+                                            int64_t size_bytes) {
+  Plane& plane = planes_[static_cast<size_t>(plane_index)];
+  const auto size = static_cast<size_t>(size_bytes);
+  if (size > plane.buffer.size() - plane.used_bytes) {
+    Flush(plane);
+    const int64_t rest_bytes = plane.size.size_bytes - offset_bytes;
+    plane.buffer = pool_->Acquire(
+        static_cast<size_t>(std::max(size_bytes, std::min(options_.max_chunk_bytes, rest_bytes))));
+    plane.buffer_offset = offset_bytes;
+  }
+  return plane.buffer.span().subspan(plane.used_bytes, size);
+}
+
+void PayloadFrames::Commit(int plane_index, int64_t, int64_t size_bytes) {
+  Plane& plane = planes_[static_cast<size_t>(plane_index)];
+  plane.used_bytes += static_cast<size_t>(size_bytes);
+  if (plane.used_bytes == plane.buffer.size()) Flush(plane);
+}
+
+void PayloadFrames::FlushAll() {
+  for (Plane& plane : planes_) Flush(plane);
+}
+
+void PayloadFrames::Flush(Plane& plane) {
+  if (plane.used_bytes == 0) return;
+  const size_t used_bytes = std::exchange(plane.used_bytes, 0);
+  const grpc::Slice all =
+      SliceOf(std::exchange(plane.buffer, BufferPool::Buffer()), used_bytes, pool_);
+  const auto max_bytes = static_cast<size_t>(options_.max_chunk_bytes);
+  for (size_t begin = 0; begin < used_bytes; begin += max_bytes) {
+    const grpc::Slice payload = all.sub(begin, std::min(begin + max_bytes, used_bytes));
+    std::optional<uint32_t> crc32c;
+    if (options_.crc) {
+      crc32c = Crc32c(std::as_bytes(std::span(payload.begin(), payload.size())));
+    }
+    outbox_.Send(BuildChunkFrame(kResponseFrame, tensor_id_, plane.size.name,
+                                 plane.buffer_offset + static_cast<int64_t>(begin), crc32c,
+                                 payload));
+  }
+}
+
+}  // namespace quantd

@@ -1,0 +1,119 @@
+#include "server/quantize_service.h"
+
+#include <grpcpp/support/proto_buffer_reader.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/session/sink.h"
+#include "proto/frame_codec.h"
+#include "server/frame_stream.h"
+#include "server/grpc_status.h"
+#include "server/streams.h"
+#include "server/unary_calls.h"
+
+namespace quantd {
+namespace {
+
+using grpc::ByteBuffer;
+using Call = grpc::CallbackServerContext;
+
+// A unary call; deletes itself. Its work runs on the executor.
+class UnaryCall final : public grpc::ServerUnaryReactor {
+ public:
+  explicit UnaryCall(ServiceContext& context) : context_(context) {
+    context_.active_calls.fetch_add(1);
+    context_.started_calls.fetch_add(1);
+  }
+  ~UnaryCall() override { context_.active_calls.fetch_sub(1); }
+  void OnCancel() override { cancel_.Cancel(); }
+  void OnDone() override { delete this; }
+  const CancelToken& cancel_token() const { return cancel_; }
+
+ private:
+  ServiceContext& context_;
+  CancelToken cancel_;
+};
+
+template <typename Request, typename Response>
+grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, const ByteBuffer* in, ByteBuffer* out,
+                                     absl::Status (*answer)(ServiceContext&, const Request&,
+                                                            Response&, const CancelToken&)) {
+  auto* call = new UnaryCall(context);
+  context.session.executor->Submit([&context, in, out, answer, call] {
+    absl::Status status;
+    Request request;
+    ByteBuffer buffer = *in;  // shares its slices
+    grpc::ProtoBufferReader reader(&buffer);
+    if (buffer.Valid() && (!request.ParseFromZeroCopyStream(&reader) || !reader.status().ok())) {
+      status = absl::InvalidArgumentError(
+          absl::StrCat("the request is not a well-formed ", request.GetTypeName()));
+    }
+    if (status.ok()) {
+      Response response;
+      status = answer(context, request, response, call->cancel_token());
+      if (status.ok()) *out = SerializeFrame(response);
+    }
+    call->Finish(ToGrpc(status));  // `call` may be gone from here on
+  });
+  return call;
+}
+
+using Base = v1::QuantizationService;
+using RawService = Base::WithRawCallbackMethod_Quantize<
+    Base::WithRawCallbackMethod_Dequantize<Base::WithRawCallbackMethod_StreamingQuantize<
+        Base::WithRawCallbackMethod_StreamingDequantize<Base::WithRawCallbackMethod_Calibrate<
+            Base::WithRawCallbackMethod_Plan<Base::WithRawCallbackMethod_ListSchemes<
+                Base::WithRawCallbackMethod_GetServerInfo<Base::Service>>>>>>>>;
+using BidiReactor = grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>;
+
+class QuantizeService final : public RawService {
+ public:
+  explicit QuantizeService(ServiceContext& context) : context_(context) {}
+
+  grpc::ServerUnaryReactor* Quantize(Call*, const ByteBuffer* in, ByteBuffer* out) override {
+    return ServeUnary(context_, in, out, &quantd::Quantize);
+  }
+  grpc::ServerUnaryReactor* Dequantize(Call*, const ByteBuffer* in, ByteBuffer* out) override {
+    return ServeUnary(context_, in, out, &quantd::Dequantize);
+  }
+  grpc::ServerUnaryReactor* Plan(Call*, const ByteBuffer* in, ByteBuffer* out) override {
+    return ServeUnary(context_, in, out, &quantd::PlanTensor);
+  }
+  grpc::ServerUnaryReactor* ListSchemes(Call*, const ByteBuffer* in, ByteBuffer* out) override {
+    return ServeUnary(context_, in, out, &quantd::ListSchemes);
+  }
+  grpc::ServerUnaryReactor* GetServerInfo(Call*, const ByteBuffer* in, ByteBuffer* out) override {
+    return ServeUnary(context_, in, out, &quantd::GetServerInfo);
+  }
+
+  BidiReactor* StreamingQuantize(Call* call) override {
+    return ServeBidi(context_, *call, "StreamingQuantize",
+                     [this](FrameOutbox& outbox, const CancelToken& cancel) {
+                       return MakeQuantizeStream(context_, outbox, cancel);
+                     });
+  }
+  BidiReactor* StreamingDequantize(Call* call) override {
+    return ServeBidi(context_, *call, "StreamingDequantize",
+                     [this](FrameOutbox& outbox, const CancelToken& cancel) {
+                       return MakeDequantizeStream(context_, outbox, cancel);
+                     });
+  }
+  grpc::ServerReadReactor<ByteBuffer>* Calibrate(Call* call, ByteBuffer* response) override {
+    return ServeClientStream(context_, *call, response, "Calibrate",
+                             [this](FrameOutbox& outbox, const CancelToken& cancel) {
+                               return MakeCalibrateStream(context_, outbox, cancel);
+                             });
+  }
+
+ private:
+  ServiceContext& context_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeQuantizeService(ServiceContext& context) {
+  return std::make_unique<QuantizeService>(context);
+}
+
+}  // namespace quantd

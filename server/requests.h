@@ -1,0 +1,63 @@
+#ifndef QUANTD_SERVER_REQUESTS_H_
+#define QUANTD_SERVER_REQUESTS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/session/calibration.h"
+#include "core/session/planner.h"
+#include "core/session/quantize_session.h"
+#include "quantd/v1/quantization.pb.h"
+#include "server/payload_frames.h"
+#include "server/service_context.h"
+#include "server/tensor_stream.h"
+
+// Heads of requests, checked and planned. Errors: those of FromProto and MakePlan.
+namespace quantd {
+
+struct QuantizeHead {
+  Plan plan;
+  QuantizeOptions options;
+  ChunkOptions chunks;
+};
+absl::StatusOr<QuantizeHead> ReadHead(const v1::QuantizeStart& start,
+                                      const ServiceContext& context);
+
+struct DequantizeHead {
+  Plan plan;
+  DType output_dtype;
+  int64_t output_bytes;  // size of the values
+  ChunkOptions chunks;
+};
+absl::StatusOr<DequantizeHead> ReadHead(const v1::DequantizeStart& start,
+                                        const ServiceContext& context);
+
+struct CalibrateHead {
+  Plan plan;
+  CalibrationOptions options;
+  std::vector<CalibrationState> merge;
+};
+absl::StatusOr<CalibrateHead> ReadHead(const v1::CalibrateStart& start,
+                                       const ServiceContext& context);
+
+// Parses `bytes`; kInvalidArgument that names `what` where they are no such message.
+absl::Status ParseMessage(absl::string_view bytes, absl::string_view what,
+                          google::protobuf::MessageLite& message);
+
+// Answers to the heads.
+v1::QuantizeStarted StartedMessage(const Plan& plan);
+v1::DequantizeStarted StartedMessage(const DequantizeHead& head);
+
+// Returns the planes of the packed form as they come in.
+std::vector<IncomingPlane> IncomingPlanes(const Plan& plan);
+
+// Returns the place of the plane called `name`; kNotFound lists those that there are.
+absl::StatusOr<int> FindPlane(const std::vector<IncomingPlane>& planes, absl::string_view name);
+
+}  // namespace quantd
+
+#endif  // QUANTD_SERVER_REQUESTS_H_

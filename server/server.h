@@ -1,0 +1,90 @@
+#ifndef QUANTD_SERVER_SERVER_H_
+#define QUANTD_SERVER_SERVER_H_
+
+#include <grpcpp/grpcpp.h>
+#include <spdlog/logger.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "core/exec/buffer_pool.h"
+#include "core/exec/executor.h"
+#include "core/exec/memory_budget.h"
+#include "server/listen.h"
+#include "server/service_context.h"
+
+namespace quantd {
+
+struct ServerOptions {
+  std::vector<std::string> listen;  // "HOST:PORT" or "unix:PATH"; none: in-process channels only
+  bool allow_insecure = false;      // plain TCP on addresses that other machines reach
+  int threads = 0;                  // that work; 0: one for each CPU
+  int64_t memory_budget_bytes = int64_t{1} << 30;
+  int64_t session_budget_bytes = 0;  // what one tensor may hold; 0: a quarter of the budget
+  int64_t max_message_bytes = int64_t{16} << 20;
+  // Foreign clients refuse responses of more than 4 MiB; the rest is for everything but the
+  // payload.
+  int64_t max_unary_bytes = (int64_t{4} << 20) - (int64_t{256} << 10);
+  int max_open_tensors = 256;              // of a stream
+  std::shared_ptr<spdlog::logger> logger;  // null: silent
+};
+
+// A quantization service with its threads, memory and listening sockets. Beside its own service it
+// answers grpc.health.v1 and reflection. Thread-safe.
+class QuantdServer {
+ public:
+  // Returns a server that listens. kInvalidArgument: an option. kFailedPrecondition: an address is
+  // taken, or insecure.
+  static absl::StatusOr<std::unique_ptr<QuantdServer>> Start(const ServerOptions& options);
+  // Shuts down without waiting for calls.
+  ~QuantdServer();
+  QuantdServer(const QuantdServer&) = delete;
+  QuantdServer& operator=(const QuantdServer&) = delete;
+
+  // Returns where the server listens, in the order of the options, with the ports that were chosen.
+  const std::vector<std::string>& addresses() const { return addresses_; }
+
+  // Returns a channel to the server that goes through memory. It outlives neither the process nor,
+  // with calls on it, the server.
+  std::shared_ptr<grpc::Channel> InProcessChannel(const grpc::ChannelArguments& arguments);
+
+  // Refuses new calls, lets those that run finish for up to `drain`, then cancels them. Returns
+  // when all are gone.
+  void Shutdown(absl::Duration drain);
+
+  int64_t active_calls() const { return context_.active_calls.load(); }
+  int64_t started_calls() const { return context_.started_calls.load(); }
+  const MemoryBudget& budget() const { return budget_; }
+  int worker_threads() const { return context_.worker_threads; }
+
+  // Gives pooled memory that nobody uses back to the allocator.
+  void TrimMemory() { context_.shared_pool->Trim(); }
+
+ private:
+  QuantdServer(const ServerOptions& options, int threads);
+  absl::Status Listen(const ServerOptions& options);
+
+  MemoryBudget budget_;
+  ServiceContext context_;  // outlives the executor's tasks
+  Executor executor_;
+  std::unique_ptr<grpc::Service> service_;
+  std::vector<SocketLock> locks_;
+  std::vector<std::string> addresses_;
+  std::unique_ptr<grpc::Server> server_;
+  absl::Mutex shutdown_mutex_;
+  bool is_shut_down_ ABSL_GUARDED_BY(shutdown_mutex_) = false;
+};
+
+// Returns the version of quantd.
+absl::string_view Version();
+
+}  // namespace quantd
+
+#endif  // QUANTD_SERVER_SERVER_H_

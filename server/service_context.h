@@ -1,0 +1,36 @@
+#ifndef QUANTD_SERVER_SERVICE_CONTEXT_H_
+#define QUANTD_SERVER_SERVICE_CONTEXT_H_
+
+#include <spdlog/logger.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "core/session/session_context.h"
+
+namespace quantd {
+
+// What the service allows its peers.
+struct ServiceLimits {
+  int64_t max_message_bytes = 0;     // of a request
+  int64_t max_unary_bytes = 0;       // of a unary call's response
+  int64_t session_budget_bytes = 0;  // what one tensor may hold
+  int64_t max_queued_bytes = 0;      // of a stream's responses that the peer has not read yet
+  int max_open_tensors = 0;          // of a stream
+};
+
+// What all calls share. Outlives them. Thread-safe.
+struct ServiceContext {
+  SessionContext session;  // `pool` is `shared_pool`; the executor has a worker at least
+  std::shared_ptr<BufferPool> shared_pool;  // responses on their way keep it alive
+  ServiceLimits limits;
+  std::shared_ptr<spdlog::logger> logger;  // null: silent
+  int worker_threads = 0;
+  std::atomic<int64_t> active_calls = 0;
+  std::atomic<int64_t> started_calls = 0;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_SERVER_SERVICE_CONTEXT_H_

@@ -1,0 +1,196 @@
+#include "server/tensor_stream.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/base/crc32c.h"
+#include "core/base/status_macros.h"
+#include "quantd/v1/quantization.pb.h"
+
+namespace quantd {
+namespace {
+
+// Failed tensors whose `end` has not come yet; a peer that never sends it is stopped here.
+constexpr size_t kMaxFailedTensors = 4096;
+// For the frames that are read while another one is worked on.
+constexpr int64_t kReadAheadBytes = int64_t{4} << 20;
+
+// The error frames of both streams have the same form.
+grpc::ByteBuffer ErrorFrame(uint64_t tensor_id, const absl::Status& status) {
+  v1::StreamingQuantizeResponse frame;
+  frame.set_tensor_id(tensor_id);
+  frame.mutable_error()->set_code(static_cast<int>(status.code()));
+  frame.mutable_error()->set_message(std::string(status.message()));
+  return SerializeFrame(frame);
+}
+
+}  // namespace
+
+absl::Status CheckChunk(const ParsedFrame& chunk, const IncomingPlane& plane) {
+  const auto data_bytes = static_cast<int64_t>(chunk.data_bytes);
+  if (chunk.offset < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("chunk of plane ", plane.name,
+                                                   " has offset=", chunk.offset,
+                                                   ", which is "
+                                                   "negative"));
+  }
+  if (chunk.offset > plane.size_bytes || data_bytes > plane.size_bytes - chunk.offset) {
+    return absl::OutOfRangeError(
+        absl::StrCat("chunk of plane ", plane.name, " with offset=", chunk.offset, " and ",
+                     data_bytes, " bytes goes past the end of its ", plane.size_bytes, " bytes"));
+  }
+  if (chunk.offset != plane.received_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "chunk of plane ", plane.name, " with offset=", chunk.offset,
+        chunk.offset < plane.received_bytes ? " comes twice or overlaps" : " is out of order",
+        "; the next is offset=", plane.received_bytes));
+  }
+  if (!chunk.crc32c.has_value()) return absl::OkStatus();
+  uint32_t crc32c = 0;
+  for (const std::span<const std::byte> piece : chunk.data) crc32c = Crc32c(piece, crc32c);
+  if (crc32c != *chunk.crc32c) {
+    return absl::DataLossError(
+        absl::StrFormat("chunk of plane %s with offset=%d has crc32c=%08x, but its data have %08x",
+                        plane.name, chunk.offset, *chunk.crc32c, crc32c));
+  }
+  return absl::OkStatus();
+}
+
+TensorStream::TensorStream(ServiceContext& context, FrameOutbox& outbox, const CancelToken& cancel,
+                           OpenTensorFn open)
+    : context_(context), outbox_(outbox), cancel_(cancel), open_(std::move(open)) {}
+
+absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
+  QUANTD_ASSIGN_OR_RETURN(ParsedFrame frame, ParseFrame(buffer, kRequestFrame));
+  if (!any_start_ && frame.kind != FrameKind::kStart) {
+    // The beginning of the stream may have been lost on the way.
+    return absl::FailedPreconditionError("the stream does not open with a start frame");
+  }
+  switch (frame.kind) {
+    case FrameKind::kStart:
+      any_start_ = true;
+      return Open(frame);
+    case FrameKind::kChunk: {
+      auto reservation = context_.session.budget->Reserve(static_cast<int64_t>(frame.data_bytes),
+                                                          "a request frame");
+      if (!reservation.ok()) return Fail(frame.tensor_id, reservation.status(), true);
+      frame_reservation_ = *std::move(reservation);
+      return AcceptChunk(std::move(frame));
+    }
+    case FrameKind::kEnd:
+      return FinishTensor(frame.tensor_id);
+    case FrameKind::kNone:
+    case FrameKind::kError:
+      break;
+  }
+  return absl::InvalidArgumentError("a frame has neither start nor chunk nor end");
+}
+
+absl::Status TensorStream::Open(const ParsedFrame& frame) {
+  const uint64_t id = frame.tensor_id;
+  failed_.erase(id);
+  if (tensors_.contains(id)) {
+    return Fail(id,
+                absl::FailedPreconditionError(
+                    absl::StrCat("tensor_id=", id, " is already open on this stream")),
+                true);
+  }
+  if (std::ssize(tensors_) >= context_.limits.max_open_tensors) {
+    return Fail(id,
+                absl::ResourceExhaustedError(
+                    absl::StrCat("the stream has ", tensors_.size(), " open tensors; at most ",
+                                 context_.limits.max_open_tensors, " are allowed")),
+                true);
+  }
+  if (stream_reservation_.bytes() == 0) {
+    auto reservation = context_.session.budget->Reserve(
+        context_.limits.max_queued_bytes + kReadAheadBytes, "a stream");
+    if (!reservation.ok()) return Fail(id, reservation.status(), true);
+    stream_reservation_ = *std::move(reservation);
+  }
+  absl::StatusOr<std::unique_ptr<OpenTensor>> tensor = open_(id, frame.message);
+  if (!tensor.ok()) return Fail(id, tensor.status(), true);
+  current_ = tensors_.emplace(id, *std::move(tensor)).first->second.get();
+  current_id_ = id;
+  return absl::OkStatus();
+}
+
+absl::Status TensorStream::AcceptChunk(ParsedFrame frame) {
+  const uint64_t id = frame.tensor_id;
+  if (failed_.contains(id)) return absl::OkStatus();
+  const auto tensor = tensors_.find(id);
+  if (tensor == tensors_.end()) {
+    return Fail(id,
+                absl::FailedPreconditionError(
+                    absl::StrCat("chunk of tensor_id=", id, ", which is not open")),
+                true);
+  }
+  if (absl::Status status = tensor->second->Accept(std::move(frame)); !status.ok()) {
+    return Fail(id, status, true);
+  }
+  current_ = tensor->second.get();
+  current_id_ = id;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> TensorStream::Work() {
+  if (current_ == nullptr) return false;
+  const absl::StatusOr<bool> more = current_->Work(cancel_);
+  if (!more.ok()) {
+    QUANTD_RETURN_IF_ERROR(Fail(current_id_, more.status(), true));
+  } else if (!*more) {
+    current_ = nullptr;
+    frame_reservation_ = MemoryBudget::Reservation();
+  }
+  return current_ != nullptr;
+}
+
+absl::Status TensorStream::FinishTensor(uint64_t id) {
+  if (failed_.erase(id) > 0) return absl::OkStatus();
+  const auto tensor = tensors_.find(id);
+  if (tensor == tensors_.end()) {
+    return Fail(
+        id,
+        absl::FailedPreconditionError(absl::StrCat("end of tensor_id=", id, ", which is not open")),
+        false);
+  }
+  absl::StatusOr<grpc::ByteBuffer> end = tensor->second->Finish();
+  if (!end.ok()) return Fail(id, end.status(), false);
+  tensors_.erase(tensor);
+  ++num_done_;
+  outbox_.Send(*std::move(end));
+  return absl::OkStatus();
+}
+
+absl::Status TensorStream::Fail(uint64_t id, const absl::Status& status, bool more_to_come) {
+  if (current_id_ == id) current_ = nullptr;
+  frame_reservation_ = MemoryBudget::Reservation();
+  tensors_.erase(id);
+  ++num_failed_;
+  outbox_.Send(ErrorFrame(id, status));
+  if (!more_to_come) return absl::OkStatus();
+  failed_.insert(id);
+  if (failed_.size() <= kMaxFailedTensors) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat(failed_.size(), " tensors have failed and not been ended; at most ",
+                   kMaxFailedTensors, " are allowed on a stream"));
+}
+
+absl::Status TensorStream::Close() {
+  std::vector<uint64_t> open;
+  for (const auto& [id, tensor] : tensors_) open.push_back(id);
+  for (const uint64_t id : open) {
+    QUANTD_RETURN_IF_ERROR(Fail(
+        id, absl::DataLossError("the stream was closed before the tensor's end frame"), false));
+  }
+  return absl::OkStatus();
+}
+
+std::string TensorStream::Summary() const {
+  return absl::StrCat(num_done_, " tensors done, ", num_failed_, " failed");
+}
+
+}  // namespace quantd

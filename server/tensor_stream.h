@@ -1,0 +1,117 @@
+#ifndef QUANTD_SERVER_TENSOR_STREAM_H_
+#define QUANTD_SERVER_TENSOR_STREAM_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/exec/memory_budget.h"
+#include "core/session/sink.h"
+#include "proto/frame_codec.h"
+#include "server/frame_stream.h"
+#include "server/service_context.h"
+
+namespace quantd {
+
+// One tensor that is under way on a stream. An error is the tensor's alone. Not thread-safe.
+class OpenTensor {
+ public:
+  virtual ~OpenTensor() = default;
+  // Takes a chunk; everything of the one before is worked off.
+  virtual absl::Status Accept(ParsedFrame chunk) = 0;
+  // Does at most one window of work; false: nothing is left to do.
+  virtual absl::StatusOr<bool> Work(const CancelToken& cancel) = 0;
+  // Returns the `end` frame; everything that came is worked off.
+  virtual absl::StatusOr<grpc::ByteBuffer> Finish() = 0;
+};
+
+// Opens a tensor from the bytes of its start message, and answers `start`.
+using OpenTensorFn = std::function<absl::StatusOr<std::unique_ptr<OpenTensor>>(
+    uint64_t tensor_id, const std::string& start)>;
+
+// Many tensors on one stream, told apart by tensor_id. A tensor that fails gets an error frame, and
+// what the peer still sends for it is dropped up to its `end`. Not thread-safe.
+class TensorStream final : public FrameHandler {
+ public:
+  TensorStream(ServiceContext& context, FrameOutbox& outbox, const CancelToken& cancel,
+               OpenTensorFn open);
+
+  absl::Status Accept(const grpc::ByteBuffer& frame) override;
+  absl::StatusOr<bool> Work() override;
+  absl::Status Close() override;
+  std::string Summary() const override;
+
+ private:
+  absl::Status Open(const ParsedFrame& frame);
+  absl::Status AcceptChunk(ParsedFrame frame);
+  absl::Status FinishTensor(uint64_t tensor_id);
+  // Closes the tensor with an error frame; its frames are dropped from now on if `more_to_come`.
+  absl::Status Fail(uint64_t tensor_id, const absl::Status& status, bool more_to_come);
+
+  ServiceContext& context_;
+  FrameOutbox& outbox_;
+  const CancelToken& cancel_;
+  const OpenTensorFn open_;
+  MemoryBudget::Reservation stream_reservation_;  // for what is read ahead and waits to be sent
+  MemoryBudget::Reservation frame_reservation_;   // for the frame at work
+  absl::flat_hash_map<uint64_t, std::unique_ptr<OpenTensor>> tensors_;
+  absl::flat_hash_set<uint64_t> failed_;  // whose frames are dropped
+  uint64_t current_id_ = 0;
+  OpenTensor* current_ = nullptr;  // has work left
+  bool any_start_ = false;
+  int64_t num_done_ = 0, num_failed_ = 0;
+};
+
+// One plane as it comes in.
+struct IncomingPlane {
+  std::string name;
+  int64_t size_bytes = 0;
+  int64_t received_bytes = 0;
+};
+
+// Checks that `chunk` is the next one of `plane` and that its data are what was sent.
+// kInvalidArgument: out of order, or twice. kOutOfRange: past the plane's end. kDataLoss: wrong
+// CRC.
+absl::Status CheckChunk(const ParsedFrame& chunk, const IncomingPlane& plane);
+
+// Walks over the pieces of a chunk's data. Not thread-safe.
+class ChunkCursor {
+ public:
+  void Reset(ParsedFrame chunk) {
+    chunk_ = std::move(chunk);
+    piece_ = 0;
+    offset_ = 0;
+  }
+  bool empty() const { return piece_ == chunk_.data.size(); }
+  // Returns what is left of the piece at hand; empty at the end.
+  std::span<const std::byte> Peek() const {
+    if (empty()) return {};
+    return chunk_.data[piece_].subspan(offset_);
+  }
+  void Advance(size_t size_bytes) {
+    offset_ += size_bytes;
+    if (!empty() && offset_ == chunk_.data[piece_].size()) {
+      ++piece_;
+      offset_ = 0;
+    }
+    if (empty()) chunk_ = ParsedFrame();
+    if (chunk_.data.empty()) piece_ = 0;
+  }
+
+ private:
+  ParsedFrame chunk_;
+  size_t piece_ = 0;
+  size_t offset_ = 0;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_SERVER_TENSOR_STREAM_H_

@@ -1,0 +1,190 @@
+#include "server/unary_calls.h"
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/checked_math.h"
+#include "core/base/status_macros.h"
+#include "core/exec/memory_budget.h"
+#include "core/scheme/registry.h"
+#include "core/session/dequantize_session.h"
+#include "core/session/quantize_session.h"
+#include "core/simd/targets.h"
+#include "core/stats/blas.h"
+#include "proto/convert.h"
+#include "server/requests.h"
+
+namespace quantd {
+namespace {
+
+constexpr int kDefaultPageSize = 50;
+
+// Reserves what a unary call holds beside its session, where its response is not too large.
+absl::StatusOr<MemoryBudget::Reservation> ReserveUnary(const ServiceContext& context,
+                                                       absl::string_view method,
+                                                       int64_t input_bytes, int64_t output_bytes) {
+  if (output_bytes > context.limits.max_unary_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the response of ", method, " would have ", output_bytes, " bytes; a unary one may have ",
+        context.limits.max_unary_bytes, "; use Streaming", method));
+  }
+  // The response lies there twice: as the message, and serialized.
+  QUANTD_ASSIGN_OR_RETURN(const int64_t bytes, CheckedAdd(input_bytes, 2 * output_bytes));
+  return context.session.budget->Reserve(bytes, "a unary call");
+}
+
+std::span<const std::byte> AsBytes(const std::string& text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+// Writes into one string.
+class StringSink final : public PayloadSink {
+ public:
+  explicit StringSink(std::string& out) : out_(out) {}
+  std::span<std::byte> Acquire(int, int64_t offset_bytes, int64_t size_bytes) override {
+    return std::as_writable_bytes(std::span(out_))
+        .subspan(static_cast<size_t>(offset_bytes), static_cast<size_t>(size_bytes));
+  }
+  void Commit(int, int64_t, int64_t) override {}
+
+ private:
+  std::string& out_;
+};
+
+// Returns the bytes of each plane, in the layout's order.
+absl::StatusOr<std::vector<const std::string*>> CollectPlanes(const v1::DequantizeRequest& request,
+                                                              const Plan& plan) {
+  const std::vector<IncomingPlane> known = IncomingPlanes(plan);
+  std::vector<const std::string*> data(known.size(), nullptr);
+  for (const v1::PlaneData& plane : request.planes()) {
+    QUANTD_ASSIGN_OR_RETURN(const int index, FindPlane(known, plane.plane().name()));
+    const std::string*& slot = data[static_cast<size_t>(index)];
+    if (slot != nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("planes: ", plane.plane().name(), " comes twice"));
+    }
+    slot = &plane.data();
+  }
+  for (size_t i = 0; i < known.size(); ++i) {
+    const size_t size = data[i] == nullptr ? 0 : data[i]->size();
+    if (static_cast<int64_t>(size) != known[i].size_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("planes: ", known[i].name, " has ", size,
+                                                     " bytes; ", known[i].size_bytes,
+                                                     " are expected"));
+    }
+  }
+  return data;
+}
+
+absl::Status Feed(DequantizeSession& session, int plane, std::span<const std::byte> in,
+                  PayloadSink& sink, const CancelToken& cancel) {
+  for (bool wants_input = true; !in.empty() || !wants_input;) {
+    QUANTD_ASSIGN_OR_RETURN(const StepResult step, session.Step(plane, in, sink, cancel));
+    in = in.subspan(static_cast<size_t>(step.consumed_bytes));
+    wants_input = step.wants_input;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Quantize(ServiceContext& context, const v1::QuantizeRequest& request,
+                      v1::QuantizeResponse& response, const CancelToken&) {
+  QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(request.start(), context));
+  QUANTD_ASSIGN_OR_RETURN(
+      const MemoryBudget::Reservation reservation,
+      ReserveUnary(context, "Quantize", static_cast<int64_t>(request.data().size()),
+                   head.plan.output_bytes));
+  QUANTD_ASSIGN_OR_RETURN(const QuantizedTensor tensor,
+                          QuantizeAll(head.plan.resolved.spec, head.plan.resolved.tensor,
+                                      AsBytes(request.data()), head.options, context.session));
+  *response.mutable_start() = StartedMessage(tensor.plan);
+  const std::vector<PlaneDesc>& planes = tensor.plan.resolved.layout.planes;
+  for (size_t i = 0; i < planes.size(); ++i) {
+    v1::PlaneData& plane = *response.add_planes();
+    *plane.mutable_plane() = ToProto(planes[i]);
+    plane.set_data(tensor.planes[i].data(), tensor.planes[i].size());
+  }
+  *response.mutable_report() = ToProto(tensor.report, planes);
+  return absl::OkStatus();
+}
+
+absl::Status Dequantize(ServiceContext& context, const v1::DequantizeRequest& request,
+                        v1::DequantizeResponse& response, const CancelToken& cancel) {
+  QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(request.start(), context));
+  QUANTD_ASSIGN_OR_RETURN(const std::vector<const std::string*> planes,
+                          CollectPlanes(request, head.plan));
+  QUANTD_ASSIGN_OR_RETURN(
+      const MemoryBudget::Reservation reservation,
+      ReserveUnary(context, "Dequantize", head.plan.output_bytes, head.output_bytes));
+  *response.mutable_start() = StartedMessage(head);
+  QUANTD_ASSIGN_OR_RETURN(
+      const std::unique_ptr<DequantizeSession> session,
+      DequantizeSession::Create(std::move(head.plan), head.output_dtype, context.session));
+  response.mutable_data()->resize(static_cast<size_t>(head.output_bytes));
+  StringSink sink(*response.mutable_data());
+  for (size_t n = 0; n < planes.size(); ++n) {  // parameters first, then the codes: plane 0
+    const size_t i = (n + 1) % planes.size();
+    if (planes[i] == nullptr) continue;  // of no bytes
+    QUANTD_RETURN_IF_ERROR(Feed(*session, static_cast<int>(i), AsBytes(*planes[i]), sink, cancel));
+  }
+  QUANTD_ASSIGN_OR_RETURN(const DecodingReport report, session->Finish());
+  *response.mutable_finished() = ToProto(report, session->plan().resolved.layout.planes);
+  return absl::OkStatus();
+}
+
+absl::Status PlanTensor(ServiceContext& context, const v1::PlanRequest& request,
+                        v1::PlanResponse& response, const CancelToken&) {
+  QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(request.tensor()));
+  QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(request.spec()));
+  QUANTD_ASSIGN_OR_RETURN(const Plan plan,
+                          MakePlan(spec, tensor, context.limits.session_budget_bytes,
+                                   {.has_ranges = request.with_ranges()}));
+  *response.mutable_plan() = ToProto(plan);
+  return absl::OkStatus();
+}
+
+absl::Status ListSchemes(ServiceContext&, const v1::ListSchemesRequest& request,
+                         v1::ListSchemesResponse& response, const CancelToken&) {
+  const std::span<const Scheme* const> schemes = AllSchemes();
+  if (request.page_size() < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("page_size=", request.page_size(), " is negative"));
+  }
+  size_t begin = 0;
+  if (!request.page_token().empty() &&
+      (!absl::SimpleAtoi(request.page_token(), &begin) || begin > schemes.size())) {
+    return absl::InvalidArgumentError("page_token is not one that ListSchemes gave");
+  }
+  const auto size =
+      static_cast<size_t>(request.page_size() == 0 ? kDefaultPageSize : request.page_size());
+  const size_t end = begin + std::min(size, schemes.size() - begin);
+  for (size_t i = begin; i < end; ++i) *response.add_schemes() = ToProto(schemes[i]->info);
+  if (end < schemes.size()) response.set_next_page_token(absl::StrCat(end));
+  return absl::OkStatus();
+}
+
+absl::Status GetServerInfo(ServiceContext& context, const v1::GetServerInfoRequest&,
+                           v1::GetServerInfoResponse& response, const CancelToken&) {
+  response.set_version(QUANTD_VERSION);
+  response.set_build(QUANTD_BUILD);
+  response.set_simd_target(ChosenSimdTarget());
+  response.set_blas_core(BlasCoreName());
+  response.set_worker_threads(context.worker_threads);
+  response.set_memory_budget_bytes(context.session.budget->limit_bytes());
+  response.set_memory_used_bytes(context.session.budget->used_bytes());
+  response.set_max_message_bytes(context.limits.max_message_bytes);
+  response.set_max_unary_bytes(context.limits.max_unary_bytes);
+  for (const DType dtype : AllDTypes()) {
+    if (IsQuantizable(dtype)) response.add_input_data_types(ToProto(dtype));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace quantd

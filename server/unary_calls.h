@@ -1,0 +1,28 @@
+#ifndef QUANTD_SERVER_UNARY_CALLS_H_
+#define QUANTD_SERVER_UNARY_CALLS_H_
+
+#include "absl/status/status.h"
+#include "core/session/sink.h"
+#include "quantd/v1/quantization.pb.h"
+#include "server/service_context.h"
+
+// The unary calls: each fills `response` from `request`. Thread-safe.
+namespace quantd {
+
+// kResourceExhausted: the response would be larger than a unary one may be.
+absl::Status Quantize(ServiceContext& context, const v1::QuantizeRequest& request,
+                      v1::QuantizeResponse& response, const CancelToken& cancel);
+absl::Status Dequantize(ServiceContext& context, const v1::DequantizeRequest& request,
+                        v1::DequantizeResponse& response, const CancelToken& cancel);
+
+absl::Status PlanTensor(ServiceContext& context, const v1::PlanRequest& request,
+                        v1::PlanResponse& response, const CancelToken& cancel);
+// kInvalidArgument: a page size or token that is not ours.
+absl::Status ListSchemes(ServiceContext& context, const v1::ListSchemesRequest& request,
+                         v1::ListSchemesResponse& response, const CancelToken& cancel);
+absl::Status GetServerInfo(ServiceContext& context, const v1::GetServerInfoRequest& request,
+                           v1::GetServerInfoResponse& response, const CancelToken& cancel);
+
+}  // namespace quantd
+
+#endif  // QUANTD_SERVER_UNARY_CALLS_H_
