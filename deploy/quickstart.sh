@@ -11,7 +11,7 @@ fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 model=${1:-$root/tests/data/silero_vad_16k.safetensors}
 spec=${2:-int8}
-if [[ ! -r $model ]]; then
+if [[ ! -f $model || ! -r $model ]]; then
   echo "$model: no such file, or it is not readable" >&2
   exit 1
 fi
@@ -64,15 +64,18 @@ echo "== Stop"
 stop_server || { echo "the server ended with an error; see $folder/server.log" >&2; exit 1; }
 echo "the server has stopped"
 
-shown=$(printf '%q' "$model")
+# As the shell must read them.
+printf -v model %q "$model"
+printf -v shown %q "$output"
+printf -v other %q "$folder/$name"
 cat <<END
 
 Done: $root/$output
 Try next, in $root:
-    build/client/quantctl inspect $output
+    build/client/quantctl inspect $shown
     build/client/quantctl schemes
-    build/client/quantctl quantize $shown -o $folder/$name.nf4.safetensors --to nf4
-    build/client/quantctl dequantize $output -o $folder/$name.f32.safetensors
+    build/client/quantctl quantize $model -o $other.nf4.safetensors --to nf4
+    build/client/quantctl dequantize $shown -o $other.f32.safetensors
     build/server/quantd --listen 127.0.0.1:50051      # then add --server 127.0.0.1:50051 to the above
     deploy/quickstart.sh YOUR_MODEL.safetensors int8:axis=0
 END
