@@ -203,7 +203,7 @@ void GramAccumulator::Add(std::span<const float> values) {
   }
 }
 
-absl::StatusOr<std::vector<double>> GramAccumulator::Finish() {
+absl::StatusOr<std::vector<double>> GramAccumulator::Finish() && {
   if (num_cols_ == 0) return std::vector<double>();
   const auto cols = static_cast<size_t>(num_cols_);
   if (pending_.size() % cols != 0) {
@@ -214,11 +214,7 @@ absl::StatusOr<std::vector<double>> GramAccumulator::Finish() {
     AddBlock(pending_.data(), pending_rows(), num_cols_, block_sums_, gram_);
   }
   MirrorUpper(num_cols_, gram_);
-  std::vector<double> gram(gram_.size());
-  std::swap(gram, gram_);
-  pending_.clear();
-  block_rows_ = 0;
-  return gram;
+  return std::move(gram_);
 }
 
 ColumnMoments::ColumnMoments(int64_t num_cols) : sums_(static_cast<size_t>(num_cols)) {}

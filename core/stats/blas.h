@@ -45,9 +45,9 @@ class GramAccumulator {
   // Returns how many whole rows have come.
   int64_t num_rows() const { return block_rows_ + pending_rows(); }
 
-  // Returns X'X, num_cols x num_cols, symmetric, and leaves the accumulator empty; kDataLoss if the
-  // last row is not whole.
-  absl::StatusOr<std::vector<double>> Finish();
+  // Returns X'X, num_cols x num_cols, symmetric, in the accumulator's own memory, which ends its
+  // use; kDataLoss if the last row is not whole.
+  absl::StatusOr<std::vector<double>> Finish() &&;
 
  private:
   explicit GramAccumulator(int64_t num_cols);
