@@ -1,0 +1,218 @@
+#include "client/exchange.h"
+
+#include <algorithm>
+#include <deque>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "client/byte_stream.h"
+#include "core/base/status_macros.h"
+#include "quantd/v1/quantization.pb.h"
+
+namespace quantd {
+namespace {
+
+// The calls of one round that no stream has taken yet. Thread-safe.
+class CallQueue {
+ public:
+  explicit CallQueue(std::span<TensorCall* const> calls) : calls_(calls.begin(), calls.end()) {}
+
+  // Returns the next call, or null.
+  TensorCall* Pop() {
+    absl::MutexLock lock(&mutex_);
+    if (calls_.empty()) return nullptr;
+    TensorCall* const call = calls_.front();
+    calls_.pop_front();
+    return call;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  std::deque<TensorCall*> calls_ ABSL_GUARDED_BY(mutex_);
+};
+
+// One stream and the calls on it. Calls are written one after the other, while the responses of
+// those before still come in. Write and Read are called by one thread each.
+class StreamRun {
+ public:
+  StreamRun(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+            const CallOptions& options, CallQueue* queue)
+      : max_open_(static_cast<size_t>(std::max(1, options.tensors_in_flight))),
+        queue_(queue),
+        stream_(channel, method, options.deadline) {}
+
+  // Writes calls until there are no more, or the stream breaks.
+  void Write() {
+    while (TensorCall* const call = NextCall()) {
+      if (absl::Status prepared = call->Prepare(); !prepared.ok()) {
+        call->Fail(prepared);
+        continue;
+      }
+      const uint64_t tensor_id = Open(call);
+      if (!WriteCall(tensor_id, *call).ok()) break;
+    }
+    stream_.WritesDone();
+  }
+
+  // Hands responses to their calls until the stream ends. All calls still open then fail.
+  void Read() {
+    absl::Status status = ReadAll();
+    absl::MutexLock lock(&mutex_);
+    broken_ = true;
+    if (status.ok()) status = absl::UnavailableError("the server ended the stream early");
+    status_ = status;
+    for (const auto& [tensor_id, call] : open_) call->Fail(status);
+    open_.clear();
+  }
+
+  // Returns what the stream ended with, after Read.
+  absl::Status status() {
+    absl::MutexLock lock(&mutex_);
+    return status_;
+  }
+
+ private:
+  TensorCall* NextCall() {
+    absl::MutexLock lock(&mutex_, absl::Condition(this, &StreamRun::MayOpen));
+    return broken_ ? nullptr : queue_->Pop();
+  }
+
+  bool MayOpen() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return broken_ || open_.size() < max_open_;
+  }
+
+  uint64_t Open(TensorCall* call) {
+    absl::MutexLock lock(&mutex_);
+    const uint64_t tensor_id = ++last_id_;
+    if (broken_) {
+      call->Fail(status_);
+    } else {
+      open_[tensor_id] = call;
+    }
+    return tensor_id;
+  }
+
+  // Writes all frames of one call. A call that has failed is only closed: the server then gives up
+  // what it holds of it. The error is that of the stream.
+  absl::Status WriteCall(uint64_t tensor_id, TensorCall& call) {
+    while (call.status().ok()) {
+      absl::StatusOr<std::optional<grpc::ByteBuffer>> frame = call.NextRequest(tensor_id);
+      if (!frame.ok()) {
+        call.Fail(frame.status());
+        break;
+      }
+      if (!frame->has_value()) break;
+      QUANTD_RETURN_IF_ERROR(stream_.Write(std::move(**frame)));
+    }
+    v1::StreamingQuantizeRequest end;  // equal to StreamingDequantizeRequest on the wire
+    end.set_tensor_id(tensor_id);
+    end.mutable_end();
+    return stream_.Write(SerializeFrame(end));
+  }
+
+  absl::Status ReadAll() {
+    while (true) {
+      QUANTD_ASSIGN_OR_RETURN(std::optional<grpc::ByteBuffer> message, stream_.Read());
+      if (!message.has_value()) return absl::OkStatus();
+      absl::StatusOr<ParsedFrame> frame = ParseFrame(*message, kResponseFrame);
+      message->Clear();
+      absl::Status status =
+          frame.ok() ? Dispatch(*frame) : absl::DataLossError(frame.status().message());
+      if (!status.ok()) {
+        stream_.Cancel();
+        return status;
+      }
+    }
+  }
+
+  // The error is one of the stream as a whole.
+  absl::Status Dispatch(const ParsedFrame& frame) {
+    TensorCall* call = nullptr;
+    {
+      absl::MutexLock lock(&mutex_);
+      const auto found = open_.find(frame.tensor_id);
+      if (found != open_.end()) call = found->second;
+    }
+    if (call == nullptr) {
+      return absl::DataLossError(absl::StrCat("the server answered for tensor id ", frame.tensor_id,
+                                              ", which is not open"));
+    }
+    if (TakeFrame(frame, *call)) {
+      absl::MutexLock lock(&mutex_);
+      open_.erase(frame.tensor_id);
+    }
+    return absl::OkStatus();
+  }
+
+  // Returns true if the call is over on this stream.
+  static bool TakeFrame(const ParsedFrame& frame, TensorCall& call) {
+    if (frame.kind == FrameKind::kError) {
+      v1::TensorError error;
+      const bool parsed = error.ParseFromString(frame.message) && error.code() != 0;
+      call.Fail(parsed ? absl::Status(static_cast<absl::StatusCode>(error.code()), error.message())
+                       : absl::DataLossError("the server sent an error that cannot be read"));
+      return true;
+    }
+    // What still comes of a call that failed on our side has no use.
+    if (!call.status().ok()) return frame.kind == FrameKind::kEnd;
+    const absl::StatusOr<bool> complete = call.TakeResponse(frame);
+    if (!complete.ok()) call.Fail(complete.status());
+    return frame.kind == FrameKind::kEnd;
+  }
+
+  const size_t max_open_;
+  CallQueue* const queue_;
+  ByteStream stream_;
+  absl::Mutex mutex_;
+  absl::flat_hash_map<uint64_t, TensorCall*> open_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Runs all calls once.
+void RunOnce(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+             std::span<TensorCall* const> calls, const CallOptions& options) {
+  CallQueue queue(calls);
+  const size_t num_streams =
+      std::min(calls.size(), static_cast<size_t>(std::max(1, options.streams)));
+  std::deque<StreamRun> runs;
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < num_streams; ++i) {
+    StreamRun* const run = &runs.emplace_back(channel, method, options, &queue);
+    threads.emplace_back([run] { run->Read(); });
+    if (i > 0) threads.emplace_back([run] { run->Write(); });
+  }
+  runs.front().Write();
+  for (std::thread& thread : threads) thread.join();
+  // Streams that broke leave calls that none has taken.
+  while (TensorCall* const call = queue.Pop()) call->Fail(runs.front().status());
+}
+
+}  // namespace
+
+void RunCalls(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+              std::span<TensorCall* const> calls, const CallOptions& options) {
+  std::vector<TensorCall*> pending(calls.begin(), calls.end());
+  absl::Duration backoff = options.first_backoff;
+  for (int attempt = 1; !pending.empty(); ++attempt, backoff *= 2) {
+    RunOnce(channel, method, pending, options);
+    if (attempt >= options.max_attempts || absl::Now() + backoff >= options.deadline) return;
+    std::erase_if(pending, [](TensorCall* call) {
+      if (!absl::IsUnavailable(call->status())) return true;
+      if (!call->Restart().ok()) return true;
+      call->ClearFailure();
+      return false;
+    });
+    if (!pending.empty()) absl::SleepFor(backoff);
+  }
+}
+
+}  // namespace quantd

@@ -1,0 +1,100 @@
+#ifndef QUANTD_CLIENT_TYPES_H_
+#define QUANTD_CLIENT_TYPES_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "client/byte_source.h"
+#include "client/plane_sink.h"
+#include "core/scheme/scheme.h"
+#include "core/scheme/spec.h"
+#include "core/session/calibration.h"
+#include "core/session/planner.h"
+#include "core/session/report.h"
+#include "core/tensor/shape.h"
+
+namespace quantd {
+
+// What a server makes of a tensor and a spec, before it has seen a value.
+struct TensorPlan {
+  std::string resolved_spec;
+  std::vector<PlaneDesc> planes;  // codes first; of the roles only kCodes means something
+  Pass pass = Pass::kStatic;
+  int64_t input_bytes = 0;
+  int64_t output_bytes = 0;    // of all planes
+  int64_t resident_bytes = 0;  // what the server holds at most
+  int64_t num_groups = 0;
+  std::string fallback_reason;  // why the spec's `incompatible` scheme was taken; empty: it was not
+};
+
+// What came of one quantized tensor.
+struct QuantizedInfo {
+  TensorPlan plan;
+  EncodingReport report;             // digests in the order of plan.planes
+  absl::Duration elapsed, encoding;  // the server's
+  bool two_pass = false;             // ranges were found by a pass of its own
+  int attempts = 1;
+};
+
+// What came of one dequantized tensor.
+struct DequantizedInfo {
+  std::vector<std::string> plane_digests;  // in the order of the planes that went in
+  std::string values_digest;
+};
+
+// What calibrating a tensor gave.
+struct CalibrationInfo {
+  std::string resolved_spec;
+  CalibratedRanges ranges;
+  CalibrationState state;
+};
+
+// One tensor to quantize. `source` and `sink` outlive the call.
+struct QuantizeJob {
+  TensorDesc tensor;
+  QuantSpec spec;
+  ByteSource* source = nullptr;
+  PlaneSink* sink = nullptr;
+  std::optional<CalibratedRanges> ranges;  // of an earlier Calibrate
+  std::optional<TensorPlan> plan;          // of an earlier Plan; absent: the call asks for it
+};
+
+// One plane of a packed tensor.
+struct PlaneInput {
+  std::string name;
+  ByteSource* source = nullptr;
+};
+
+// One tensor to turn back into values. The sources and `sink` outlive the call.
+struct DequantizeJob {
+  TensorDesc tensor;                 // the original's name, type, shape
+  QuantSpec spec;                    // the resolved one
+  DType output_dtype = DType::kF32;  // f64, f32, f16, bf16
+  std::vector<PlaneInput> planes;    // codes first
+  PlaneSink* sink = nullptr;         // gets one plane, "values"
+};
+
+// How calls are made.
+struct CallOptions {
+  // When the whole call ends with kDeadlineExceeded.
+  absl::Time deadline = absl::InfiniteFuture();
+  // How often a tensor that fails with kUnavailable is sent in all, where its source rewinds and
+  // its sink restarts; the first pause before that, doubled each time.
+  int max_attempts = 3;
+  absl::Duration first_backoff = absl::Milliseconds(200);
+  // Tensors on the way at once on a stream, and streams.
+  int tensors_in_flight = 8;
+  int streams = 1;
+  // Payload of a frame each way, at most 4 MiB.
+  int64_t chunk_bytes = int64_t{1} << 20;
+  bool figures = true;
+  // CRC32C of every chunk, both ways.
+  bool checksums = true;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_CLIENT_TYPES_H_
