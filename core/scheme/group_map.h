@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "absl/status/statusor.h"
 #include "core/base/checked_math.h"
+#include "core/scheme/spec.h"
+#include "core/tensor/shape.h"
 
 namespace quantd {
 
@@ -18,7 +21,7 @@ namespace quantd {
 //   group=N          row = the last dimension, runs of N
 //   block=RxC        row = the last dimension, runs of C, bands of R
 //
-// A group is numbered in the order of the scale plane. All counts are of a non-empty tensor.
+// A group is numbered in the order of the scale plane. All counts but num_groups are at least 1.
 struct GroupMap {
   int64_t row_elems = 1;
   int64_t run_elems = 1;
@@ -57,6 +60,54 @@ struct GroupMap {
     return num_groups > 1 && (!batches_share || num_elems <= batch_rows * row_elems);
   }
 };
+
+// Goes over the runs of elements [elem, end_elem), in order.
+class RunWalker {
+ public:
+  RunWalker(const GroupMap& map, int64_t elem, int64_t end_elem)
+      : map_(map), elem_(elem), end_elem_(end_elem) {
+    if (done()) return;
+    row_ = elem / map.row_elems;
+    row_end_ = (row_ + 1) * map.row_elems;
+    const GroupMap::Run run = map.RunAt(elem);
+    group_ = run.group;
+    run_end_ = run.end_elem;
+  }
+
+  bool done() const { return elem_ >= end_elem_; }
+  int64_t elem() const { return elem_; }
+  int64_t group() const { return group_; }
+  int64_t num_elems() const { return std::min(run_end_, end_elem_) - elem_; }
+
+  void Next() {
+    elem_ = run_end_;
+    if (run_end_ == row_end_) {
+      ++row_;
+      group_ = map_.RowGroup(row_);
+      row_end_ += map_.row_elems;
+    } else {
+      ++group_;
+    }
+    run_end_ = std::min(run_end_ + map_.run_elems, row_end_);
+  }
+
+ private:
+  const GroupMap& map_;
+  int64_t elem_;
+  const int64_t end_elem_;
+  int64_t row_ = 0, row_end_ = 0, run_end_ = 0, group_ = 0;
+};
+
+// Returns the map of `granularity` over `shape`, and the shape of a plane that has one element for
+// each group: [] per tensor, [D] for an axis, [.., ceil(L / N)] for groups, [.., ceil(M / R),
+// ceil(L / C)] for blocks. kInvalidArgument: an axis that is not there, a rank too low for blocks,
+// or under tail=reject a group that does not divide.
+struct Grouping {
+  GroupMap map;
+  Shape plane_shape;
+};
+absl::StatusOr<Grouping> MakeGrouping(const Granularity& granularity, Tail tail,
+                                      const Shape& shape);
 
 }  // namespace quantd
 

@@ -1,6 +1,7 @@
 #ifndef QUANTD_CORE_SCHEME_SCHEME_H_
 #define QUANTD_CORE_SCHEME_SCHEME_H_
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -40,14 +41,16 @@ inline constexpr int kMaxPlanes = 4;
 // Where everything lies in the packed form of one tensor.
 struct PackedLayout {
   std::vector<PlaneDesc> planes;
-  // Codes lie in rows of `row_elems` elements, each row a whole number of atoms, the last one padded.
-  // A flat layout has one row.
+  // Codes lie in rows of `row_elems` elements, each row a whole number of atoms, the last one
+  // padded. A flat layout has one row.
   int64_t row_elems = 1;
   int64_t atom_elems = 1;  // the smallest run that can be encoded alone
   int64_t atom_bytes = 1;
   GroupMap groups;
-  bool needs_ranges = false;        // `resolve` wants the range of each group
-  bool needs_tensor_range = false;  // `resolve_constants` wants the range of the whole tensor
+  bool needs_ranges = false;  // `resolve` wants the range of each group
+  // `resolve_constants` wants the range of the whole tensor; those of the groups are then found
+  // window by window.
+  bool needs_tensor_range = false;
 
   int64_t row_bytes() const { return CeilDiv(row_elems, atom_elems) * atom_bytes; }
   // Returns where the codes of element `elem`, the first of an atom or the tensor's end, begin.
@@ -56,7 +59,9 @@ struct PackedLayout {
     return row * row_bytes() + CeilDiv(elem - row * row_elems, atom_elems) * atom_bytes;
   }
   // Returns the bytes of plane `plane` per group.
-  int64_t GroupBytes(size_t plane) const { return planes[plane].size_bytes / groups.num_groups; }
+  int64_t GroupBytes(size_t plane) const {
+    return planes[plane].size_bytes / std::max<int64_t>(groups.num_groups, 1);
+  }
 };
 
 // What a scheme is and allows. The first of each list is the default; an empty list means that the
@@ -66,8 +71,8 @@ struct SchemeInfo {
   absl::string_view summary;  // one line
   absl::string_view source;   // where the bytes are defined
   double bits_per_code = 8;
-  int bits = 8;                // of an integer code
-  bool is_signed = true;       // integer codes
+  int bits = 8;                            // of an integer code
+  bool is_signed = true;                   // integer codes
   std::vector<Granularity> granularities;  // kinds that are allowed; the first is the default
   std::vector<Mode> modes;
   std::vector<Rounding> roundings;
@@ -101,8 +106,8 @@ struct TileSpan {
   int64_t num_elems = 0;
 };
 
-// Parameters: kPerGroup planes start at `first_group`, kConstant planes at their beginning; empty for
-// plane 0. Indexed like PackedLayout::planes.
+// Parameters: kPerGroup planes start at `first_group`, kConstant planes at their beginning; empty
+// for plane 0. Indexed like PackedLayout::planes.
 struct ParamView {
   std::array<std::span<const std::byte>, kMaxPlanes> planes;
   int64_t first_group = 0;

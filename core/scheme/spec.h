@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "core/base/rounding.h"
 
 namespace quantd {
 
@@ -32,18 +33,6 @@ enum class Mode : uint8_t {
   kAsymmetric,  // all codes, scale = (max-min) / (2^b-1), and a zero point
 };
 inline constexpr int kNumModes = 3;
-
-enum class Rounding : uint8_t {
-  kHalfEven,
-  kHalfAway,
-  kHalfUp,
-  kHalfDown,
-  kTruncate,  // toward zero
-  kFloor,
-  kCeil,
-  kStochastic,  // Philox4x32-10 keyed by seed, tensor name, element index
-};
-inline constexpr int kNumRoundings = 8;
 
 // What stored scales are rounded to.
 enum class ScaleType : uint8_t { kF32, kF16, kBf16, kPow2 };
@@ -73,24 +62,24 @@ struct Range {
   bool operator==(const Range&) const = default;
 };
 
-// What to quantize to. What is absent takes the scheme's default; a resolved spec has nothing absent
-// but what does not apply. Text form: SCHEME[:key=value,...], see FormatSpec.
+// What to quantize to. What is absent takes the scheme's default; a resolved spec has nothing
+// absent but what does not apply. Text form: SCHEME[:key=value,...], see FormatSpec.
 struct QuantSpec {
   std::string scheme;
   std::optional<Granularity> granularity;  // per=tensor | axis=K | group=N | block=RxC
   std::optional<Mode> mode;
-  std::string range;                       // a calibrator's text: "minmax", "3sigma"
-  std::optional<Range> given_range;        // range=-1.5..2
-  std::optional<double> scale;             // outright, for all groups
-  std::optional<int64_t> zero_point;       // zero=, with scale
+  std::string range;                  // a calibrator's text: "minmax", "3sigma"
+  std::optional<Range> given_range;   // range=-1.5..2
+  std::optional<double> scale;        // outright, for all groups
+  std::optional<int64_t> zero_point;  // zero=, with scale
   std::optional<Rounding> rounding;
-  std::optional<uint64_t> seed;            // of stochastic rounding
+  std::optional<uint64_t> seed;  // of stochastic rounding
   std::optional<ScaleType> scale_type;
   std::string dialect;
   std::string layout;
   std::optional<NonFinite> nonfinite;
   std::optional<Tail> tail;
-  std::string incompatible;                // "reject", "keep" or a scheme to fall back to
+  std::string incompatible;  // "reject", "keep" or a scheme to fall back to
 
   bool operator==(const QuantSpec&) const = default;
 };
@@ -99,8 +88,8 @@ struct QuantSpec {
 // scheme exists and takes the combination is the planner's to say.
 absl::StatusOr<QuantSpec> ParseSpec(absl::string_view text);
 
-// Returns the text form, keys in a fixed order, that ParseSpec reads back to an equal spec. It holds
-// only letters, digits and ":=,._-+", which no shell touches.
+// Returns the text form, keys in a fixed order, that ParseSpec reads back to an equal spec. It
+// holds only letters, digits and ":=,._-+", which no shell touches.
 std::string FormatSpec(const QuantSpec& spec);
 
 // Returns the shortest decimal text that reads back to the same double.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "core/calibrate/calibrator.h"
 #include "core/session/planner.h"
 #include "core/session/session_context.h"
 #include "core/session/sink.h"
@@ -24,18 +25,14 @@ struct CalibrationOptions {
 // What streams of values have shown; states of several streams of the same spec and shape but for
 // the first dimension merge. Rows come first: merging is in the order of the calls.
 struct CalibrationState {
-  struct Group {
-    int64_t count = 0;  // finite values
-    double min = 0, max = 0, mean = 0, m2 = 0;
-    bool operator==(const Group&) const = default;
-  };
-  std::vector<Group> groups;      // in group order
-  Group tensor;                   // over everything
+  using Group = GroupStats;
+  std::vector<Group> groups;  // in group order
+  Group tensor;               // over everything
   int64_t non_finite = 0;
   std::vector<int64_t> histogram;  // 65,536 counts by the upper 16 bits of the f32 value, or empty
-  int64_t rows = 0;                       // of the last axis that moments and Gram have seen
+  int64_t rows = 0;                // of the last axis that moments and Gram have seen
   std::vector<double> column_second_moments;  // sum of x^2 by column, or empty
-  std::vector<double> gram;               // columns x columns, row-major, symmetric, or empty
+  std::vector<double> gram;                   // columns x columns, row-major, symmetric, or empty
 
   bool operator==(const CalibrationState&) const = default;
 };
@@ -43,8 +40,8 @@ struct CalibrationState {
 // Adds `from` to `into`; kInvalidArgument where they are of different form.
 absl::Status MergeCalibration(const CalibrationState& from, CalibrationState& into);
 
-// Returns the ranges that the plan's calibrator reads from `state`, one for each group, and the range
-// of the whole tensor.
+// Returns the ranges that the plan's calibrator reads from `state`, one for each group, and the
+// range of the whole tensor.
 struct CalibratedRanges {
   std::vector<Range> groups;
   Range tensor;
@@ -54,8 +51,8 @@ absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationSta
 // Streams over one tensor and keeps statistics only. Not thread-safe.
 class CalibrationSession {
  public:
-  // kResourceExhausted: the state does not fit the budget, with the number. kInvalidArgument: moments
-  // or Gram of a tensor that has no column.
+  // kResourceExhausted: the state does not fit the budget, with the number. kInvalidArgument:
+  // moments or Gram of a tensor that has no column.
   static absl::StatusOr<std::unique_ptr<CalibrationSession>> Create(
       Plan plan, const CalibrationOptions& options, const SessionContext& context);
   ~CalibrationSession();

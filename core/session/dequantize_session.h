@@ -20,8 +20,8 @@ struct DecodingReport {
   std::string values_digest;               // of the values that went out
 };
 
-// Turns the planes of one tensor back into values. `plan.resolved` tells the scheme and the original
-// tensor. Not thread-safe.
+// Turns the planes of one tensor back into values. `plan.resolved` tells the scheme and the
+// original tensor. Not thread-safe.
 class DequantizeSession {
  public:
   // Gives values of `output_dtype` (f64, f32, f16, bf16). Reserves what it holds: the parameter
@@ -30,9 +30,9 @@ class DequantizeSession {
                                                                    const SessionContext& context);
   ~DequantizeSession();
 
-  // Consumes some of `in`, the next bytes of plane `plane`, and decodes at most one window into plane
-  // 0 of `sink`. Parameters of a window come before its codes (kFailedPrecondition otherwise).
-  // kOutOfRange: bytes past the plane's end. kCancelled.
+  // Consumes some of `in`, the next bytes of plane `plane`, and decodes at most one window into
+  // plane 0 of `sink`. Parameters of a window come before its codes (kFailedPrecondition
+  // otherwise). kOutOfRange: bytes past the plane's end. kCancelled.
   absl::StatusOr<StepResult> Step(int plane, std::span<const std::byte> in, PayloadSink& sink,
                                   const CancelToken& cancel);
 

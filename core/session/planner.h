@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "core/scheme/scheme.h"
 
 namespace quantd {
@@ -28,10 +29,13 @@ struct Plan {
   const Scheme* scheme = nullptr;
   Resolved resolved;
   Pass pass = Pass::kStatic;
-  int64_t input_bytes = 0;     // size of the tensor's values
-  int64_t output_bytes = 0;    // sum over the planes
-  int64_t window_elems = 0;    // the largest window
-  int64_t resident_bytes = 0;  // what a session of this plan holds at most
+  int64_t input_bytes = 0;      // size of the tensor's values
+  int64_t output_bytes = 0;     // sum over the planes
+  int64_t target_elems = 0;     // what a window aims at
+  int64_t window_elems = 0;     // the largest window
+  bool params_upfront = false;  // all parameters are written before the first codes
+  bool whole_groups = false;    // windows end where groups do
+  int64_t resident_bytes = 0;   // what a session of this plan holds at most
   std::string fallback_reason;  // why the spec's `incompatible` scheme was taken; empty: it was not
 };
 

@@ -25,8 +25,8 @@ struct QuantizeOptions {
 };
 
 // Quantizes one tensor that arrives in pieces. Payload, parameters and report depend on the values
-// and the resolved spec alone, not on the cuts, the executor or the budget. Spreads its own work over
-// the executor. Not thread-safe.
+// and the resolved spec alone, not on the cuts, the executor or the budget. Spreads its own work
+// over the executor. Not thread-safe.
 class QuantizeSession {
  public:
   // Reserves plan.resident_bytes. kResourceExhausted: the budget has no room. kFailedPrecondition:
@@ -35,8 +35,8 @@ class QuantizeSession {
                                                                  const SessionContext& context);
   ~QuantizeSession();
 
-  // Consumes some of `in`, the next bytes of the tensor, and encodes at most one window into `sink`.
-  // Call until everything is consumed and the result wants input; after the last byte until
+  // Consumes some of `in`, the next bytes of the tensor, and encodes at most one window into
+  // `sink`. Call until everything is consumed and the result wants input; after the last byte until
   // `done()`. Never blocks. kOutOfRange: bytes past the tensor's end. kCancelled.
   // kInvalidArgument: a non-finite value under nonfinite=reject, with its coordinates.
   // After an error the session is of no more use.

@@ -12,23 +12,23 @@ namespace quantd {
 inline constexpr int kMaxNonFiniteListed = 8;
 
 // Figures over the finite input values x and their decoded counterparts y, as energies and sums, so
-// that they merge and need no function whose last bit depends on the CPU. y is what Dequantize gives
-// as f32, or as f64 for f64, int32, uint32 and int64 input.
+// that they merge and need no function whose last bit depends on the CPU. y is what Dequantize
+// gives as f32, or as f64 for f64, int32, uint32 and int64 input.
 struct Figures {
   int64_t count = 0;  // finite values
   double sum = 0, min = 0, max = 0;
-  double m2 = 0;             // sum of (x - mean)^2
-  double signal_energy = 0;  // sum of x^2
-  double error_energy = 0;   // sum of (x - y)^2
-  double cross_energy = 0;   // sum of x * y
-  double max_error = 0;      // largest |x - y|
+  double m2 = 0;                // sum of (x - mean)^2
+  double signal_energy = 0;     // sum of x^2
+  double error_energy = 0;      // sum of (x - y)^2
+  double cross_energy = 0;      // sum of x * y
+  double max_error = 0;         // largest |x - y|
   int64_t max_error_elem = -1;  // where, the first one; -1 where there is no error
 
   // Derived; absent where they have no meaning (no values, zero signal, no error).
   std::optional<double> Mean() const;
-  std::optional<double> StdDev() const;   // of the population
+  std::optional<double> StdDev() const;  // of the population
   std::optional<double> Mse() const;
-  std::optional<double> SqnrDb() const;   // 10 log10(signal / error); absent if lossless
+  std::optional<double> SqnrDb() const;  // 10 log10(signal / error); absent if lossless
   std::optional<double> Cosine() const;
   bool Lossless() const { return count > 0 && error_energy == 0 && max_error == 0; }
 };
@@ -37,11 +37,11 @@ struct Figures {
 struct EncodingReport {
   bool has_figures = false;
   Figures figures;
-  int64_t clipped = 0;      // values beyond the outermost code by half a step or more
-  int64_t non_finite = 0;   // NaN and infinities of the input
+  int64_t clipped = 0;     // values beyond the outermost code by half a step or more
+  int64_t non_finite = 0;  // NaN and infinities of the input
   std::vector<int64_t> first_non_finite_elems;  // at most kMaxNonFiniteListed, ascending
-  int64_t inexact_inputs = 0;  // int64 values that f64 does not hold exactly
-  std::vector<std::string> digests;  // by plane, PlaneDigest's text
+  int64_t inexact_inputs = 0;                   // int64 values that f64 does not hold exactly
+  std::vector<std::string> digests;             // by plane, PlaneDigest's text
 };
 
 }  // namespace quantd

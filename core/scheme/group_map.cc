@@ -1,0 +1,100 @@
+#include "core/scheme/group_map.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+
+namespace quantd {
+namespace {
+
+int64_t Product(std::span<const int64_t> dims) {
+  int64_t product = 1;
+  for (const int64_t dim : dims) product *= dim;
+  return product;
+}
+
+absl::Status CheckDivides(absl::string_view key, int64_t part, int axis, int64_t dim, Tail tail) {
+  if (tail != Tail::kReject || dim % part == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(key, "=", part, " does not divide axis ", axis,
+                                                 " (", dim,
+                                                 " elems); use a divisor, or tail=short"));
+}
+
+absl::StatusOr<Grouping> AxisGrouping(int64_t axis, const Shape& shape) {
+  const int64_t rank = shape.rank();
+  const int64_t resolved = axis < 0 ? axis + rank : axis;
+  if (resolved < 0 || resolved >= rank) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("axis=", axis, " is not a dimension of shape ", shape.Text(), "; use ",
+                     rank == 0 ? "per=tensor" : absl::StrCat("0 to ", rank - 1, ", or -1")));
+  }
+  const std::span<const int64_t> dims = shape.dims();
+  const int64_t channels = dims[static_cast<size_t>(resolved)];
+  const int64_t inner = Product(dims.subspan(static_cast<size_t>(resolved) + 1));
+  Grouping grouping;
+  GroupMap& map = grouping.map;
+  map.batches_share = true;
+  map.num_groups = channels;
+  if (inner == 1) {
+    map.row_elems = map.runs_per_row = std::max<int64_t>(channels, 1);
+  } else {
+    map.row_elems = map.run_elems = std::max<int64_t>(inner, 1);
+    map.batch_rows = std::max<int64_t>(channels, 1);
+  }
+  QUANTD_ASSIGN_OR_RETURN(grouping.plane_shape, Shape::Make({channels}));
+  return grouping;
+}
+
+// Groups are blocks of one row.
+absl::StatusOr<Grouping> BlockGrouping(int64_t rows, int64_t cols, absl::string_view key, Tail tail,
+                                       const Shape& shape) {
+  const int needed_rank = rows > 1 ? 2 : 1;
+  if (shape.rank() < needed_rank) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(key, "= needs rank ", needed_rank, " or more; the shape is ", shape.Text()));
+  }
+  std::vector<int64_t> dims(shape.dims().begin(), shape.dims().end());
+  Grouping grouping;
+  GroupMap& map = grouping.map;
+  const int64_t last = dims.back();
+  QUANTD_RETURN_IF_ERROR(CheckDivides(key, cols, shape.rank() - 1, last, tail));
+  map.row_elems = std::max<int64_t>(last, 1);
+  map.run_elems = std::min(cols, map.row_elems);
+  map.runs_per_row = CeilDiv(map.row_elems, map.run_elems);
+  dims.back() = CeilDiv(last, cols);
+  if (rows > 1) {
+    int64_t& height = dims[dims.size() - 2];
+    QUANTD_RETURN_IF_ERROR(CheckDivides(key, rows, shape.rank() - 2, height, tail));
+    map.batch_rows = std::max<int64_t>(height, 1);
+    map.band_rows = std::min(rows, map.batch_rows);
+    height = CeilDiv(height, rows);
+  }
+  map.num_groups = Product(dims);
+  QUANTD_ASSIGN_OR_RETURN(grouping.plane_shape, Shape::Make(std::move(dims)));
+  return grouping;
+}
+
+}  // namespace
+
+absl::StatusOr<Grouping> MakeGrouping(const Granularity& granularity, Tail tail,
+                                      const Shape& shape) {
+  switch (granularity.kind) {
+    case GranularityKind::kTensor: {
+      Grouping grouping;
+      grouping.map.row_elems = grouping.map.run_elems = std::max<int64_t>(shape.num_elems(), 1);
+      return grouping;
+    }
+    case GranularityKind::kAxis:
+      return AxisGrouping(granularity.axis, shape);
+    case GranularityKind::kGroup:
+      return BlockGrouping(1, granularity.group_elems, "group", tail, shape);
+    case GranularityKind::kBlock:
+      return BlockGrouping(granularity.block_rows, granularity.block_cols, "block", tail, shape);
+  }
+  return absl::InternalError("granularity kind out of range");
+}
+
+}  // namespace quantd

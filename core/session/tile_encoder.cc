@@ -1,0 +1,184 @@
+#include "core/session/tile_encoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/base/status_macros.h"
+#include "core/simd/scan.h"
+
+namespace quantd {
+namespace {
+
+// Tiles that one step of a parallel loop takes.
+constexpr int64_t kTilesPerTask = 4;
+
+TileView ViewOf(const float* values, int64_t num_elems) { return {values, nullptr, num_elems}; }
+TileView ViewOf(const double* values, int64_t num_elems) { return {nullptr, values, num_elems}; }
+TileSpan SpanOf(float* values, int64_t num_elems) { return {values, nullptr, num_elems}; }
+TileSpan SpanOf(double* values, int64_t num_elems) { return {nullptr, values, num_elems}; }
+
+// Copies finite values; NaN becomes 0, infinities the largest values, which saturate.
+template <typename T>
+void Sanitize(const T* values, int64_t num_elems, T* out) {
+  for (int64_t i = 0; i < num_elems; ++i) {
+    const T value = values[i];
+    out[i] = std::isnan(value) ? T{0}
+                               : std::clamp(value, std::numeric_limits<T>::lowest(),
+                                            std::numeric_limits<T>::max());
+  }
+}
+
+}  // namespace
+
+TileEncoder::TileEncoder(const Scheme& scheme, const Resolved& resolved, bool figures,
+                         Executor& executor)
+    : scheme_(scheme),
+      resolved_(resolved),
+      figures_(figures),
+      executor_(executor),
+      grid_(resolved.layout) {
+  report_.has_figures = figures;
+}
+
+absl::Status TileEncoder::Encode(const Window& window, const ParamView& params,
+                                 std::span<std::byte> codes) {
+  if (window.num_elems == 0) return absl::OkStatus();
+  return WorksAsF32(window.dtype) ? EncodeAs<float>(window, params, codes)
+                                  : EncodeAs<double>(window, params, codes);
+}
+
+template <>
+TileEncoder::Carry<float>& TileEncoder::CarryOf<float>(int64_t tile) {
+  carry_f32_.resize(2);
+  return carry_f32_[static_cast<size_t>(tile % 2)];
+}
+template <>
+TileEncoder::Carry<double>& TileEncoder::CarryOf<double>(int64_t tile) {
+  carry_f64_.resize(2);
+  return carry_f64_[static_cast<size_t>(tile % 2)];
+}
+
+template <typename T>
+absl::Status TileEncoder::EncodeAs(const Window& window, const ParamView& params,
+                                   std::span<std::byte> codes) {
+  if (figures_) CarryOf<T>(0);  // made before tasks use it
+  const int64_t first_tile = grid_.TileOf(window.first_elem);
+  const int64_t num_tiles = grid_.TileOf(window.end_elem() - 1) - first_tile + 1;
+  std::vector<TileResult> results(static_cast<size_t>(num_tiles));
+  executor_.ParallelFor(CeilDiv(num_tiles, kTilesPerTask), [&](int64_t task) {
+    const int64_t end = std::min((task + 1) * kTilesPerTask, num_tiles);
+    for (int64_t i = task * kTilesPerTask; i < end; ++i) {
+      EncodeTile<T>(window, params, codes, first_tile + i, results[static_cast<size_t>(i)]);
+    }
+  });
+  for (int64_t i = 0; i < num_tiles; ++i) {
+    TileResult& result = results[static_cast<size_t>(i)];
+    QUANTD_RETURN_IF_ERROR(MergeCounts(result));
+    if (!figures_) continue;
+    const int64_t begin = grid_.Begin(first_tile + i), end = grid_.End(first_tile + i);
+    if (end > window.end_elem()) continue;  // still to be completed
+    if (begin < window.first_elem) {
+      const Carry<T>& carry = CarryOf<T>(first_tile + i);
+      result.figures =
+          MeasureTile(carry.x.data(), carry.y.data(), end - begin, report_.figures.max_error);
+    }
+    MergeFigures(result.figures, begin);
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+void TileEncoder::EncodeTile(const Window& window, const ParamView& params,
+                             std::span<std::byte> codes, int64_t tile, TileResult& result) {
+  const int64_t tile_begin = grid_.Begin(tile), tile_end = grid_.End(tile);
+  const int64_t begin = std::max(tile_begin, window.first_elem);
+  const int64_t end = std::min(tile_end, window.end_elem());
+  const int64_t num_elems = end - begin;
+  T widened[kTileElems], finite[kTileElems], decoded[kTileElems];
+  const T* values = LoadValues(window, begin, num_elems, widened, result.inexact);
+  const T* encodable = values;
+  if (!AllFinite(values, num_elems)) {
+    for (int64_t i = 0; i < num_elems; ++i) {
+      if (!std::isfinite(values[i])) result.non_finite.push_back(begin + i);
+    }
+    if (*resolved_.spec.nonfinite != NonFinite::kPropagate) {
+      Sanitize(values, num_elems, finite);
+      encodable = finite;
+    }
+  }
+  const PackedLayout& layout = resolved_.layout;
+  const int64_t window_offset = layout.CodeOffset(window.first_elem);
+  const int64_t offset = layout.CodeOffset(begin), size_bytes = layout.CodeOffset(end) - offset;
+  const std::span<std::byte> out =
+      codes.subspan(static_cast<size_t>(offset - window_offset), static_cast<size_t>(size_bytes));
+  scheme_.encode(resolved_, {ViewOf(encodable, num_elems), begin, params}, out, &result.counts);
+  if (!figures_) return;
+  const bool whole = begin == tile_begin && end == tile_end;
+  T* y = whole ? decoded : CarryOf<T>(tile).y.data() + (begin - tile_begin);
+  scheme_.decode(resolved_, out, params, begin, SpanOf(y, num_elems));
+  if (whole) {
+    result.figures = MeasureTile(values, y, num_elems, report_.figures.max_error);
+  } else {
+    std::copy(values, values + num_elems, CarryOf<T>(tile).x.data() + (begin - tile_begin));
+  }
+}
+
+void TileEncoder::MergeFigures(const TileFigures& tile, int64_t first_elem) {
+  if (tile.count == 0) return;
+  Figures& all = report_.figures;
+  if (all.count == 0) {
+    all.min = tile.min;
+    all.max = tile.max;
+    all.m2 = tile.m2;
+  } else {
+    const double own = static_cast<double>(all.count), other = static_cast<double>(tile.count);
+    const double delta = tile.sum / other - all.sum / own;
+    all.m2 += tile.m2 + delta * delta * (own * other / (own + other));
+    all.min = std::min(all.min, tile.min);
+    all.max = std::max(all.max, tile.max);
+  }
+  all.count += tile.count;
+  all.sum += tile.sum;
+  all.signal_energy += tile.signal_energy;
+  all.error_energy += tile.error_energy;
+  all.cross_energy += tile.cross_energy;
+  if (tile.max_error > all.max_error) {
+    all.max_error = tile.max_error;
+    all.max_error_elem = first_elem + tile.max_error_idx;
+  }
+}
+
+absl::Status TileEncoder::MergeCounts(const TileResult& result) {
+  report_.clipped += result.counts.clipped;
+  report_.inexact_inputs += result.inexact;
+  if (result.non_finite.empty()) return absl::OkStatus();
+  if (*resolved_.spec.nonfinite == NonFinite::kReject) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor \"", resolved_.tensor.name, "\" has a value that is not finite at ",
+                     CoordinatesText(resolved_.tensor.shape, result.non_finite.front()),
+                     "; to accept it use nonfinite=saturate"));
+  }
+  report_.non_finite += static_cast<int64_t>(result.non_finite.size());
+  for (const int64_t elem : result.non_finite) {
+    if (report_.first_non_finite_elems.size() == kMaxNonFiniteListed) break;
+    report_.first_non_finite_elems.push_back(elem);
+  }
+  return absl::OkStatus();
+}
+
+std::string CoordinatesText(const Shape& shape, int64_t elem) {
+  std::vector<int64_t> coordinates(static_cast<size_t>(shape.rank()));
+  for (int axis = shape.rank() - 1; axis >= 0; --axis) {
+    coordinates[static_cast<size_t>(axis)] = elem % shape.dim(axis);
+    elem /= shape.dim(axis);
+  }
+  return absl::StrCat("[", absl::StrJoin(coordinates, ", "), "]");
+}
+
+}  // namespace quantd
