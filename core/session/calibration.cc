@@ -139,7 +139,7 @@ class CalibrationSession::Impl {
       state.column_second_moments.assign(columns_.sums().begin(), columns_.sums().end());
     }
     if (gram_) {
-      QUANTD_ASSIGN_OR_RETURN(state.gram, gram_->Finish());
+      QUANTD_ASSIGN_OR_RETURN(state.gram, std::move(*gram_).Finish());
     }
     return state;
   }

@@ -40,7 +40,7 @@ def start_server(build, folder):
         if server.poll() is not None or time.monotonic() > deadline:
             sys.exit("quantd does not start")
         time.sleep(0.01)
-    return server, f"127.0.0.1:{port_file.read_text().strip()}"
+    return server, port_file.read_text().strip()
 
 
 def stream(client, total_bytes):

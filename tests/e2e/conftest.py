@@ -120,10 +120,7 @@ def running_server(folder, *args, listen="127.0.0.1:0", env=None, preexec_fn=Non
             return port_file.exists() and port_file.read_text().endswith("\n")
 
         wait_until(ready, "the port file")
-        address = listen
-        if listen.endswith(":0"):
-            address = f"{listen[:-2]}:{int(port_file.read_text())}"
-        yield Server(process, address, log_path)
+        yield Server(process, port_file.read_text().strip(), log_path)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
