@@ -65,7 +65,7 @@ absl::StatusOr<PackedLayout> PlanAffine(const SchemeInfo& info, const QuantSpec&
                                         const TensorDesc& tensor) {
   const CodeRange codes = RangeOfCodes(info, spec);
   const int64_t zero_point = spec.zero_point.value_or(0);
-  if (zero_point < codes.min || zero_point > codes.max) {
+  if (spec.scale && (zero_point < codes.min || zero_point > codes.max)) {
     return absl::InvalidArgumentError(absl::StrCat("zero=", zero_point, " is not a code of ",
                                                    info.name, "; use ", codes.min, " to ",
                                                    codes.max));

@@ -2,13 +2,12 @@
 // of the flat tensor, the last one may be short, codes two to a byte, the first of a pair in the
 // HIGH nibble:
 //
-//   scale = absmax,  v = clamp(x * (1 / scale), -1, 1),  code = first index of the least |v -
-//   codebook| x' = codebook[code] * scale
+//   scale = absmax,  v = x * (1 / scale),  code = how many of the 15 middles between neighbours in
+//   the codebook are below v,  x' = codebook[code] * scale
 //
-// all in f32 (in f64 for inputs that work as f64, against the same thresholds). Because v grows,
-// the nearest code is found by counting thresholds: threshold k is the smallest f32 that is nearer
-// to codebook[k + 1] than to codebook[k] in f32 arithmetic. An all-zero group has scale 1 and
-// codes 7.
+// all in f32 (in f64, against the same f32 middles, for inputs that work as f64); a tie goes to the
+// lower code. bitsandbytes' kernels decide so (dQuantizeNF4 in csrc). An all-zero group has scale 1
+// and codes 7; so has the nibble beside an odd last code.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -28,15 +27,15 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Writes the codes of values * factor, one factor for each run; returns the largest |values *
 // factor|.
 template <typename T>
-T CountThresholds(const T* HWY_RESTRICT values, int64_t num_elems, int64_t run_elems,
-                  const T* HWY_RESTRICT factors, const float* HWY_RESTRICT thresholds,
-                  uint8_t* HWY_RESTRICT codes) {
+T CountMiddles(const T* HWY_RESTRICT values, int64_t num_elems, int64_t run_elems,
+               const T* HWY_RESTRICT factors, const float* HWY_RESTRICT middles,
+               uint8_t* HWY_RESTRICT codes) {
   const hn::ScalableTag<T> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const hn::Rebind<uint8_t, decltype(d)> d8;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   hn::VFromD<decltype(d)> bounds[15];
-  for (int k = 0; k < 15; ++k) bounds[k] = hn::Set(d, static_cast<T>(thresholds[k]));
+  for (int k = 0; k < 15; ++k) bounds[k] = hn::Set(d, static_cast<T>(middles[k]));
   T reach = 0;
   for (int64_t begin = 0; begin < num_elems; begin += run_elems, ++factors) {
     const int64_t end = std::min(begin + run_elems, num_elems);
@@ -46,9 +45,9 @@ T CountThresholds(const T* HWY_RESTRICT values, int64_t num_elems, int64_t run_e
     for (; i + lanes <= end; i += lanes) {
       const auto v = hn::Mul(hn::LoadU(d, values + i), factor);
       max = hn::Max(max, hn::Abs(v));
-      auto code = hn::Zero(du);  // less one for each threshold that is reached
+      auto code = hn::Zero(du);  // less the all-ones mask of each middle that is below
       for (int k = 0; k < 15; ++k) {
-        code = hn::Sub(code, hn::BitCast(du, hn::VecFromMask(d, hn::Ge(v, bounds[k]))));
+        code = hn::Sub(code, hn::BitCast(du, hn::VecFromMask(d, hn::Gt(v, bounds[k]))));
       }
       hn::StoreU(hn::TruncateTo(d8, code), d8, codes + i);
     }
@@ -57,18 +56,18 @@ T CountThresholds(const T* HWY_RESTRICT values, int64_t num_elems, int64_t run_e
       const T v = values[i] * *factors;
       reach = std::max(reach, std::fabs(v));
       codes[i] = 0;
-      for (int k = 0; k < 15; ++k) codes[i] += v >= static_cast<T>(thresholds[k]);
+      for (int k = 0; k < 15; ++k) codes[i] += v > static_cast<T>(middles[k]);
     }
   }
   return reach;
 }
 
 float CountF32(const float* x, int64_t n, int64_t run, const float* f, const float* t, uint8_t* c) {
-  return CountThresholds(x, n, run, f, t, c);
+  return CountMiddles(x, n, run, f, t, c);
 }
 double CountF64(const double* x, int64_t n, int64_t run, const double* f, const float* t,
                 uint8_t* c) {
-  return CountThresholds(x, n, run, f, t, c);
+  return CountMiddles(x, n, run, f, t, c);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -115,26 +114,17 @@ constexpr std::array<float, 16> kCodebook = {
 constexpr double kLowClip = -1 - (-0.6961928009986877 + 1) / 2;
 constexpr double kHighClip = 1 + (1 - 0.7229568362236023) / 2;
 
-bool NearerToNext(float v, size_t k) {
-  return std::fabs(v - kCodebook[k + 1]) < std::fabs(v - kCodebook[k]);
-}
+constexpr uint8_t kZeroCode = 7;
 
-// The smallest f32 that is nearer to code k + 1, by steps from the middle.
-std::array<float, 15> MakeThresholds() {
-  std::array<float, 15> thresholds;
+// The middles between neighbours, rounded to f32.
+constexpr std::array<float, 15> kMiddles = [] {
+  std::array<float, 15> middles{};
   for (size_t k = 0; k < 15; ++k) {
-    float v = (kCodebook[k] + kCodebook[k + 1]) / 2;
-    while (NearerToNext(v, k)) v = std::nextafter(v, -2.0f);
-    while (!NearerToNext(v, k)) v = std::nextafter(v, 2.0f);
-    thresholds[k] = v;
+    middles[k] = static_cast<float>(
+        (static_cast<double>(kCodebook[k]) + static_cast<double>(kCodebook[k + 1])) / 2);
   }
-  return thresholds;
-}
-
-const std::array<float, 15>& Thresholds() {
-  static const std::array<float, 15> kThresholds = MakeThresholds();
-  return kThresholds;
-}
+  return middles;
+}();
 
 absl::StatusOr<PackedLayout> PlanNf4(const SchemeInfo&, const QuantSpec& spec,
                                      const TensorDesc& tensor) {
@@ -192,7 +182,7 @@ int64_t EncodeValues(const Resolved& resolved, const Segment& segment, const T* 
   const float* scales = ScalesOf(resolved, segment.params, segment.first_elem);
   T factors[kMaxGroups];
   for (int64_t i = 0; i < CeilDiv(num_elems, run_elems); ++i) factors[i] = T{1} / scales[i];
-  const T reach = count(values, num_elems, run_elems, factors, Thresholds().data(), codes);
+  const T reach = count(values, num_elems, run_elems, factors, kMiddles.data(), codes);
   if (!(reach >= static_cast<T>(kHighClip))) return 0;
   int64_t clipped = 0;
   for (int64_t i = 0; i < num_elems; ++i) clipped += IsClipped(values[i] * factors[i / run_elems]);
@@ -202,7 +192,7 @@ int64_t EncodeValues(const Resolved& resolved, const Segment& segment, const T* 
 // Segments start at a group: windows and tiles do, and group sizes divide a tile.
 void EncodeNf4(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                Counts* counts) {
-  uint8_t codes[kTileElems];
+  uint8_t codes[kTileElems + 1];
   if (segment.values.f32 != nullptr) {
     counts->clipped +=
         EncodeValues(resolved, segment, segment.values.f32, HWY_DYNAMIC_DISPATCH(CountF32), codes);
@@ -210,7 +200,8 @@ void EncodeNf4(const Resolved& resolved, const Segment& segment, std::span<std::
     counts->clipped +=
         EncodeValues(resolved, segment, segment.values.f64, HWY_DYNAMIC_DISPATCH(CountF64), codes);
   }
-  PackNibbles(codes, segment.values.num_elems, /*first_high=*/true,
+  codes[segment.values.num_elems] = kZeroCode;
+  PackNibbles(codes, RoundUp(segment.values.num_elems, 2), /*first_high=*/true,
               reinterpret_cast<uint8_t*>(out.data()));
 }
 
@@ -248,7 +239,7 @@ int EncodeOne(T value, float scale, Counts* counts) {
   const T v = value * (T{1} / static_cast<T>(scale));
   counts->clipped += IsClipped(v);
   int code = 0;
-  while (code < 15 && v >= static_cast<T>(Thresholds()[static_cast<size_t>(code)])) ++code;
+  while (code < 15 && v > static_cast<T>(kMiddles[static_cast<size_t>(code)])) ++code;
   return code;
 }
 
@@ -260,7 +251,8 @@ void EncodeNf4Ref(const Resolved& resolved, const Segment& segment, std::span<st
                          ? EncodeOne(segment.values.f32[i], scale, counts)
                          : EncodeOne(segment.values.f64[i], scale, counts);
     std::byte& byte = out[static_cast<size_t>(i / 2)];
-    byte = i % 2 == 0 ? static_cast<std::byte>(code << 4) : byte | static_cast<std::byte>(code);
+    byte = i % 2 == 0 ? static_cast<std::byte>(code << 4 | kZeroCode)
+                      : (byte & std::byte{0xF0}) | static_cast<std::byte>(code);
   }
 }
 
