@@ -62,34 +62,39 @@ constexpr uint64_t RoundingIncrement(Rounding rounding, int shift, uint64_t odd,
   return 0;
 }
 
-// Returns the code of `value`, rounded once. What rounds beyond the largest finite magnitude
-// becomes that magnitude where `saturate` or where there is no infinity, else infinity. NaN becomes
-// 0 where the format has none. Scalar definition.
-inline uint32_t NarrowFloat(const MiniFormat& format, double value, Rounding rounding,
-                            bool saturate, uint32_t noise = 0) {
-  const uint64_t bits = std::bit_cast<uint64_t>(value);
-  const bool negative = bits >> 63 != 0;
+// Returns the code of `value` (float or double), rounded once. What rounds beyond the largest
+// finite magnitude becomes that magnitude where `saturate` or where there is no infinity, else
+// infinity. NaN becomes 0 where the format has none. Scalar definition.
+template <typename T>
+uint32_t NarrowFloat(const MiniFormat& format, T value, Rounding rounding, bool saturate,
+                     uint32_t noise = 0) {
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  constexpr int kManBits = std::numeric_limits<T>::digits - 1;
+  constexpr int kBias = std::numeric_limits<T>::max_exponent - 1;
+  constexpr int kMaxShift = sizeof(T) == 4 ? 31 : 60;
+  constexpr Bits kSignBit = Bits{1} << (8 * sizeof(T) - 1);
+  const Bits bits = std::bit_cast<Bits>(value);
+  const bool negative = (bits & kSignBit) != 0;
   const uint32_t sign = negative ? 1u << format.sign_shift() : 0;
-  const uint64_t magnitude = bits & ~(uint64_t{1} << 63);
-  constexpr uint64_t kInf = uint64_t{0x7FF} << 52;
-  if (magnitude > kInf) {
+  const Bits magnitude = bits & ~kSignBit;
+  const Bits inf = std::bit_cast<Bits>(std::numeric_limits<T>::infinity());
+  if (magnitude > inf) {
     if (format.nan_code == 0) return 0;
     if (!format.keeps_payload) return sign | format.nan_code;
-    const uint32_t payload = static_cast<uint32_t>((magnitude - kInf) >> (52 - format.man_bits));
+    const uint32_t payload =
+        static_cast<uint32_t>((magnitude - inf) >> (kManBits - format.man_bits));
     return sign | format.nan_code | std::max(payload, 1u);
   }
   const uint32_t overflow = saturate || format.inf_code == 0 ? format.max_code : format.inf_code;
-  if (magnitude == kInf) return sign | overflow;
-  const int exponent = std::max(static_cast<int>(magnitude >> 52), 1);
-  uint64_t mantissa = magnitude & ((uint64_t{1} << 52) - 1);
-  if (magnitude >> 52 != 0) mantissa |= uint64_t{1} << 52;
-  const int min_exponent = 1024 - format.bias;  // of the smallest normal, as a double has it
-  int shift = 52 - format.man_bits + std::max(min_exponent - exponent, 0);
-  // Far below the smallest subnormal only "not zero" is left; the vector code has 31 bits of f32,
-  // so 60 of f64.
-  if (shift > 60) {
-    shift = 60;
-    mantissa = mantissa != 0 ? uint64_t{1} << 29 : 0;
+  if (magnitude == inf) return sign | overflow;
+  const int exponent = std::max(static_cast<int>(magnitude >> kManBits), 1);
+  uint64_t mantissa = magnitude & ((Bits{1} << kManBits) - 1);
+  if (magnitude >> kManBits != 0) mantissa |= uint64_t{1} << kManBits;
+  const int min_exponent = kBias + 1 - format.bias;  // of the smallest normal, as T has it
+  int shift = kManBits - format.man_bits + std::max(min_exponent - exponent, 0);
+  if (shift > kMaxShift) {  // far below the smallest subnormal only "not zero" is left
+    shift = kMaxShift;
+    mantissa = mantissa != 0 ? uint64_t{1} << (kManBits - 23) : 0;
   }
   const uint64_t odd = (mantissa >> shift) & 1;
   const uint64_t rounded =
