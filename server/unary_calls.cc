@@ -43,18 +43,19 @@ std::span<const std::byte> AsBytes(const std::string& text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-// Writes into one string.
+// Writes each plane into a string of its own.
 class StringSink final : public PayloadSink {
  public:
-  explicit StringSink(std::string& out) : out_(out) {}
-  std::span<std::byte> Acquire(int, int64_t offset_bytes, int64_t size_bytes) override {
-    return std::as_writable_bytes(std::span(out_))
+  // Takes strings that have the planes' sizes and outlive this.
+  explicit StringSink(std::vector<std::string*> planes) : planes_(std::move(planes)) {}
+  std::span<std::byte> Acquire(int plane, int64_t offset_bytes, int64_t size_bytes) override {
+    return std::as_writable_bytes(std::span(*planes_[static_cast<size_t>(plane)]))
         .subspan(static_cast<size_t>(offset_bytes), static_cast<size_t>(size_bytes));
   }
   void Commit(int, int64_t, int64_t) override {}
 
  private:
-  std::string& out_;
+  const std::vector<std::string*> planes_;
 };
 
 // Returns the bytes of each plane, in the layout's order.
@@ -95,23 +96,32 @@ absl::Status Feed(DequantizeSession& session, int plane, std::span<const std::by
 }  // namespace
 
 absl::Status Quantize(ServiceContext& context, const v1::QuantizeRequest& request,
-                      v1::QuantizeResponse& response, const CancelToken&) {
+                      v1::QuantizeResponse& response, const CancelToken& cancel) {
   QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(request.start(), context));
   QUANTD_ASSIGN_OR_RETURN(
       const MemoryBudget::Reservation reservation,
       ReserveUnary(context, "Quantize", static_cast<int64_t>(request.data().size()),
                    head.plan.output_bytes));
-  QUANTD_ASSIGN_OR_RETURN(const QuantizedTensor tensor,
-                          QuantizeAll(head.plan.resolved.spec, head.plan.resolved.tensor,
-                                      AsBytes(request.data()), head.options, context.session));
-  *response.mutable_start() = StartedMessage(tensor.plan);
-  const std::vector<PlaneDesc>& planes = tensor.plan.resolved.layout.planes;
-  for (size_t i = 0; i < planes.size(); ++i) {
+  *response.mutable_start() = StartedMessage(head.plan);
+  std::vector<std::string*> data;
+  for (const PlaneDesc& desc : head.plan.resolved.layout.planes) {
     v1::PlaneData& plane = *response.add_planes();
-    *plane.mutable_plane() = ToProto(planes[i]);
-    plane.set_data(tensor.planes[i].data(), tensor.planes[i].size());
+    *plane.mutable_plane() = ToProto(desc);
+    plane.mutable_data()->resize(static_cast<size_t>(desc.size_bytes));
+    data.push_back(plane.mutable_data());
   }
-  *response.mutable_report() = ToProto(tensor.report, planes);
+  StringSink sink(std::move(data));
+  QUANTD_ASSIGN_OR_RETURN(
+      const std::unique_ptr<QuantizeSession> session,
+      QuantizeSession::Create(std::move(head.plan), std::move(head.options), context.session));
+  std::span<const std::byte> in = AsBytes(request.data());
+  for (bool wants_input = false; !in.empty() || !wants_input;) {
+    QUANTD_ASSIGN_OR_RETURN(const StepResult step, session->Step(in, sink, cancel));
+    in = in.subspan(static_cast<size_t>(step.consumed_bytes));
+    wants_input = step.wants_input;
+  }
+  QUANTD_ASSIGN_OR_RETURN(const EncodingReport report, session->Finish());
+  *response.mutable_report() = ToProto(report, session->plan().resolved.layout.planes);
   return absl::OkStatus();
 }
 
@@ -128,7 +138,7 @@ absl::Status Dequantize(ServiceContext& context, const v1::DequantizeRequest& re
       const std::unique_ptr<DequantizeSession> session,
       DequantizeSession::Create(std::move(head.plan), head.output_dtype, context.session));
   response.mutable_data()->resize(static_cast<size_t>(head.output_bytes));
-  StringSink sink(*response.mutable_data());
+  StringSink sink({response.mutable_data()});
   for (size_t n = 0; n < planes.size(); ++n) {  // parameters first, then the codes: plane 0
     const size_t i = (n + 1) % planes.size();
     if (planes[i] == nullptr) continue;  // of no bytes

@@ -201,7 +201,7 @@ TEST(Report, GoesThroughTheMessage) {
   const v1::QuantizationReport message = ToProto(report, planes);
   const auto read = FromProto(message, planes);
   ASSERT_TRUE(read.ok()) << read.status();
-  EXPECT_EQ(ToProto(*read, planes).SerializeAsString(), message.SerializeAsString());
+  EXPECT_EQ(ToProto(*read, planes).DebugString(), message.DebugString());
   EXPECT_EQ(read->digests, report.digests);
   EXPECT_EQ(read->figures.max_error_elem, 9);
   EXPECT_EQ(read->first_non_finite_elems, report.first_non_finite_elems);
