@@ -73,11 +73,13 @@ void EncodeHalfRef(const Resolved& resolved, const Segment& segment, std::span<s
     if (*resolved.spec.rounding == Rounding::kStochastic) {
       FillNoise(*resolved.spec.seed, resolved.name_hash, segment.first_elem + i, {&noise, 1});
     }
-    const double value =
-        segment.values.f32 != nullptr ? segment.values.f32[i] : segment.values.f64[i];
-    if (std::isfinite(value) && std::fabs(value) >= largest + half_step) ++counts->clipped;
-    reinterpret_cast<uint16_t*>(out.data())[i] = static_cast<uint16_t>(
-        NarrowFloat(kFormat, value, *resolved.spec.rounding, Saturates(resolved), noise));
+    const auto narrow = [&](auto value) {
+      if (std::isfinite(value) && std::fabs(value) >= largest + half_step) ++counts->clipped;
+      return NarrowFloat(kFormat, value, *resolved.spec.rounding, Saturates(resolved), noise);
+    };
+    reinterpret_cast<uint16_t*>(out.data())[i] =
+        static_cast<uint16_t>(segment.values.f32 != nullptr ? narrow(segment.values.f32[i])
+                                                            : narrow(segment.values.f64[i]));
   }
 }
 
