@@ -1,0 +1,126 @@
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/commands.h"
+#include "client/cli/input.h"
+#include "client/cli/progress.h"
+#include "client/cli/ranges_file.h"
+#include "client/cli/text.h"
+#include "core/base/status_macros.h"
+
+namespace quantd::cli {
+namespace {
+
+struct Options {
+  InputOptions input;
+  SelectOptions select;
+  std::string spec, output;
+};
+
+struct Calibrated {
+  TensorDesc tensor;
+  CalibrationInfo info;
+};
+
+absl::StatusOr<std::vector<Calibrated>> CalibrateAll(const Globals& globals,
+                                                     const Options& options) {
+  QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, ParseSpec(options.spec));
+  QUANTD_ASSIGN_OR_RETURN(const Input input, Input::Open(options.input));
+  QUANTD_ASSIGN_OR_RETURN(const auto why_kept, input.Select(options.select));
+  QUANTD_ASSIGN_OR_RETURN(const auto connection, Connection::Open(globals));
+  int64_t total_bytes = 0;
+  for (size_t i = 0; i < input.size(); ++i) {
+    if (why_kept[i].empty()) total_bytes += input.size_bytes(i);
+  }
+  Progress progress("calibrating", total_bytes, globals.quiet);
+  const CallOptions call_options = connection->call_options();
+  std::vector<Calibrated> calibrated;
+  for (size_t i = 0; i < input.size(); ++i) {
+    if (!why_kept[i].empty()) continue;
+    CountedSource source(input.MakeSource(i), &progress);
+    absl::StatusOr<CalibrationInfo> info =
+        connection->client().Calibrate(input.tensor(i), spec, source, {}, call_options);
+    if (!info.ok()) return Named(input.tensor(i).name, info.status());
+    calibrated.push_back({input.tensor(i), *std::move(info)});
+  }
+  return calibrated;
+}
+
+std::string Real(double value) { return absl::StrFormat("%.6g", value); }
+
+std::string TableOf(const std::vector<Calibrated>& all) {
+  using enum Table::Align;
+  Table table({{"tensor"},
+               {"shape"},
+               {"groups", kRight},
+               {"min", kRight},
+               {"max", kRight},
+               {"narrowest", kRight},
+               {"widest", kRight},
+               {"not finite", kRight},
+               {"spec"}});
+  for (const Calibrated& one : all) {
+    const std::vector<Range>& groups = one.info.ranges.groups;
+    const auto narrower = [](const Range& a, const Range& b) {
+      return a.max - a.min < b.max - b.min;
+    };
+    const auto [narrowest, widest] = std::minmax_element(groups.begin(), groups.end(), narrower);
+    const auto width = [&](auto range) {
+      return groups.size() < 2 ? std::string() : Real(range->max - range->min);
+    };
+    table.AddRow({Printable(one.tensor.name), ShapeText(one.tensor.shape),
+                  WithCommas(static_cast<int64_t>(groups.size())), Real(one.info.ranges.tensor.min),
+                  Real(one.info.ranges.tensor.max), width(narrowest), width(widest),
+                  one.info.state.non_finite == 0 ? "" : WithCommas(one.info.state.non_finite),
+                  one.info.resolved_spec});
+  }
+  return table.Text();
+}
+
+absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
+  QUANTD_ASSIGN_OR_RETURN(const std::vector<Calibrated> all, CalibrateAll(globals, options));
+  std::map<std::string, NamedRanges> ranges;
+  for (const Calibrated& one : all) {
+    ranges[one.tensor.name] = {one.info.resolved_spec, one.info.ranges};
+  }
+  Json json = RangesToJson(ranges);
+  if (!options.output.empty()) {
+    QUANTD_RETURN_IF_ERROR(WriteTextFile(options.output, json.dump(1) + "\n"));
+  }
+  if (globals.json) {
+    for (const Calibrated& one : all) {
+      const CalibrationState::Group& tensor = one.info.state.tensor;
+      json["tensors"][one.tensor.name]["statistics"] = {
+          {"count", tensor.count}, {"min", tensor.min}, {"max", tensor.max},
+          {"mean", tensor.mean},   {"m2", tensor.m2},   {"non_finite", one.info.state.non_finite}};
+    }
+    PrintJson(json);
+    return kOk;
+  }
+  absl::PrintF("%s", TableOf(all));
+  if (!options.output.empty()) {
+    absl::PrintF("\nranges are in %s; use them with quantctl quantize --ranges\n",
+                 Printable(options.output));
+  }
+  return kOk;
+}
+
+}  // namespace
+
+Command AddCalibrate(CLI::App& app, const Globals& globals) {
+  CLI::App* const command =
+      app.add_subcommand("calibrate", "Find the ranges of tensors, for quantize --ranges");
+  auto options = std::make_shared<Options>();
+  options->input.AddTo(*command);
+  command->add_option("--to", options->spec, "SCHEME[:key=value,...] whose groups and range count")
+      ->required();
+  options->select.AddTo(*command);
+  command->add_option("-o,--output", options->output, "JSON file to write");
+  return {command, [options, &globals] { return Run(globals, *options); }};
+}
+
+}  // namespace quantd::cli

@@ -1,0 +1,43 @@
+#ifndef QUANTD_CLIENT_CLI_COMPARE_H_
+#define QUANTD_CLIENT_CLI_COMPARE_H_
+
+#include <span>
+#include <vector>
+
+#include "client/plane_sink.h"
+#include "core/session/report.h"
+#include "core/tensor/shape.h"
+
+namespace quantd::cli {
+
+// Returns what a tensor of `dtype` is dequantized to so that error figures mean what the report's
+// do.
+DType ComparisonType(DType dtype);
+
+// Compares values that come in with an original. Non-finite values of the original are left out.
+// Not thread-safe.
+class CompareSink final : public PlaneSink {
+ public:
+  // The values are of ComparisonType(original's). `values` outlives this.
+  CompareSink(const TensorDesc& original, std::span<const std::byte> values);
+
+  absl::Status Begin(std::span<const PlaneDesc> planes) override;
+  absl::Status Write(int plane, int64_t offset_bytes, std::span<const std::byte> piece) override;
+  absl::Status Restart() override;
+
+  // Count, energies and the largest error; min, max and moments are not filled in.
+  const Figures& figures() const { return figures_; }
+
+ private:
+  void Take(std::span<const std::byte> elem);
+
+  const DType original_dtype_, decoded_dtype_;
+  const std::span<const std::byte> original_;
+  int64_t next_elem_ = 0;
+  std::vector<std::byte> carry_;  // the beginning of an element that a cut went through
+  Figures figures_;
+};
+
+}  // namespace quantd::cli
+
+#endif  // QUANTD_CLIENT_CLI_COMPARE_H_

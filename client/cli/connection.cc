@@ -1,0 +1,32 @@
+#include "client/cli/connection.h"
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "client/cli/exit_code.h"
+#include "core/base/status_macros.h"
+
+namespace quantd::cli {
+
+absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& globals) {
+  std::unique_ptr<Connection> connection(new Connection);
+  connection->timeout_s_ = globals.timeout_s;
+  if (globals.server.empty()) {
+    QUANTD_ASSIGN_OR_RETURN(connection->embedded_, EmbeddedService::Start(globals.embedded));
+    connection->client_ = std::make_unique<Client>(connection->embedded_->Channel());
+    connection->where_ = "this process";
+  } else {
+    QUANTD_ASSIGN_OR_RETURN(Client client, Client::Connect(globals.server));
+    connection->client_ = std::make_unique<Client>(std::move(client));
+    connection->where_ = globals.server;
+  }
+  return connection;
+}
+
+CallOptions Connection::call_options() const {
+  CallOptions options;
+  if (timeout_s_ > 0) options.deadline = absl::Now() + absl::Seconds(timeout_s_);
+  return options;
+}
+
+}  // namespace quantd::cli

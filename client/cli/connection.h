@@ -1,0 +1,49 @@
+#ifndef QUANTD_CLIENT_CLI_CONNECTION_H_
+#define QUANTD_CLIENT_CLI_CONNECTION_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "client/cli/embedded.h"
+#include "client/client.h"
+
+namespace quantd::cli {
+
+class Interrupts;
+
+// What every command may be told.
+struct Globals {
+  std::string server;  // empty: the service runs in this process
+  bool json = false;
+  bool quiet = false;
+  double timeout_s = 0;  // 0: none
+  EmbeddedOptions embedded;
+  Interrupts* interrupts = nullptr;
+};
+
+// A client of the server that was named, or of a service that runs in this process for as long as
+// this object lives. Thread-compatible.
+class Connection {
+ public:
+  static absl::StatusOr<std::unique_ptr<Connection>> Open(const Globals& globals);
+
+  const Client& client() const { return *client_; }
+  // Returns options with the deadline that starts now.
+  CallOptions call_options() const;
+  // Returns e.g. "127.0.0.1:7001", "this process".
+  const std::string& where() const { return where_; }
+
+ private:
+  Connection() = default;
+
+  std::unique_ptr<EmbeddedService> embedded_;
+  std::unique_ptr<Client> client_;  // goes before the service
+  std::string where_;
+  double timeout_s_ = 0;
+};
+
+}  // namespace quantd::cli
+
+#endif  // QUANTD_CLIENT_CLI_CONNECTION_H_

@@ -1,0 +1,36 @@
+#include "client/cli/embedded.h"
+
+#include <utility>
+
+#include "client/client.h"
+#include "core/base/status_macros.h"
+#include "server/server.h"
+
+namespace quantd::cli {
+
+struct EmbeddedService::Impl {
+  std::unique_ptr<QuantdServer> server;
+};
+
+EmbeddedService::EmbeddedService() : impl_(std::make_unique<Impl>()) {}
+EmbeddedService::~EmbeddedService() = default;
+
+absl::StatusOr<std::unique_ptr<EmbeddedService>> EmbeddedService::Start(
+    const EmbeddedOptions& options) {
+  ServerOptions server_options;
+  if (options.memory_budget_bytes != 0) {
+    server_options.memory_budget_bytes = options.memory_budget_bytes;
+  }
+  // One client only: a tensor may have most of what there is.
+  server_options.session_budget_bytes = server_options.memory_budget_bytes / 4 * 3;
+  server_options.threads = options.worker_threads;
+  std::unique_ptr<EmbeddedService> service(new EmbeddedService);
+  QUANTD_ASSIGN_OR_RETURN(service->impl_->server, QuantdServer::Start(server_options));
+  return service;
+}
+
+std::shared_ptr<grpc::Channel> EmbeddedService::Channel() {
+  return impl_->server->InProcessChannel(ClientChannelArguments());
+}
+
+}  // namespace quantd::cli

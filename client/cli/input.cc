@@ -1,0 +1,153 @@
+#include "client/cli/input.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <regex>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "client/cli/exit_code.h"
+#include "core/base/status_macros.h"
+
+namespace quantd::cli {
+namespace {
+
+absl::StatusOr<std::vector<std::regex>> Compile(const std::vector<std::string>& patterns) {
+  std::vector<std::regex> compiled;
+  for (const std::string& pattern : patterns) {
+    try {
+      compiled.emplace_back(pattern);
+    } catch (const std::regex_error& error) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("regular expression '", pattern, "': ", error.what()));
+    }
+  }
+  return compiled;
+}
+
+bool AnyMatches(const std::vector<std::regex>& patterns, const std::string& name) {
+  for (const std::regex& pattern : patterns) {
+    if (std::regex_search(name, pattern)) return true;
+  }
+  return false;
+}
+
+std::string WhyKeptByKind(const TensorDesc& tensor) {
+  if (!IsFloat(tensor.dtype)) return "integers";
+  if (tensor.shape.rank() < 2) return absl::StrCat("rank ", tensor.shape.rank());
+  return "";
+}
+
+}  // namespace
+
+void InputOptions::AddTo(CLI::App& command) {
+  command
+      .add_option("INPUT", path,
+                  ".safetensors, .npy, a folder of .npy files, or raw bytes with --dtype and "
+                  "--shape; - is standard input, raw")
+      ->required();
+  command.add_option("--dtype", dtype, "element type of raw bytes: f32, bf16, int8 ...");
+  command.add_option("--shape", shape, "shape of raw bytes: 128x64");
+  command.add_option("--name", name, "tensor name for standard input (default: stdin)");
+}
+
+void SelectOptions::AddTo(CLI::App& command) {
+  command.add_option("--include", include,
+                     "quantize only tensors whose name matches this regular expression; takes "
+                     "integer tensors and those of rank 0 and 1 in, which are kept otherwise");
+  command.add_option("--exclude", exclude, "keep tensors whose name matches");
+}
+
+absl::StatusOr<Shape> ParseShape(const std::string& text) {
+  if (text == "scalar") return Shape();
+  std::vector<int64_t> dims;
+  for (const absl::string_view part : absl::StrSplit(text, absl::ByAnyChar("x,"))) {
+    int64_t dim;
+    if (!absl::SimpleAtoi(part, &dim)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--shape=", text, ": '", part, "' is no number; use 128x64"));
+    }
+    dims.push_back(dim);
+  }
+  return Shape::Make(std::move(dims));
+}
+
+absl::StatusOr<Input> Input::Open(const InputOptions& options) {
+  OpenOptions open;
+  if (!options.dtype.empty()) {
+    QUANTD_ASSIGN_OR_RETURN(open.dtype, ParseDType(options.dtype));
+  }
+  if (!options.shape.empty()) {
+    QUANTD_ASSIGN_OR_RETURN(open.shape, ParseShape(options.shape));
+  }
+  Input input;
+  if (options.path == "-") {
+    if (!open.dtype.has_value() || !open.shape.has_value()) {
+      return absl::InvalidArgumentError(
+          "standard input is raw bytes: --dtype and --shape say what");
+    }
+    input.tensors_.push_back(
+        {options.name.empty() ? "stdin" : options.name, *open.dtype, *std::move(open.shape)});
+    QUANTD_ASSIGN_OR_RETURN(const int64_t size_bytes, SizeBytes(input.tensors_[0]));
+    input.sizes_bytes_.push_back(size_bytes);
+    input.single_ = true;
+    return input;
+  }
+  if (!options.name.empty()) {
+    return absl::InvalidArgumentError("--name goes with standard input (-); files have names");
+  }
+  absl::StatusOr<TensorFile> file = TensorFile::Open(options.path, open);
+  if (!file.ok()) return Named(options.path, FileError(file.status()));
+  input.file_ = std::make_shared<const TensorFile>(*std::move(file));
+  input.metadata_ = input.file_->metadata();
+  for (const TensorEntry& entry : input.file_->tensors()) {
+    input.tensors_.push_back(entry.desc);
+    input.sizes_bytes_.push_back(entry.size_bytes);
+  }
+  std::error_code error;
+  input.single_ = input.file_->container().name != "safetensors" &&
+                  !std::filesystem::is_directory(options.path, error);
+  return input;
+}
+
+std::unique_ptr<ByteSource> Input::MakeSource(size_t i) const {
+  if (file_ == nullptr) {
+    return std::make_unique<FdSource>(STDIN_FILENO, sizes_bytes_[i], "standard input");
+  }
+  return std::make_unique<MemorySource>(file_->Values(i), file_);
+}
+
+std::optional<std::span<const std::byte>> Input::Values(size_t i) const {
+  if (file_ == nullptr) return std::nullopt;
+  return file_->Values(i);
+}
+
+absl::StatusOr<std::vector<std::string>> Input::Select(const SelectOptions& options) const {
+  QUANTD_ASSIGN_OR_RETURN(const auto include, Compile(options.include));
+  QUANTD_ASSIGN_OR_RETURN(const auto exclude, Compile(options.exclude));
+  std::vector<std::string> why_kept;
+  bool any_included = false;
+  for (const TensorDesc& tensor : tensors_) {
+    const bool included = AnyMatches(include, tensor.name);
+    any_included |= included;
+    if (!include.empty() && !included) {
+      why_kept.push_back("not included");
+    } else if (AnyMatches(exclude, tensor.name)) {
+      why_kept.push_back("excluded");
+    } else if (!IsQuantizable(tensor.dtype)) {
+      why_kept.push_back(absl::StrCat("no input type"));
+    } else {
+      why_kept.push_back(included || single_ ? "" : WhyKeptByKind(tensor));
+    }
+  }
+  if (!include.empty() && !any_included) {
+    return absl::InvalidArgumentError(absl::StrCat("--include takes none of the ", tensors_.size(),
+                                                   " tensors; see quantctl inspect"));
+  }
+  return why_kept;
+}
+
+}  // namespace quantd::cli

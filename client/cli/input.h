@@ -1,0 +1,71 @@
+#ifndef QUANTD_CLIENT_CLI_INPUT_H_
+#define QUANTD_CLIENT_CLI_INPUT_H_
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/byte_source.h"
+#include "core/io/container.h"
+#include "core/tensor/shape.h"
+
+namespace quantd::cli {
+
+// What the command line says about an input.
+struct InputOptions {
+  std::string path;  // "-" is standard input
+  std::string dtype, shape, name;
+
+  // Adds INPUT, --dtype, --shape and --name to a command.
+  void AddTo(CLI::App& command);
+};
+
+// Which tensors are quantized; others are kept as they are.
+struct SelectOptions {
+  std::vector<std::string> include, exclude;
+
+  // Adds --include and --exclude to a command.
+  void AddTo(CLI::App& command);
+};
+
+// Tensors that come in: a file, or one tensor from a pipe. Thread-compatible.
+class Input {
+ public:
+  // Errors name the input.
+  static absl::StatusOr<Input> Open(const InputOptions& options);
+
+  size_t size() const { return tensors_.size(); }
+  const TensorDesc& tensor(size_t i) const { return tensors_[i]; }
+  int64_t size_bytes(size_t i) const { return sizes_bytes_[i]; }
+  const Metadata& metadata() const { return metadata_; }
+
+  // Returns the tensor's bytes, once only if it is a pipe. Valid while this object lives.
+  std::unique_ptr<ByteSource> MakeSource(size_t i) const;
+
+  // Returns the values of a tensor of a file, else nothing.
+  std::optional<std::span<const std::byte>> Values(size_t i) const;
+
+  // Returns for each tensor why it is kept, or an empty text where it is to be quantized.
+  // kInvalidArgument: a regular expression that is none, or that takes nothing.
+  absl::StatusOr<std::vector<std::string>> Select(const SelectOptions& options) const;
+
+ private:
+  Input() = default;
+
+  std::shared_ptr<const TensorFile> file_;  // null: standard input
+  bool single_ = false;  // the format holds one tensor, so that naming the file names it
+  std::vector<TensorDesc> tensors_;
+  std::vector<int64_t> sizes_bytes_;
+  Metadata metadata_;
+};
+
+// Reads "128x64", "128,64" or "scalar".
+absl::StatusOr<Shape> ParseShape(const std::string& text);
+
+}  // namespace quantd::cli
+
+#endif  // QUANTD_CLIENT_CLI_INPUT_H_

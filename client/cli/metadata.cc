@@ -1,0 +1,100 @@
+#include "client/cli/metadata.h"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "core/base/digest.h"
+#include "core/base/status_macros.h"
+
+namespace quantd::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr char kPrefix[] = "quantd.";
+constexpr char kVersion[] = "1";
+
+absl::Status Damaged(absl::string_view key, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("metadata ", key, ": ", what));
+}
+
+absl::StatusOr<PackedEntry> ReadEntry(const std::string& key, const std::string& text) {
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return Damaged(key, "no JSON object");
+  for (const char* field : {"spec", "dtype", "shape", "digests"}) {
+    if (!json.contains(field)) return Damaged(key, absl::StrCat("no ", field));
+  }
+  if (!json["spec"].is_string() || !json["dtype"].is_string() || !json["shape"].is_array() ||
+      !json["digests"].is_object()) {
+    return Damaged(key, "a field has the wrong type");
+  }
+  PackedEntry entry;
+  entry.tensor.name = std::string(absl::StripPrefix(key, kPrefix));
+  entry.spec = json["spec"].get<std::string>();
+  QUANTD_ASSIGN_OR_RETURN(entry.tensor.dtype, ParseDType(json["dtype"].get<std::string>()));
+  std::vector<int64_t> dims;
+  for (const Json& dim : json["shape"]) {
+    if (!dim.is_number_integer()) return Damaged(key, "shape is no list of integers");
+    dims.push_back(dim.get<int64_t>());
+  }
+  QUANTD_ASSIGN_OR_RETURN(entry.tensor.shape, Shape::Make(std::move(dims)));
+  for (const auto& [plane, digest] : json["digests"].items()) {
+    if (!digest.is_string()) return Damaged(key, "a digest is no text");
+    entry.planes.push_back(plane);
+    entry.digests.push_back(digest.get<std::string>());
+  }
+  if (entry.planes.empty() || entry.planes[0] != "codes") {
+    return Damaged(key, "the first digest is not that of codes");
+  }
+  return entry;
+}
+
+}  // namespace
+
+std::string PlaneTensorName(const std::string& tensor, const std::string& plane) {
+  return plane == "codes" ? tensor : absl::StrCat(tensor, ".", plane);
+}
+
+PackedEntry AnnouncedEntry(const TensorDesc& tensor, const TensorPlan& plan) {
+  PackedEntry entry;
+  entry.tensor = tensor;
+  entry.spec = plan.resolved_spec;
+  for (const PlaneDesc& plane : plan.planes) {
+    entry.planes.push_back(plane.name);
+    entry.digests.push_back(DigestOf({}));
+  }
+  return entry;
+}
+
+void AddEntry(const PackedEntry& entry, Metadata& metadata) {
+  Json digests = Json::object();
+  for (size_t i = 0; i < entry.planes.size(); ++i) digests[entry.planes[i]] = entry.digests[i];
+  Json json = {{"spec", entry.spec}, {"dtype", std::string(NameOf(entry.tensor.dtype))}};
+  json["shape"] =
+      std::vector<int64_t>(entry.tensor.shape.dims().begin(), entry.tensor.shape.dims().end());
+  json["digests"] = std::move(digests);
+  metadata[kVersionKey] = kVersion;
+  metadata[absl::StrCat(kPrefix, entry.tensor.name)] =
+      json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+absl::StatusOr<std::map<std::string, PackedEntry>> ReadEntries(const Metadata& metadata) {
+  std::map<std::string, PackedEntry> entries;
+  const auto version = metadata.find(kVersionKey);
+  if (version == metadata.end()) return entries;
+  if (version->second != kVersion) {
+    return Damaged(kVersionKey,
+                   absl::StrCat(version->second, ", and this program reads ", kVersion));
+  }
+  for (const auto& [key, text] : metadata) {
+    if (key == kVersionKey || !absl::StartsWith(key, kPrefix)) continue;
+    QUANTD_ASSIGN_OR_RETURN(PackedEntry entry, ReadEntry(key, text));
+    entries.emplace(entry.tensor.name, std::move(entry));
+  }
+  return entries;
+}
+
+}  // namespace quantd::cli

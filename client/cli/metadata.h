@@ -1,0 +1,43 @@
+#ifndef QUANTD_CLIENT_CLI_METADATA_H_
+#define QUANTD_CLIENT_CLI_METADATA_H_
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "client/types.h"
+#include "core/io/container_index.h"
+#include "core/tensor/shape.h"
+
+namespace quantd::cli {
+
+// What a file says of one packed tensor, under the key "quantd.NAME" as JSON:
+//   {"spec": "int8:...", "dtype": "f32", "shape": [2, 3], "digests": {"codes": "xxh3:..."}}
+// Its planes are the tensors NAME (codes) and NAME.PLANE. "quantd.version" is "1".
+struct PackedEntry {
+  TensorDesc tensor;                 // the original
+  std::string spec;                  // resolved
+  std::vector<std::string> planes;   // codes first
+  std::vector<std::string> digests;  // one a plane
+};
+
+inline constexpr char kVersionKey[] = "quantd.version";
+
+// Returns the name that plane `plane` of tensor `tensor` has in a file.
+std::string PlaneTensorName(const std::string& tensor, const std::string& plane);
+
+// Returns the entry of a planned tensor, with digests of the right length and no meaning.
+PackedEntry AnnouncedEntry(const TensorDesc& tensor, const TensorPlan& plan);
+
+// Adds the entry, and the version, to `metadata`.
+void AddEntry(const PackedEntry& entry, Metadata& metadata);
+
+// Returns the entries of a file by the original's name, none if it is not one of ours.
+// kInvalidArgument: an entry that is damaged.
+absl::StatusOr<std::map<std::string, PackedEntry>> ReadEntries(const Metadata& metadata);
+
+}  // namespace quantd::cli
+
+#endif  // QUANTD_CLIENT_CLI_METADATA_H_

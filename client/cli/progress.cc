@@ -1,0 +1,84 @@
+#include "client/cli/progress.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/text.h"
+#include "core/base/status_macros.h"
+
+namespace quantd::cli {
+namespace {
+
+constexpr absl::Duration kTerminalInterval = absl::Milliseconds(80);
+constexpr absl::Duration kLineInterval = absl::Seconds(5);
+constexpr int kBarColumns = 28;
+
+}  // namespace
+
+Progress::Progress(std::string what, int64_t total_bytes, bool quiet)
+    : what_(std::move(what)),
+      quiet_(quiet),
+      terminal_(isatty(STDERR_FILENO) == 1),
+      start_(absl::Now()),
+      total_bytes_(total_bytes),
+      next_(start_ + (terminal_ ? kTerminalInterval : kLineInterval)) {}
+
+Progress::~Progress() {
+  absl::MutexLock lock(&mutex_);
+  if (drawn_ && terminal_) fputs("\r\033[K", stderr);
+}
+
+void Progress::Add(int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  done_bytes_ += bytes;
+  const absl::Time now = absl::Now();
+  if (!quiet_ && now >= next_) Draw(now);
+}
+
+void Progress::Skip(int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  total_bytes_ -= bytes;
+}
+
+void Progress::Draw(absl::Time now) {
+  next_ = now + (terminal_ ? kTerminalInterval : kLineInterval);
+  drawn_ = true;
+  const double part =
+      total_bytes_ <= 0
+          ? 1
+          : std::min(1.0, static_cast<double>(done_bytes_) / static_cast<double>(total_bytes_));
+  const absl::Duration spent = now - start_;
+  const std::string text =
+      absl::StrFormat("%3.0f %%  %s of %s  %s  %s left", part * 100, HumanBytes(done_bytes_),
+                      HumanBytes(total_bytes_), HumanRate(done_bytes_, spent),
+                      part > 0 ? HumanTime(spent * ((1 - part) / part)) : "?");
+  if (!terminal_) {
+    absl::FPrintF(stderr, "%s: %s\n", what_, text);
+    return;
+  }
+  const int full = static_cast<int>(part * kBarColumns);
+  absl::FPrintF(stderr, "\r\033[K%s [%s%s] %s", what_, std::string(static_cast<size_t>(full), '#'),
+                std::string(static_cast<size_t>(kBarColumns - full), '.'), text);
+  fflush(stderr);
+}
+
+absl::StatusOr<SourcePiece> CountedSource::Next(int64_t max_bytes) {
+  QUANTD_ASSIGN_OR_RETURN(SourcePiece piece, source_->Next(max_bytes));
+  counted_bytes_ += static_cast<int64_t>(piece.bytes.size());
+  progress_->Add(static_cast<int64_t>(piece.bytes.size()));
+  return piece;
+}
+
+absl::Status CountedSource::Rewind() {
+  QUANTD_RETURN_IF_ERROR(source_->Rewind());
+  progress_->Add(-counted_bytes_);
+  counted_bytes_ = 0;
+  return absl::OkStatus();
+}
+
+}  // namespace quantd::cli

@@ -1,0 +1,64 @@
+#ifndef QUANTD_CLIENT_CLI_PROGRESS_H_
+#define QUANTD_CLIENT_CLI_PROGRESS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "client/byte_source.h"
+
+namespace quantd::cli {
+
+// Shows how far a long command is, on stderr: a bar with rate and remaining time on a terminal,
+// else a line now and then. Thread-safe.
+class Progress {
+ public:
+  // `what` says what is going on: "quantizing".
+  Progress(std::string what, int64_t total_bytes, bool quiet);
+  // Wipes the bar.
+  ~Progress();
+
+  // Counts bytes that have been read (negative: that will be read again).
+  void Add(int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Counts bytes that are no longer expected.
+  void Skip(int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  absl::Duration elapsed() const { return absl::Now() - start_; }
+
+ private:
+  void Draw(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::string what_;
+  const bool quiet_, terminal_;
+  const absl::Time start_;
+  absl::Mutex mutex_;
+  int64_t total_bytes_ ABSL_GUARDED_BY(mutex_);
+  int64_t done_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Time next_ ABSL_GUARDED_BY(mutex_);
+  bool drawn_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// Another source, with its bytes counted. Not thread-safe.
+class CountedSource final : public ByteSource {
+ public:
+  // `progress` outlives this.
+  CountedSource(std::unique_ptr<ByteSource> source, Progress* progress)
+      : source_(std::move(source)), progress_(progress) {}
+
+  int64_t size_bytes() const override { return source_->size_bytes(); }
+  absl::StatusOr<SourcePiece> Next(int64_t max_bytes) override;
+  bool can_rewind() const override { return source_->can_rewind(); }
+  absl::Status Rewind() override;
+
+ private:
+  const std::unique_ptr<ByteSource> source_;
+  Progress* const progress_;
+  int64_t counted_bytes_ = 0;
+};
+
+}  // namespace quantd::cli
+
+#endif  // QUANTD_CLIENT_CLI_PROGRESS_H_

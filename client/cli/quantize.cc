@@ -1,0 +1,244 @@
+#include <stdio.h>
+
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/commands.h"
+#include "client/cli/input.h"
+#include "client/cli/packed_output.h"
+#include "client/cli/progress.h"
+#include "client/cli/ranges_file.h"
+#include "client/cli/report_view.h"
+#include "client/cli/text.h"
+#include "core/base/status_macros.h"
+
+namespace quantd::cli {
+namespace {
+
+struct Options {
+  InputOptions input;
+  SelectOptions select;
+  std::string output, spec, format, ranges_path;
+  bool no_figures = false;
+};
+
+// One run of the command. Not thread-safe.
+class Run {
+ public:
+  Run(const Globals& globals, const Options& options) : globals_(globals), options_(options) {}
+
+  absl::StatusOr<ExitCode> operator()() {
+    QUANTD_RETURN_IF_ERROR(Prepare());
+    QUANTD_RETURN_IF_ERROR(PlanAll());
+    QUANTD_RETURN_IF_ERROR(QuantizeAll());
+    Print();
+    return kOk;
+  }
+
+ private:
+  absl::Status Prepare() {
+    QUANTD_ASSIGN_OR_RETURN(spec_, ParseSpec(options_.spec));
+    QUANTD_ASSIGN_OR_RETURN(container_, OutputContainer(options_.output, options_.format));
+    if (!options_.ranges_path.empty()) {
+      QUANTD_ASSIGN_OR_RETURN(ranges_, ReadRangesFile(options_.ranges_path));
+    }
+    QUANTD_ASSIGN_OR_RETURN(Input input, Input::Open(options_.input));
+    input_ = std::make_unique<Input>(std::move(input));
+    if (input_->metadata().count(kVersionKey) != 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          options_.input.path, ": it is quantized already; use quantctl dequantize first"));
+    }
+    QUANTD_ASSIGN_OR_RETURN(why_kept_, input_->Select(options_.select));
+    for (size_t i = 0; i < input_->size(); ++i) {
+      if (why_kept_[i].empty()) selected_.push_back(i);
+    }
+    QUANTD_ASSIGN_OR_RETURN(connection_, Connection::Open(globals_));
+    return absl::OkStatus();
+  }
+
+  absl::Status PlanAll() {
+    std::vector<TensorDesc> tensors;
+    for (const size_t i : selected_) tensors.push_back(input_->tensor(i));
+    const auto plans = connection_->client().PlanMany(tensors, spec_, connection_->call_options());
+    plans_.resize(input_->size());
+    for (size_t k = 0; k < selected_.size(); ++k) {
+      if (!plans[k].ok()) return TensorError(selected_[k], plans[k].status());
+      plans_[selected_[k]] = *plans[k];
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status QuantizeAll() {
+    QUANTD_ASSIGN_OR_RETURN(
+        const std::unique_ptr<PackedOutput> output,
+        PackedOutput::Create(options_.output, *container_, *input_, plans_, globals_.interrupts));
+    for (size_t i = 0; i < input_->size(); ++i) {
+      if (!why_kept_[i].empty()) QUANTD_RETURN_IF_ERROR(TensorError(i, output->Keep(*input_, i)));
+    }
+    int64_t total_bytes = 0;
+    for (const size_t i : selected_) total_bytes += input_->size_bytes(i);
+    Progress progress("quantizing", total_bytes, globals_.quiet);
+    std::vector<std::unique_ptr<ByteSource>> sources;
+    std::vector<std::unique_ptr<PlaneSink>> sinks;
+    std::vector<QuantizeJob> jobs;
+    for (const size_t i : selected_) {
+      sources.push_back(std::make_unique<CountedSource>(input_->MakeSource(i), &progress));
+      sinks.push_back(output->MakeSink(i));
+      QuantizeJob job{.tensor = input_->tensor(i),
+                      .spec = spec_,
+                      .source = sources.back().get(),
+                      .sink = sinks.back().get(),
+                      .ranges = {},
+                      .plan = plans_[i]};
+      const auto given = ranges_.find(job.tensor.name);
+      if (given != ranges_.end()) job.ranges = given->second.ranges;
+      jobs.push_back(std::move(job));
+    }
+    CallOptions call_options = connection_->call_options();
+    call_options.figures = !options_.no_figures;
+    const auto results = connection_->client().QuantizeMany(std::move(jobs), call_options);
+    results_.resize(input_->size());
+    for (size_t k = 0; k < selected_.size(); ++k) {
+      const size_t i = selected_[k];
+      if (!results[k].ok()) return TensorError(i, results[k].status());
+      output->SetDigests(i, results[k]->report.digests);
+      results_[i] = *results[k];
+    }
+    elapsed_ = progress.elapsed();
+    quantized_bytes_ = total_bytes;
+    return Named(options_.output, output->Finish());
+  }
+
+  absl::Status TensorError(size_t i, const absl::Status& status) const {
+    return Named(input_->tensor(i).name, status);
+  }
+
+  static std::string NoteOf(const QuantizedInfo& info) {
+    std::vector<std::string> notes;
+    if (!info.plan.fallback_reason.empty()) notes.push_back(info.plan.fallback_reason);
+    if (info.report.non_finite > 0) {
+      notes.push_back(absl::StrCat(WithCommas(info.report.non_finite),
+                                   " NaN or infinite, first at ",
+                                   absl::StrJoin(info.report.first_non_finite_elems, ", ")));
+    }
+    if (info.report.inexact_inputs > 0) {
+      notes.push_back(absl::StrCat(WithCommas(info.report.inexact_inputs), " beyond 2^53"));
+    }
+    if (info.two_pass) notes.push_back("two passes");
+    if (info.attempts > 1) notes.push_back(absl::StrCat("sent ", info.attempts, " times"));
+    return absl::StrJoin(notes, "; ");
+  }
+
+  static Json DetailsOf(const QuantizedInfo& info) {
+    Json details;
+    details["quantized"] = true;
+    details["spec"] = info.plan.resolved_spec;
+    details["pass"] = std::string(NameOf(info.plan.pass));
+    details["two_pass"] = info.two_pass;
+    details["attempts"] = info.attempts;
+    details["fallback_reason"] = info.plan.fallback_reason;
+    details["clipped"] = info.report.clipped;
+    details["non_finite"] = info.report.non_finite;
+    details["first_non_finite_elems"] = info.report.first_non_finite_elems;
+    details["inexact_inputs"] = info.report.inexact_inputs;
+    details["planes"] = Json::array();
+    for (size_t i = 0; i < info.plan.planes.size(); ++i) {
+      const PlaneDesc& plane = info.plan.planes[i];
+      Json json;
+      json["name"] = plane.name;
+      json["dtype"] = std::string(NameOf(plane.dtype));
+      json["shape"] = ToJson(plane.shape);
+      json["size_bytes"] = plane.size_bytes;
+      json["digest"] = info.report.digests[i];
+      details["planes"].push_back(std::move(json));
+    }
+    details["server_elapsed_s"] = absl::ToDoubleSeconds(info.elapsed);
+    details["encoding_s"] = absl::ToDoubleSeconds(info.encoding);
+    return details;
+  }
+
+  std::vector<TensorRow> Rows() const {
+    std::vector<TensorRow> rows;
+    for (size_t i = 0; i < input_->size(); ++i) {
+      TensorRow& row = rows.emplace_back();
+      row.tensor = input_->tensor(i);
+      row.before_bytes = input_->size_bytes(i);
+      row.after_bytes = row.before_bytes;
+      if (!results_[i].has_value()) {
+        row.note = absl::StrCat("kept: ", why_kept_[i]);
+        row.details["quantized"] = false;
+        continue;
+      }
+      const QuantizedInfo& info = *results_[i];
+      row.after_bytes = info.plan.output_bytes;
+      if (info.report.has_figures) row.figures = info.report.figures;
+      row.clipped = info.report.clipped;
+      row.note = NoteOf(info);
+      row.details = DetailsOf(info);
+    }
+    return rows;
+  }
+
+  void Print() const {
+    const std::vector<TensorRow> rows = Rows();
+    if (globals_.json) {
+      Json json;
+      json["command"] = "quantize";
+      json["input"] = options_.input.path;
+      json["output"] = options_.output;
+      json["spec"] = options_.spec;
+      json["server"] = connection_->where();
+      json["tensors"] = Json::array();
+      for (const TensorRow& row : rows) json["tensors"].push_back(ToJson(row));
+      json["totals"] = TotalsJson(rows);
+      json["elapsed_s"] = absl::ToDoubleSeconds(elapsed_);
+      PrintJson(json);
+      return;
+    }
+    absl::PrintF("%s", ReportTable(rows));
+    absl::PrintF("\n%s to %s: %d of %d tensors, %s in %s (%s), by %s\n", Printable(options_.output),
+                 options_.spec, selected_.size(), rows.size(), HumanBytes(quantized_bytes_),
+                 HumanTime(elapsed_), HumanRate(quantized_bytes_, elapsed_), connection_->where());
+  }
+
+  const Globals& globals_;
+  const Options& options_;
+  QuantSpec spec_;
+  const Container* container_ = nullptr;
+  std::map<std::string, NamedRanges> ranges_;
+  std::unique_ptr<Input> input_;
+  std::vector<std::string> why_kept_;  // by input tensor; empty: quantized
+  std::vector<size_t> selected_;
+  std::unique_ptr<Connection> connection_;
+  std::vector<std::optional<TensorPlan>> plans_;       // by input tensor
+  std::vector<std::optional<QuantizedInfo>> results_;  // by input tensor
+  absl::Duration elapsed_;
+  int64_t quantized_bytes_ = 0;
+};
+
+}  // namespace
+
+Command AddQuantize(CLI::App& app, const Globals& globals) {
+  CLI::App* const command =
+      app.add_subcommand("quantize", "Quantize the tensors of a file, or one from a pipe");
+  auto options = std::make_shared<Options>();
+  options->input.AddTo(*command);
+  command->add_option("-o,--output", options->output, "file or folder to write")->required();
+  command
+      ->add_option("--to", options->spec,
+                   "SCHEME[:key=value,...]: int8, int8:axis=0, fp16; see quantctl schemes")
+      ->required();
+  options->select.AddTo(*command);
+  command->add_option("--format", options->format,
+                      "safetensors, or npy: a folder of one .npy per plane (default: by the "
+                      "extension of the output)");
+  command->add_option("--ranges", options->ranges_path, "ranges that quantctl calibrate -o wrote");
+  command->add_flag("--no-figures", options->no_figures, "leave the error figures out");
+  return {command, [options, &globals] { return Run(globals, *options)(); }};
+}
+
+}  // namespace quantd::cli

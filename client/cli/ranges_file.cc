@@ -1,0 +1,94 @@
+#include "client/cli/ranges_file.h"
+
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/exit_code.h"
+#include "core/base/status_macros.h"
+#include "core/io/mapped_file.h"
+#include "core/io/output_file.h"
+
+namespace quantd::cli {
+namespace {
+
+constexpr char kFormatKey[] = "quantd_ranges";
+
+Json ToJson(const Range& range) { return Json::array({range.min, range.max}); }
+
+absl::StatusOr<Range> ReadRange(const Json& json, absl::string_view where) {
+  if (!json.is_array() || json.size() != 2 || !json[0].is_number() || !json[1].is_number()) {
+    return absl::InvalidArgumentError(absl::StrCat(where, " is no [min, max]"));
+  }
+  const Range range{json[0].get<double>(), json[1].get<double>()};
+  if (!std::isfinite(range.min) || !std::isfinite(range.max) || range.min > range.max) {
+    return absl::InvalidArgumentError(absl::StrCat(where, "=", json.dump(), " is no range"));
+  }
+  return range;
+}
+
+absl::StatusOr<NamedRanges> ReadTensor(const std::string& name, const Json& json) {
+  if (!json.is_object() || !json.contains("spec") || !json["spec"].is_string() ||
+      !json.contains("tensor") || !json.contains("groups") || !json["groups"].is_array()) {
+    return absl::InvalidArgumentError(absl::StrCat(name, " lacks spec, tensor or groups"));
+  }
+  NamedRanges named{.spec = json["spec"].get<std::string>(), .ranges = {}};
+  QUANTD_ASSIGN_OR_RETURN(named.ranges.tensor,
+                          ReadRange(json["tensor"], absl::StrCat(name, ".tensor")));
+  for (const Json& group : json["groups"]) {
+    QUANTD_ASSIGN_OR_RETURN(
+        const Range range,
+        ReadRange(group, absl::StrCat(name, ".groups[", named.ranges.groups.size(), "]")));
+    named.ranges.groups.push_back(range);
+  }
+  return named;
+}
+
+absl::StatusOr<std::map<std::string, NamedRanges>> ReadRanges(const Json& json) {
+  if (!json.is_object() || json.value(kFormatKey, Json()) != 1 || !json.contains("tensors") ||
+      !json["tensors"].is_object()) {
+    return absl::InvalidArgumentError("not a file of ranges, as quantctl calibrate -o writes it");
+  }
+  std::map<std::string, NamedRanges> tensors;
+  for (const auto& [name, ranges] : json["tensors"].items()) {
+    QUANTD_ASSIGN_OR_RETURN(tensors[name], ReadTensor(name, ranges));
+  }
+  return tensors;
+}
+
+}  // namespace
+
+Json RangesToJson(const std::map<std::string, NamedRanges>& tensors) {
+  Json list = Json::object();
+  for (const auto& [name, named] : tensors) {
+    Json groups = Json::array();
+    for (const Range& range : named.ranges.groups) groups.push_back(ToJson(range));
+    list[name] = {{"spec", named.spec},
+                  {"tensor", ToJson(named.ranges.tensor)},
+                  {"groups", std::move(groups)}};
+  }
+  return {{kFormatKey, 1}, {"tensors", std::move(list)}};
+}
+
+absl::StatusOr<std::map<std::string, NamedRanges>> ReadRangesFile(const std::string& path) {
+  const absl::StatusOr<MappedFile> file = MappedFile::Open(path);
+  if (!file.ok()) return Named(path, FileError(file.status()));
+  const auto* text = reinterpret_cast<const char*>(file->bytes().data());
+  // The parser recurses on nesting; ranges have four levels.
+  constexpr int kMaxDepth = 8;
+  const auto limit_depth = [](int depth, Json::parse_event_t, Json&) { return depth <= kMaxDepth; };
+  const Json json = Json::parse(text, text + file->bytes().size(), limit_depth, false);
+  auto ranges = ReadRanges(json);
+  if (!ranges.ok()) return Named(path, ranges.status());
+  return ranges;
+}
+
+absl::Status WriteTextFile(const std::string& path, const std::string& text) {
+  absl::StatusOr<OutputFile> file = OutputFile::Create(path, static_cast<int64_t>(text.size()));
+  if (!file.ok()) return Named(path, FileError(file.status()));
+  absl::Status status = file->WriteAt(0, std::as_bytes(std::span(text)));
+  if (status.ok()) status = file->Commit();
+  return Named(path, FileError(status));
+}
+
+}  // namespace quantd::cli

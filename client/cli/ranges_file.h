@@ -1,0 +1,31 @@
+#ifndef QUANTD_CLIENT_CLI_RANGES_FILE_H_
+#define QUANTD_CLIENT_CLI_RANGES_FILE_H_
+
+#include <map>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "client/cli/report_view.h"
+#include "core/session/calibration.h"
+
+namespace quantd::cli {
+
+// The ranges of one tensor, as `quantctl calibrate -o` writes them and `quantize --ranges` reads
+// them: {"quantd_ranges": 1, "tensors": {NAME: {"spec": ..., "tensor": [min, max],
+// "groups": [[min, max], ...]}}}.
+struct NamedRanges {
+  std::string spec;  // resolved
+  CalibratedRanges ranges;
+};
+
+Json RangesToJson(const std::map<std::string, NamedRanges>& tensors);
+
+// Errors name the file and the place in it.
+absl::StatusOr<std::map<std::string, NamedRanges>> ReadRangesFile(const std::string& path);
+
+// Writes a small text file, whole or not at all.
+absl::Status WriteTextFile(const std::string& path, const std::string& text);
+
+}  // namespace quantd::cli
+
+#endif  // QUANTD_CLIENT_CLI_RANGES_FILE_H_

@@ -1,0 +1,166 @@
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/commands.h"
+#include "client/cli/compare.h"
+#include "client/cli/packed_file.h"
+#include "client/cli/progress.h"
+#include "client/cli/report_view.h"
+#include "client/cli/text.h"
+#include "core/base/digest.h"
+#include "core/base/status_macros.h"
+
+namespace quantd::cli {
+namespace {
+
+struct Options {
+  std::string packed_path, original_path;
+};
+
+// One run of the command. Not thread-safe.
+class Run {
+ public:
+  Run(const Globals& globals, const Options& options) : globals_(globals), options_(options) {}
+
+  absl::StatusOr<ExitCode> operator()() {
+    QUANTD_ASSIGN_OR_RETURN(file_, OpenPacked(options_.packed_path));
+    CheckDigests();
+    if (!options_.original_path.empty()) QUANTD_RETURN_IF_ERROR(CompareAll());
+    Print();
+    return problems_.empty() ? kOk : kCheckFailed;
+  }
+
+ private:
+  void CheckDigests() {
+    for (const PackedTensor& packed : file_.packed) {
+      TensorRow& row = rows_.emplace_back();
+      row.tensor = packed.entry.tensor;
+      row.before_bytes = SizeBytes(row.tensor).value_or(0);
+      std::vector<std::string> bad;
+      for (size_t k = 0; k < packed.planes.size(); ++k) {
+        const size_t place = packed.planes[k];
+        row.after_bytes += file_.input->size_bytes(place);
+        const std::string found = DigestOf(*file_.input->Values(place));
+        ++num_planes_;
+        if (found == packed.entry.digests[k]) continue;
+        bad.push_back(packed.entry.planes[k]);
+        problems_.push_back(absl::StrCat(packed.entry.tensor.name, ": plane ",
+                                         packed.entry.planes[k], " has digest ", found,
+                                         ", the file says ", packed.entry.digests[k]));
+      }
+      row.details["spec"] = packed.entry.spec;
+      row.details["ok"] = bad.empty();
+      row.details["bad_planes"] = bad;
+      row.note = bad.empty() ? "ok" : absl::StrCat("CHANGED: ", absl::StrJoin(bad, ", "));
+    }
+  }
+
+  absl::Status CompareAll() {
+    InputOptions options;
+    options.path = options_.original_path;
+    QUANTD_ASSIGN_OR_RETURN(const Input original, Input::Open(options));
+    std::map<std::string, size_t> places;
+    for (size_t i = 0; i < original.size(); ++i) places[original.tensor(i).name] = i;
+    QUANTD_RETURN_IF_ERROR(CompareKept(original, places));
+    QUANTD_ASSIGN_OR_RETURN(const auto connection, Connection::Open(globals_));
+    std::vector<std::unique_ptr<ByteSource>> sources;
+    std::vector<std::unique_ptr<CompareSink>> sinks;
+    std::vector<DequantizeJob> jobs;
+    int64_t total_bytes = 0;
+    for (const TensorRow& row : rows_) total_bytes += row.after_bytes;
+    Progress progress("comparing", total_bytes, globals_.quiet);
+    for (const PackedTensor& packed : file_.packed) {
+      const PackedEntry& entry = packed.entry;
+      const auto place = places.find(entry.tensor.name);
+      if (place == places.end() || !(original.tensor(place->second) == entry.tensor)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            entry.tensor.name, ": ", options_.original_path, " has no tensor of ",
+            NameOf(entry.tensor.dtype), " ", entry.tensor.shape.Text(), " under this name"));
+      }
+      sinks.push_back(std::make_unique<CompareSink>(entry.tensor, *original.Values(place->second)));
+      DequantizeJob& job = jobs.emplace_back();
+      job.tensor = entry.tensor;
+      const absl::StatusOr<QuantSpec> spec = ParseSpec(entry.spec);
+      if (!spec.ok()) return Named(entry.tensor.name, spec.status());
+      job.spec = *spec;
+      job.output_dtype = ComparisonType(entry.tensor.dtype);
+      job.sink = sinks.back().get();
+      for (size_t k = 0; k < packed.planes.size(); ++k) {
+        sources.push_back(
+            std::make_unique<CountedSource>(file_.input->MakeSource(packed.planes[k]), &progress));
+        job.planes.push_back({entry.planes[k], sources.back().get()});
+      }
+    }
+    const auto results =
+        connection->client().DequantizeMany(std::move(jobs), connection->call_options());
+    for (size_t k = 0; k < results.size(); ++k) {
+      if (!results[k].ok()) return Named(rows_[k].tensor.name, results[k].status());
+      rows_[k].figures = sinks[k]->figures();
+    }
+    return absl::OkStatus();
+  }
+
+  // Tensors that were kept must be the original's, byte for byte.
+  absl::Status CompareKept(const Input& original, const std::map<std::string, size_t>& places) {
+    for (const size_t kept : file_.kept) {
+      const TensorDesc& tensor = file_.input->tensor(kept);
+      const auto place = places.find(tensor.name);
+      const std::span<const std::byte> values = *file_.input->Values(kept);
+      const bool same = place != places.end() && original.tensor(place->second) == tensor &&
+                        std::ranges::equal(values, *original.Values(place->second));
+      if (!same) {
+        problems_.push_back(
+            absl::StrCat(tensor.name, ": it was kept, but differs from ", options_.original_path));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  void Print() const {
+    if (globals_.json) {
+      Json json;
+      json["command"] = "verify";
+      json["input"] = options_.packed_path;
+      json["ok"] = problems_.empty();
+      json["problems"] = problems_;
+      json["tensors"] = Json::array();
+      for (const TensorRow& row : rows_) json["tensors"].push_back(ToJson(row));
+      PrintJson(json);
+    } else {
+      absl::PrintF("%s\n", ReportTable(rows_));
+      if (problems_.empty()) {
+        absl::PrintF("%s: all %d planes of %d tensors have the digests of when they were made\n",
+                     Printable(options_.packed_path), num_planes_, rows_.size());
+      }
+    }
+    for (const std::string& problem : problems_) {
+      absl::FPrintF(stderr, "quantctl: %s\n", Printable(problem));
+    }
+  }
+
+  const Globals& globals_;
+  const Options& options_;
+  PackedFile file_;
+  std::vector<TensorRow> rows_;
+  std::vector<std::string> problems_;
+  int64_t num_planes_ = 0;
+};
+
+}  // namespace
+
+Command AddVerify(CLI::App& app, const Globals& globals) {
+  CLI::App* const command = app.add_subcommand(
+      "verify", "Check the digests of a file that quantize wrote; exit code 1 if one differs");
+  auto options = std::make_shared<Options>();
+  command->add_option("INPUT", options->packed_path, "what quantctl quantize wrote")->required();
+  command->add_option("--against", options->original_path,
+                      "the original: also say what quantizing cost, and compare kept tensors");
+  return {command, [options, &globals] { return Run(globals, *options)(); }};
+}
+
+}  // namespace quantd::cli
