@@ -51,8 +51,8 @@ class QuantdServer {
   // Returns where the server listens, in the order of the options, with the ports that were chosen.
   const std::vector<std::string>& addresses() const { return addresses_; }
 
-  // Returns a channel to the server that goes through memory. It outlives neither the process nor,
-  // with calls on it, the server.
+  // Returns a channel to the server that goes through memory. Make no call on it after Shutdown:
+  // gRPC 1.51 crashes.
   std::shared_ptr<grpc::Channel> InProcessChannel(const grpc::ChannelArguments& arguments);
 
   // Refuses new calls, lets those that run finish for up to `drain`, then cancels them. Returns
