@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/input.h"
+#include "client/cli/planning.h"
 #include "client/cli/progress.h"
 #include "client/cli/ranges_file.h"
 #include "client/cli/text.h"
@@ -44,7 +45,7 @@ absl::StatusOr<std::vector<Calibrated>> CalibrateAll(const Globals& globals,
     CountedSource source(input.MakeSource(i), &progress);
     absl::StatusOr<CalibrationInfo> info =
         connection->client().Calibrate(input.tensor(i), spec, source, {}, call_options);
-    if (!info.ok()) return Named(input.tensor(i).name, info.status());
+    if (!info.ok()) return connection->ErrorOf(input.tensor(i).name, info.status());
     calibrated.push_back({input.tensor(i), *std::move(info)});
   }
   return calibrated;
@@ -76,7 +77,7 @@ std::string TableOf(const std::vector<Calibrated>& all) {
                   WithCommas(static_cast<int64_t>(groups.size())), Real(one.info.ranges.tensor.min),
                   Real(one.info.ranges.tensor.max), width(narrowest), width(widest),
                   one.info.state.non_finite == 0 ? "" : WithCommas(one.info.state.non_finite),
-                  one.info.resolved_spec});
+                  ShortSpec(one.info.resolved_spec)});
   }
   return table.Text();
 }

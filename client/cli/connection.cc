@@ -29,4 +29,16 @@ CallOptions Connection::call_options() const {
   return options;
 }
 
+absl::Status Connection::ErrorOf(absl::string_view name, const absl::Status& status) const {
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+      return Named(where_, status);
+    case absl::StatusCode::kNotFound:  // a scheme or a calibrator, whatever the tensor
+      return status;
+    default:
+      return Named(name, status);
+  }
+}
+
 }  // namespace quantd::cli

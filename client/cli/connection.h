@@ -34,6 +34,9 @@ class Connection {
   CallOptions call_options() const;
   // Returns e.g. "127.0.0.1:7001", "this process".
   const std::string& where() const { return where_; }
+  // Returns the error of a call about `name`, with what is at fault named: the server where there
+  // is none, or else the tensor.
+  absl::Status ErrorOf(absl::string_view name, const absl::Status& status) const;
 
  private:
   Connection() = default;

@@ -8,6 +8,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/packed_file.h"
 #include "client/cli/packed_output.h"
+#include "client/cli/planning.h"
 #include "client/cli/progress.h"
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
@@ -127,9 +128,8 @@ class Run {
     return absl::OkStatus();
   }
 
-  static absl::Status CheckResult(const PackedEntry& entry,
-                                  const absl::StatusOr<DequantizedInfo>& info) {
-    if (!info.ok()) return Named(entry.tensor.name, info.status());
+  absl::Status CheckResult(const PackedEntry& entry, const absl::StatusOr<DequantizedInfo>& info) {
+    if (!info.ok()) return connection_->ErrorOf(entry.tensor.name, info.status());
     for (size_t i = 0; i < entry.planes.size(); ++i) {
       if (info->plane_digests[i] == entry.digests[i]) continue;
       return absl::DataLossError(absl::StrCat(
@@ -156,7 +156,7 @@ class Run {
       }
       const int64_t value_bytes = SizeBytes(tensor.desc).value_or(0);
       const std::string note =
-          copied ? "kept as it was" : absl::StrCat("from ", tensor.packed->entry.spec);
+          copied ? "kept as it was" : absl::StrCat("from ", ShortSpec(tensor.packed->entry.spec));
       table.AddRow({Printable(tensor.desc.name), ShapeText(tensor.desc.shape),
                     std::string(NameOf(tensor.desc.dtype)), HumanBytes(packed_bytes),
                     HumanBytes(value_bytes), Printable(note)});
@@ -180,7 +180,7 @@ class Run {
       PrintJson(json);
       return;
     }
-    absl::PrintF("%s\n%s: %d of %d tensors dequantized in %s, by %s\n", table.Text(),
+    absl::PrintF("%s\nwrote %s: %d of %d tensors dequantized in %s, by %s\n", table.Text(),
                  Printable(options_.output), file_.packed.size(), tensors_.size(),
                  HumanTime(elapsed_), connection_->where());
   }

@@ -8,6 +8,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/input.h"
 #include "client/cli/metadata.h"
+#include "client/cli/planning.h"
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
 #include "core/base/status_macros.h"
@@ -21,8 +22,8 @@ std::map<std::string, std::string> PlaneNotes(const std::map<std::string, Packed
   for (const auto& [name, entry] : entries) {
     for (const std::string& plane : entry.planes) {
       notes[PlaneTensorName(name, plane)] =
-          plane == "codes" ? absl::StrCat(entry.spec, " of ", NameOf(entry.tensor.dtype), " ",
-                                          ShapeText(entry.tensor.shape))
+          plane == "codes" ? absl::StrCat(ShortSpec(entry.spec), " of ", NameOf(entry.tensor.dtype),
+                                          " ", ShapeText(entry.tensor.shape))
                            : absl::StrCat(plane, " of ", name);
     }
   }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <utility>
 
 #include "client/cli/exit_code.h"
@@ -21,6 +22,24 @@ sigset_t Signals() {
   return signals;
 }
 
+// Libraries start threads before main (OpenBLAS does), which block nothing, so that the system may
+// give them a signal, and its default would end the process: they send it on to this thread.
+std::atomic<pthread_t> waiting_thread;
+
+void SendOn(int signal) { pthread_kill(waiting_thread.load(), signal); }
+
+// Sets what the signals do that are not ignored, as nohup has it.
+void Handle(void (*handler)(int)) {
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action = {};
+    sigaction(number, nullptr, &action);
+    if (action.sa_handler == SIG_IGN) continue;
+    action.sa_handler = handler;
+    action.sa_flags = SA_RESTART;
+    sigaction(number, &action, nullptr);
+  }
+}
+
 }  // namespace
 
 Interrupts::Interrupts() {
@@ -28,9 +47,12 @@ Interrupts::Interrupts() {
   const sigset_t signals = Signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   thread_ = std::thread([this] { Main(); });
+  waiting_thread = thread_.native_handle();
+  Handle(SendOn);
 }
 
 Interrupts::~Interrupts() {
+  Handle(SIG_DFL);
   pthread_kill(thread_.native_handle(), kStop);
   thread_.join();
 }

@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/input.h"
+#include "client/cli/planning.h"
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
 #include "core/base/status_macros.h"
@@ -56,13 +57,9 @@ Json KeptJson(const TensorDesc& tensor, int64_t size_bytes, const std::string& w
 absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, ParseSpec(options.spec));
   QUANTD_ASSIGN_OR_RETURN(const Input input, Input::Open(options.input));
-  QUANTD_ASSIGN_OR_RETURN(const auto why_kept, input.Select(options.select));
+  QUANTD_ASSIGN_OR_RETURN(auto why_kept, input.Select(options.select));
   QUANTD_ASSIGN_OR_RETURN(const auto connection, Connection::Open(globals));
-  std::vector<TensorDesc> selected;
-  for (size_t i = 0; i < input.size(); ++i) {
-    if (why_kept[i].empty()) selected.push_back(input.tensor(i));
-  }
-  const auto plans = connection->client().PlanMany(selected, spec, connection->call_options());
+  QUANTD_ASSIGN_OR_RETURN(const auto plans, PlanSelected(*connection, input, spec, why_kept));
 
   using enum Table::Align;
   Table table({{"tensor"},
@@ -75,22 +72,21 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
                {"spec"}});
   Json list = Json::array();
   int64_t before_bytes = 0, after_bytes = 0;
-  for (size_t i = 0, k = 0; i < input.size(); ++i) {
+  for (size_t i = 0; i < input.size(); ++i) {
     const TensorDesc& tensor = input.tensor(i);
     const std::string name = Printable(tensor.name), shape = ShapeText(tensor.shape),
                       type(NameOf(tensor.dtype)), before = HumanBytes(input.size_bytes(i));
     before_bytes += input.size_bytes(i);
-    if (!why_kept[i].empty()) {
+    if (!plans[i].has_value()) {
       after_bytes += input.size_bytes(i);
       table.AddRow(
           {name, shape, type, before, before, "", "", absl::StrCat("kept: ", why_kept[i])});
       list.push_back(KeptJson(tensor, input.size_bytes(i), why_kept[i]));
       continue;
     }
-    const absl::StatusOr<TensorPlan>& plan = plans[k++];
-    if (!plan.ok()) return Named(tensor.name, plan.status());
+    const std::optional<TensorPlan>& plan = plans[i];
     after_bytes += plan->output_bytes;
-    std::string note = plan->resolved_spec;
+    std::string note = ShortSpec(plan->resolved_spec);
     if (!plan->fallback_reason.empty()) absl::StrAppend(&note, " (", plan->fallback_reason, ")");
     table.AddRow({name, shape, type, before, HumanBytes(plan->output_bytes),
                   std::string(NameOf(plan->pass)), HumanBytes(plan->resident_bytes),

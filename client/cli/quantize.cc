@@ -10,6 +10,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/input.h"
 #include "client/cli/packed_output.h"
+#include "client/cli/planning.h"
 #include "client/cli/progress.h"
 #include "client/cli/ranges_file.h"
 #include "client/cli/report_view.h"
@@ -53,21 +54,14 @@ class Run {
           options_.input.path, ": it is quantized already; use quantctl dequantize first"));
     }
     QUANTD_ASSIGN_OR_RETURN(why_kept_, input_->Select(options_.select));
-    for (size_t i = 0; i < input_->size(); ++i) {
-      if (why_kept_[i].empty()) selected_.push_back(i);
-    }
     QUANTD_ASSIGN_OR_RETURN(connection_, Connection::Open(globals_));
     return absl::OkStatus();
   }
 
   absl::Status PlanAll() {
-    std::vector<TensorDesc> tensors;
-    for (const size_t i : selected_) tensors.push_back(input_->tensor(i));
-    const auto plans = connection_->client().PlanMany(tensors, spec_, connection_->call_options());
-    plans_.resize(input_->size());
-    for (size_t k = 0; k < selected_.size(); ++k) {
-      if (!plans[k].ok()) return TensorError(selected_[k], plans[k].status());
-      plans_[selected_[k]] = *plans[k];
+    QUANTD_ASSIGN_OR_RETURN(plans_, PlanSelected(*connection_, *input_, spec_, why_kept_));
+    for (size_t i = 0; i < input_->size(); ++i) {
+      if (plans_[i].has_value()) selected_.push_back(i);
     }
     return absl::OkStatus();
   }
@@ -77,7 +71,8 @@ class Run {
         const std::unique_ptr<PackedOutput> output,
         PackedOutput::Create(options_.output, *container_, *input_, plans_, globals_.interrupts));
     for (size_t i = 0; i < input_->size(); ++i) {
-      if (!why_kept_[i].empty()) QUANTD_RETURN_IF_ERROR(TensorError(i, output->Keep(*input_, i)));
+      if (plans_[i].has_value()) continue;
+      QUANTD_RETURN_IF_ERROR(Named(input_->tensor(i).name, output->Keep(*input_, i)));
     }
     int64_t total_bytes = 0;
     for (const size_t i : selected_) total_bytes += input_->size_bytes(i);
@@ -104,17 +99,15 @@ class Run {
     results_.resize(input_->size());
     for (size_t k = 0; k < selected_.size(); ++k) {
       const size_t i = selected_[k];
-      if (!results[k].ok()) return TensorError(i, results[k].status());
+      if (!results[k].ok()) {
+        return connection_->ErrorOf(input_->tensor(i).name, results[k].status());
+      }
       output->SetDigests(i, results[k]->report.digests);
       results_[i] = *results[k];
     }
     elapsed_ = progress.elapsed();
     quantized_bytes_ = total_bytes;
     return Named(options_.output, output->Finish());
-  }
-
-  absl::Status TensorError(size_t i, const absl::Status& status) const {
-    return Named(input_->tensor(i).name, status);
   }
 
   static std::string NoteOf(const QuantizedInfo& info) {
@@ -200,9 +193,10 @@ class Run {
       return;
     }
     absl::PrintF("%s", ReportTable(rows));
-    absl::PrintF("\n%s to %s: %d of %d tensors, %s in %s (%s), by %s\n", Printable(options_.output),
-                 options_.spec, selected_.size(), rows.size(), HumanBytes(quantized_bytes_),
-                 HumanTime(elapsed_), HumanRate(quantized_bytes_, elapsed_), connection_->where());
+    absl::PrintF("\nwrote %s: %d of %d tensors as %s, %s in %s (%s), by %s\n",
+                 Printable(options_.output), selected_.size(), rows.size(), options_.spec,
+                 HumanBytes(quantized_bytes_), HumanTime(elapsed_),
+                 HumanRate(quantized_bytes_, elapsed_), connection_->where());
   }
 
   const Globals& globals_;

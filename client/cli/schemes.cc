@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -36,14 +37,21 @@ Json SchemeJson(const v1::SchemeDescription& scheme) {
   return json;
 }
 
-Table SchemeTable(const std::vector<v1::SchemeDescription>& schemes) {
+// Returns the kinds, each once: a scheme may list several sizes of one.
+std::string Kinds(const v1::SchemeDescription& scheme) {
+  std::vector<std::string> kinds;
+  for (const std::string& kind : scheme.granularities()) {
+    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
+  }
+  return absl::StrJoin(kinds, ", ");
+}
+
+Table SchemeTable(const std::vector<v1::SchemeDescription>& schemes, bool with_source) {
   using enum Table::Align;
-  Table table(
-      {{"scheme"}, {"bits", kRight}, {"what it is"}, {"granularity"}, {"mode"}, {"bytes as in"}});
+  Table table({{"scheme"}, {"bits", kRight}, {"what it is"}, {"granularity"}, {"bytes as in"}});
   for (const v1::SchemeDescription& scheme : schemes) {
     table.AddRow({scheme.name(), absl::StrFormat("%g", scheme.bits_per_code()), scheme.summary(),
-                  absl::StrJoin(scheme.granularities(), ", "), absl::StrJoin(scheme.modes(), ", "),
-                  scheme.source()});
+                  Kinds(scheme), with_source ? scheme.source() : ""});
   }
   return table;
 }
@@ -61,10 +69,11 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
     PrintJson(json);
     return kOk;
   }
-  const Table table = SchemeTable(schemes);
-  absl::PrintF("%s", options.markdown ? table.Markdown() : table.Text());
-  if (options.markdown) return kOk;
-  absl::PrintF("\nDefaults, in the text form of a spec:\n");
+  if (options.markdown) {
+    absl::PrintF("%s", SchemeTable(schemes, /*with_source=*/true).Markdown());
+    return kOk;
+  }
+  absl::PrintF("%s\nAs specs, with every default:\n", SchemeTable(schemes, false).Text());
   for (const v1::SchemeDescription& scheme : schemes) {
     absl::PrintF("  %s\n", scheme.default_spec());
   }

@@ -99,7 +99,7 @@ class Run {
     const auto results =
         connection->client().DequantizeMany(std::move(jobs), connection->call_options());
     for (size_t k = 0; k < results.size(); ++k) {
-      if (!results[k].ok()) return Named(rows_[k].tensor.name, results[k].status());
+      if (!results[k].ok()) return connection->ErrorOf(rows_[k].tensor.name, results[k].status());
       rows_[k].figures = sinks[k]->figures();
     }
     return absl::OkStatus();
