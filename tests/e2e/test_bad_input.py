@@ -37,7 +37,6 @@ def test_unknown_scheme_lists_the_known(nothing_left, server):
     ("fp16:axis=0", ["fp16"]),
     ("q8_0:mode=full", ["q8_0"]),
     ("", ["scheme"]),
-    ("int8:", []),
     ("int8:scale=1,scale=2", ["scale"]),
 ])
 def test_bad_spec(nothing_left, spec, words):

@@ -34,6 +34,9 @@ def test_server_killed_in_mid_stream(tmp_path, nothing_left):
             client.stdin.write(block)
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
+        with pytest.raises(BrokenPipeError):
+            for _ in range(192):
+                client.stdin.write(block)
         _, error = client.communicate(timeout=120)
         assert client.returncode == 3, error
         assert error.strip()
@@ -161,7 +164,7 @@ def test_server_flags_and_environment(tmp_path):
 
 
 def test_over_budget_is_an_error_with_the_number(tmp_path, nothing_left):
-    with running_server(tmp_path / "s", "--memory", "8MiB") as server:
+    with running_server(tmp_path / "s", "--memory", "16MiB") as server:
         # A row must be resident for axis=0, and one row is the whole budget four times over.
         result = quantctl("quantize", "-", "--dtype", "f32", "--shape", f"1,{8 * MIB}", "-o",
                           nothing_left / "o.safetensors", "--to", "int8:axis=0", "--server",

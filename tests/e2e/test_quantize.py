@@ -141,7 +141,7 @@ def test_table_and_figures(tmp_path, made):
     x = arrays["block.weight"]
     y = out["block.weight"].astype(np.float32) * out["block.weight.scale"].reshape(-1, 1)
     shown = next(line for line in text.splitlines() if "block.weight" in line)
-    assert f"{reference.sqnr_db(x, y):.1f}"[:4] in shown
+    assert f"{reference.sqnr_db(x, y):.2f}" in shown
 
 
 def test_json_figures(tmp_path, made):
