@@ -49,9 +49,13 @@ class CalibrateStream final : public FrameHandler {
       frame_reservation_ = MemoryBudget::Reservation();
       return false;
     }
-    QUANTD_ASSIGN_OR_RETURN(const StepResult step, session_->Step(chunk_.Peek(), cancel_));
-    chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
-    wants_input_ = step.wants_input;
+    int64_t taken_bytes = 0;
+    do {
+      QUANTD_ASSIGN_OR_RETURN(const StepResult step, session_->Step(chunk_.Peek(), cancel_));
+      chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
+      taken_bytes += step.consumed_bytes;
+      wants_input_ = step.wants_input;
+    } while (!chunk_.empty() && wants_input_ && taken_bytes < kWorkBytes);
     return true;
   }
 

@@ -35,10 +35,14 @@ class DequantizeTensor final : public OpenTensor {
 
   absl::StatusOr<bool> Work(const CancelToken& cancel) override {
     if (chunk_.empty() && wants_input_) return false;
-    QUANTD_ASSIGN_OR_RETURN(const StepResult step,
-                            session_->Step(plane_, chunk_.Peek(), sink_, cancel));
-    chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
-    wants_input_ = step.wants_input;
+    int64_t taken_bytes = 0;
+    do {
+      QUANTD_ASSIGN_OR_RETURN(const StepResult step,
+                              session_->Step(plane_, chunk_.Peek(), sink_, cancel));
+      chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
+      taken_bytes += step.consumed_bytes;
+      wants_input_ = step.wants_input;
+    } while (!chunk_.empty() && wants_input_ && taken_bytes < kWorkBytes);
     return true;
   }
 

@@ -35,6 +35,7 @@ struct Flags {
   bool insecure = false;
   std::string port_file;
   std::string log_level = "info";
+  std::string simd;
 };
 
 void AddFlags(CLI::App& app, Flags& flags) {
@@ -73,6 +74,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->envname("QUANTD_LOG_LEVEL")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
+  app.add_option("--simd", flags.simd, "SIMD target to use (default: the best); same bytes by all")
+      ->envname("QUANTD_SIMD");
 }
 
 // Keeps pages that gRPC's read slices would else map and unmap all the time; see TrimIfIdle.
@@ -186,6 +189,10 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {  // CLI11's way to answer; nothing of ours throws
     return app.exit(error) == 0 ? EXIT_SUCCESS : kExitUsage;
+  }
+  if (const absl::Status status = ChooseSimdTarget(flags.simd); !status.ok()) {
+    std::fprintf(stderr, "quantd: --simd: %s\n", std::string(status.message()).c_str());
+    return kExitUsage;
   }
   return Serve(flags, signals);
 }

@@ -50,10 +50,13 @@ class QuantizeTensor final : public OpenTensor {
     const bool complete = values_.received_bytes == values_.size_bytes;
     if (chunk_.empty() && wants_input_ && (!complete || session_->done())) return false;
     const Clock::time_point begin = Clock::now();
-    const std::span<const std::byte> piece = chunk_.Peek();
-    QUANTD_ASSIGN_OR_RETURN(const StepResult step, session_->Step(piece, sink_, cancel));
-    chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
-    wants_input_ = step.wants_input;
+    int64_t taken_bytes = 0;
+    do {
+      QUANTD_ASSIGN_OR_RETURN(const StepResult step, session_->Step(chunk_.Peek(), sink_, cancel));
+      chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
+      taken_bytes += step.consumed_bytes;
+      wants_input_ = step.wants_input;
+    } while (!chunk_.empty() && wants_input_ && taken_bytes < kWorkBytes);
     encoding_ += Clock::now() - begin;
     return true;
   }

@@ -129,8 +129,8 @@ absl::Status QuantdServer::Listen(const ServerOptions& options) {
                                              : absl::StrCat(listen[i].host, ":", ports[i]));
   }
   if (server_ == nullptr) return absl::InternalError("the gRPC server does not start");
-  server_->GetHealthCheckService()->SetServingStatus(
-      v1::QuantizationService::service_full_name(), true);
+  server_->GetHealthCheckService()->SetServingStatus(v1::QuantizationService::service_full_name(),
+                                                     true);
   return absl::OkStatus();
 }
 

@@ -82,6 +82,9 @@ struct IncomingPlane {
 // CRC.
 absl::Status CheckChunk(const ParsedFrame& chunk, const IncomingPlane& plane);
 
+// Pieces of a chunk are as small as HTTP/2 frames, so one call of Work takes several, up to this.
+inline constexpr int64_t kWorkBytes = int64_t{1} << 20;
+
 // Walks over the pieces of a chunk's data. Not thread-safe.
 class ChunkCursor {
  public:
