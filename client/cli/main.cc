@@ -9,6 +9,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/interrupts.h"
 #include "client/cli/text.h"
+#include "core/simd/targets.h"
 
 namespace quantd::cli {
 namespace {
@@ -20,7 +21,7 @@ void KeepPages() {
   mallopt(M_TOP_PAD, 64 << 20);
 }
 
-void AddGlobals(CLI::App& app, Globals& globals) {
+void AddGlobals(CLI::App& app, Globals& globals, std::string& simd) {
   app.add_option("--server", globals.server,
                  "HOST:PORT or unix:PATH of a quantd server; without it the service runs in this "
                  "process and gives the same bytes")
@@ -35,6 +36,10 @@ void AddGlobals(CLI::App& app, Globals& globals) {
   app.add_option("--threads", globals.embedded.worker_threads,
                  "worker threads of the service in this process")
       ->check(CLI::Range(0, 1024));
+  app.add_option(
+         "--simd", simd,
+         "SIMD target of the service in this process (default: the best); same bytes by all")
+      ->envname("QUANTD_SIMD");
 }
 
 int PrintError(const absl::Status& status) {
@@ -55,7 +60,8 @@ int Main(int argc, char** argv) {
   app.footer(kExitCodesHelp);
   app.require_subcommand(1);
   app.fallthrough();
-  AddGlobals(app, globals);
+  std::string simd;
+  AddGlobals(app, globals, simd);
   const std::vector<Command> commands = {AddQuantize(app, globals), AddDequantize(app, globals),
                                          AddInspect(app, globals),  AddVerify(app, globals),
                                          AddPlan(app, globals),     AddCalibrate(app, globals),
@@ -68,6 +74,7 @@ int Main(int argc, char** argv) {
     fprintf(stderr, "quantctl: %s (see quantctl --help)\n", Printable(error.what()).c_str());
     return kBadInput;
   }
+  if (const absl::Status status = ChooseSimdTarget(simd); !status.ok()) return PrintError(status);
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;
     const absl::StatusOr<ExitCode> code = command.run();
