@@ -1,21 +1,36 @@
 #include "core/exec/buffer_pool.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <new>
 #include <utility>
 
 namespace quantd {
 namespace {
 
+// From this size on memory comes in huge pages where the system has them: faulting in 4 KiB pages
+// costs more than the work on them (measured on a buffered tensor of 256 MiB: 0.4 against 2 GB/s).
+constexpr size_t kHugeFromBytes = size_t{4} << 20;
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+
 std::byte* AllocateBytes(size_t size_bytes) {
-  return static_cast<std::byte*>(
-      ::operator new (size_bytes, std::align_val_t{BufferPool::kAlignment}));
+  const bool huge = size_bytes >= kHugeFromBytes;
+  const size_t alignment = huge ? kHugePageBytes : BufferPool::kAlignment;
+  const size_t rounded_bytes = (size_bytes + alignment - 1) / alignment * alignment;
+  void* data = std::aligned_alloc(alignment, rounded_bytes);
+  if (data == nullptr) throw std::bad_alloc();  // as operator new: the budget has let it pass
+#if defined(__linux__)
+  if (huge) madvise(data, rounded_bytes, MADV_HUGEPAGE);  // a hint: it may fail
+#endif
+  return static_cast<std::byte*>(data);
 }
 
-void FreeBytes(std::byte* data) {
-  ::operator delete (data, std::align_val_t{BufferPool::kAlignment});
-}
+void FreeBytes(std::byte* data) { std::free(data); }
 
 }  // namespace
 

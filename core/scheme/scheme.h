@@ -131,7 +131,8 @@ struct Counts {
 };
 
 // One row of the registry. Every function is thread-safe; only `plan` can fail; none but `plan`
-// allocates. Values are finite unless the spec says nonfinite=propagate.
+// allocates. Codes of values that are not finite count only under nonfinite=propagate; `encode` may
+// meet such values all the same, and what it then writes is thrown away.
 struct Scheme {
   SchemeInfo info;
   // Gives the planes and the map of groups of a non-empty tensor, or kInvalidArgument for a shape

@@ -18,6 +18,9 @@ namespace {
 // Tiles that one step of a parallel loop takes.
 constexpr int64_t kTilesPerTask = 4;
 
+// Tiles whose results are held at once: windows of short, padded rows have very many.
+constexpr int64_t kTilesPerWave = 1024;
+
 TileView ViewOf(const float* values, int64_t num_elems) { return {values, nullptr, num_elems}; }
 TileView ViewOf(const double* values, int64_t num_elems) { return {nullptr, values, num_elems}; }
 TileSpan SpanOf(float* values, int64_t num_elems) { return {values, nullptr, num_elems}; }
@@ -56,20 +59,34 @@ absl::Status TileEncoder::Encode(const Window& window, const ParamView& params,
 template <>
 TileEncoder::Carry<float>& TileEncoder::CarryOf<float>(int64_t tile) {
   carry_f32_.resize(2);
-  return carry_f32_[static_cast<size_t>(tile % 2)];
+  return carry_f32_[CarryPlace(tile)];
 }
 template <>
 TileEncoder::Carry<double>& TileEncoder::CarryOf<double>(int64_t tile) {
   carry_f64_.resize(2);
-  return carry_f64_[static_cast<size_t>(tile % 2)];
+  return carry_f64_[CarryPlace(tile)];
 }
 
 template <typename T>
 absl::Status TileEncoder::EncodeAs(const Window& window, const ParamView& params,
                                    std::span<std::byte> codes) {
   if (figures_) CarryOf<T>(0);  // made before tasks use it
-  const int64_t first_tile = grid_.TileOf(window.first_elem);
-  const int64_t num_tiles = grid_.TileOf(window.end_elem() - 1) - first_tile + 1;
+  const int64_t last_tile = grid_.TileOf(window.end_elem() - 1);
+  for (int64_t tile = grid_.TileOf(window.first_elem); tile <= last_tile; tile += kTilesPerWave) {
+    const int64_t num_tiles = std::min(last_tile + 1 - tile, kTilesPerWave);
+    QUANTD_RETURN_IF_ERROR(EncodeTiles<T>(window, params, codes, tile, num_tiles));
+  }
+  if (grid_.End(last_tile) > window.end_elem() && last_tile != open_tile_) {
+    open_place_ = 1 - open_place_;  // where CarryOf has put it
+    open_tile_ = last_tile;
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status TileEncoder::EncodeTiles(const Window& window, const ParamView& params,
+                                      std::span<std::byte> codes, int64_t first_tile,
+                                      int64_t num_tiles) {
   std::vector<TileResult> results(static_cast<size_t>(num_tiles));
   executor_.ParallelFor(CeilDiv(num_tiles, kTilesPerTask), [&](int64_t task) {
     const int64_t end = std::min((task + 1) * kTilesPerTask, num_tiles);
@@ -102,29 +119,36 @@ void TileEncoder::EncodeTile(const Window& window, const ParamView& params,
   const int64_t num_elems = end - begin;
   T widened[kTileElems], finite[kTileElems], decoded[kTileElems];
   const T* values = LoadValues(window, begin, num_elems, widened, result.inexact);
-  const T* encodable = values;
-  if (!AllFinite(values, num_elems)) {
-    for (int64_t i = 0; i < num_elems; ++i) {
-      if (!std::isfinite(values[i])) result.non_finite.push_back(begin + i);
-    }
-    if (*resolved_.spec.nonfinite != NonFinite::kPropagate) {
-      Sanitize(values, num_elems, finite);
-      encodable = finite;
-    }
-  }
   const PackedLayout& layout = resolved_.layout;
   const int64_t window_offset = layout.CodeOffset(window.first_elem);
   const int64_t offset = layout.CodeOffset(begin), size_bytes = layout.CodeOffset(end) - offset;
   const std::span<std::byte> out =
       codes.subspan(static_cast<size_t>(offset - window_offset), static_cast<size_t>(size_bytes));
-  scheme_.encode(resolved_, {ViewOf(encodable, num_elems), begin, params}, out, &result.counts);
-  if (!figures_) return;
   const bool whole = begin == tile_begin && end == tile_end;
-  T* y = whole ? decoded : CarryOf<T>(tile).y.data() + (begin - tile_begin);
-  scheme_.decode(resolved_, out, params, begin, SpanOf(y, num_elems));
-  if (whole) {
-    result.figures = MeasureTile(values, y, num_elems, report_.figures.max_error);
-  } else {
+  T* y = whole || !figures_ ? decoded : CarryOf<T>(tile).y.data() + (begin - tile_begin);
+  const auto encode = [&](const T* encodable) {
+    result.counts = {};
+    scheme_.encode(resolved_, {ViewOf(encodable, num_elems), begin, params}, out, &result.counts);
+    if (!figures_) return;
+    scheme_.decode(resolved_, out, params, begin, SpanOf(y, num_elems));
+    if (whole) result.figures = MeasureTile(values, y, num_elems, report_.figures.max_error);
+  };
+  // Hoping for the best, so that the values stream through the cache once; the check finds them
+  // there.
+  encode(values);
+  const bool all_finite =
+      figures_ && whole ? result.figures.count == num_elems : AllFinite(values, num_elems);
+  if (!all_finite) {
+    for (int64_t i = 0; i < num_elems; ++i) {
+      if (std::isfinite(values[i])) continue;
+      if (result.non_finite++ < kMaxNonFiniteListed) result.first_non_finite.push_back(begin + i);
+    }
+    if (*resolved_.spec.nonfinite != NonFinite::kPropagate) {
+      Sanitize(values, num_elems, finite);
+      encode(finite);
+    }
+  }
+  if (figures_ && !whole) {
     std::copy(values, values + num_elems, CarryOf<T>(tile).x.data() + (begin - tile_begin));
   }
 }
@@ -157,15 +181,15 @@ void TileEncoder::MergeFigures(const TileFigures& tile, int64_t first_elem) {
 absl::Status TileEncoder::MergeCounts(const TileResult& result) {
   report_.clipped += result.counts.clipped;
   report_.inexact_inputs += result.inexact;
-  if (result.non_finite.empty()) return absl::OkStatus();
+  if (result.non_finite == 0) return absl::OkStatus();
   if (*resolved_.spec.nonfinite == NonFinite::kReject) {
     return absl::InvalidArgumentError(
         absl::StrCat("tensor \"", resolved_.tensor.name, "\" has a value that is not finite at ",
-                     CoordinatesText(resolved_.tensor.shape, result.non_finite.front()),
+                     CoordinatesText(resolved_.tensor.shape, result.first_non_finite.front()),
                      "; to accept it use nonfinite=saturate"));
   }
-  report_.non_finite += static_cast<int64_t>(result.non_finite.size());
-  for (const int64_t elem : result.non_finite) {
+  report_.non_finite += result.non_finite;
+  for (const int64_t elem : result.first_non_finite) {
     if (report_.first_non_finite_elems.size() == kMaxNonFiniteListed) break;
     report_.first_non_finite_elems.push_back(elem);
   }

@@ -43,16 +43,23 @@ class TileEncoder {
     TileFigures figures;
     Counts counts;
     int64_t inexact = 0;
-    std::vector<int64_t> non_finite;  // all of them, as elements of the tensor
+    int64_t non_finite = 0;
+    std::vector<int64_t> first_non_finite;  // elements of the tensor; at most kMaxNonFiniteListed
   };
 
   template <typename T>
   absl::Status EncodeAs(const Window& window, const ParamView& params, std::span<std::byte> codes);
   template <typename T>
+  absl::Status EncodeTiles(const Window& window, const ParamView& params,
+                           std::span<std::byte> codes, int64_t first_tile, int64_t num_tiles);
+  template <typename T>
   void EncodeTile(const Window& window, const ParamView& params, std::span<std::byte> codes,
                   int64_t tile, TileResult& result);
   template <typename T>
   Carry<T>& CarryOf(int64_t tile);
+  size_t CarryPlace(int64_t tile) const {
+    return tile == open_tile_ ? open_place_ : 1 - open_place_;
+  }
   void MergeFigures(const TileFigures& tile, int64_t first_elem);
   absl::Status MergeCounts(const TileResult& result);
 
@@ -62,9 +69,11 @@ class TileEncoder {
   Executor& executor_;
   const TileGrid grid_;
   EncodingReport report_;
-  // By the parity of the tile, because one window may end a tile and begin another.
+  // Two, because one window may complete the open tile and begin another.
   std::vector<Carry<float>> carry_f32_;
   std::vector<Carry<double>> carry_f64_;
+  int64_t open_tile_ = -1;  // the tile that earlier windows have begun
+  size_t open_place_ = 0;   // of its carry
 };
 
 // Returns "[1, 2]", the coordinates of element `elem` in `shape`.

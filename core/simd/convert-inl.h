@@ -77,29 +77,33 @@ HWY_INLINE hn::VFromD<DU> NarrowFloatVec(D /*d*/, hn::VFromD<D> v, bool saturate
   const VU magnitude = hn::And(bits, hn::Set(du, static_cast<Bits>(~F::kSign)));
   const VU sign = hn::ShiftLeft<kFormat.sign_shift()>(hn::ShiftRight<F::kWidth - 1>(bits));
   const auto negative = hn::Ne(sign, zero);
-  const VU stored_exponent = hn::ShiftRight<F::kMan>(magnitude);
-  const VU stored_mantissa = hn::And(magnitude, hn::Set(du, (Bits{1} << F::kMan) - 1));
-  VU mantissa = hn::IfThenElse(hn::Eq(stored_exponent, zero), stored_mantissa,
-                               hn::Or(stored_mantissa, hn::Set(du, Bits{1} << F::kMan)));
-  const VU exponent =
-      hn::Add(stored_exponent, hn::IfThenElseZero(hn::Eq(stored_exponent, zero), one));
-  VU shift = hn::Set(du, kBaseShift), raised = hn::Sub(exponent, one);
-  if constexpr (kMinExponent > 1) {
+  VU code;
+  if constexpr (kMinExponent <= 1) {  // T's own exponents: the fields stay where they are
+    const VU shift = hn::Set(du, kBaseShift);
+    const VU odd = hn::And(hn::ShiftRight<kBaseShift>(magnitude), one);
+    const VU increment = RoundingIncrementVec<kRounding>(du, shift, odd, negative, noise);
+    code = hn::ShiftRight<kBaseShift>(hn::Add(magnitude, increment));
+  } else {
+    const VU stored_exponent = hn::ShiftRight<F::kMan>(magnitude);
+    const VU stored_mantissa = hn::And(magnitude, hn::Set(du, (Bits{1} << F::kMan) - 1));
+    const auto subnormal = hn::Eq(stored_exponent, zero);
+    VU mantissa = hn::IfThenElse(subnormal, stored_mantissa,
+                                 hn::Or(stored_mantissa, hn::Set(du, Bits{1} << F::kMan)));
+    const VU exponent = hn::Add(stored_exponent, hn::IfThenElseZero(subnormal, one));
     const auto delta = hn::Sub(hn::BitCast(di, exponent), hn::Set(di, kMinExponent));
     const auto below = hn::Lt(delta, hn::Zero(di));
-    raised = hn::BitCast(du, hn::IfThenZeroElse(below, delta));
+    const VU raised = hn::BitCast(du, hn::IfThenZeroElse(below, delta));
     const auto wanted = hn::Sub(hn::Set(di, kBaseShift), hn::IfThenElseZero(below, delta));
     const auto far = hn::Gt(wanted, hn::Set(di, kMaxShift));
-    shift = hn::BitCast(du, hn::IfThenElse(far, hn::Set(di, kMaxShift), wanted));
+    const VU shift = hn::BitCast(du, hn::IfThenElse(far, hn::Set(di, kMaxShift), wanted));
     const VU sticky =
-        hn::IfThenElse(hn::Eq(mantissa, zero), zero,
-                       hn::Set(du, sizeof(T) == 4 ? Bits{1} : Bits{1} << (F::kMan - 23)));
+        hn::IfThenElse(hn::Eq(mantissa, zero), zero, hn::Set(du, Bits{1} << (F::kMan - 23)));
     mantissa = hn::IfThenElse(hn::RebindMask(du, far), sticky, mantissa);
+    const VU odd = hn::And(hn::Shr(mantissa, shift), one);
+    const VU increment = RoundingIncrementVec<kRounding>(du, shift, odd, negative, noise);
+    const VU rounded = hn::Shr(hn::Add(mantissa, increment), shift);
+    code = hn::Add(hn::ShiftLeft<kFormat.man_bits>(raised), rounded);
   }
-  const VU odd = hn::And(hn::Shr(mantissa, shift), one);
-  const VU increment = RoundingIncrementVec<kRounding>(du, shift, odd, negative, noise);
-  const VU rounded = hn::Shr(hn::Add(mantissa, increment), shift);
-  const VU code = hn::Add(hn::ShiftLeft<kFormat.man_bits>(raised), rounded);
   const uint32_t overflow = saturate || kFormat.inf_code == 0 ? kFormat.max_code : kFormat.inf_code;
   const auto over = hn::Gt(hn::BitCast(di, code), hn::Set(di, kFormat.max_code));
   VU result = hn::Or(sign, hn::IfThenElse(hn::RebindMask(du, over), hn::Set(du, overflow), code));

@@ -29,6 +29,42 @@ HWY_INLINE hn::VFromD<DU> LoadWide(DU du, const From* from) {
   }
 }
 
+// Targets whose own conversions between f16 and f32 round to even and keep subnormals. They quiet
+// NaN, which ours does not, so tiles with NaN take the integer path.
+#undef QUANTD_NATIVE_F16
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON
+#define QUANTD_NATIVE_F16 1
+#else
+#define QUANTD_NATIVE_F16 0
+#endif
+
+#if QUANTD_NATIVE_F16
+// Narrows whole vectors; returns the number of elements done, 0 if there is NaN.
+int64_t NarrowNative(bool saturate, const float* HWY_RESTRICT values, int64_t num_elems,
+                     uint16_t* HWY_RESTRICT codes, uint32_t& max_magnitude) {
+  const hn::ScalableTag<float> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  const hn::Rebind<hwy::float16_t, decltype(d)> d16;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto limit = hn::Set(d, saturate ? 65504.0f : std::numeric_limits<float>::infinity());
+  auto max = hn::Zero(di);
+  int64_t i = 0;
+  for (; i + lanes <= num_elems; i += lanes) {
+    const auto v = hn::LoadU(d, values + i);
+    const auto magnitude = hn::Abs(v);
+    max = hn::Max(max, hn::BitCast(di, magnitude));
+    const auto half = hn::DemoteTo(d16, hn::CopySign(hn::Min(magnitude, limit), v));
+    hn::StoreU(half, d16, reinterpret_cast<hwy::float16_t*>(codes + i));
+  }
+  int32_t lanes_max[hn::MaxLanes(di)];
+  hn::StoreU(max, di, lanes_max);
+  for (int64_t k = 0; k < lanes; ++k) {
+    max_magnitude = std::max(max_magnitude, static_cast<uint32_t>(lanes_max[k]));
+  }
+  return max_magnitude > FloatBits<float>::kInf ? 0 : i;
+}
+#endif
+
 // Narrows whole vectors; returns the number of elements done, and raises `max_magnitude`.
 template <MiniFormat kFormat, Rounding kRounding, typename T>
 int64_t NarrowVectors(bool saturate, const T* HWY_RESTRICT values, int64_t num_elems,
@@ -41,6 +77,11 @@ int64_t NarrowVectors(bool saturate, const T* HWY_RESTRICT values, int64_t num_e
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   auto max = hn::Zero(di);
   int64_t i = 0;
+#if QUANTD_NATIVE_F16
+  if constexpr (kFormat.man_bits == 10 && kRounding == Rounding::kHalfEven && sizeof(T) == 4) {
+    i = NarrowNative(saturate, values, num_elems, codes, max_magnitude);
+  }
+#endif
   for (; i + lanes <= num_elems; i += lanes) {
     const auto v = hn::LoadU(d, values + i);
     auto random = hn::Zero(du);
@@ -121,12 +162,38 @@ int64_t NarrowKind(HalfKind kind, Rounding rounding, bool saturate, const T* val
   return 0;
 }
 
+#if QUANTD_NATIVE_F16
+// Widens whole vectors; returns the number of elements done, 0 if there is NaN.
+int64_t WidenNative(const uint16_t* HWY_RESTRICT codes, int64_t num_elems,
+                    float* HWY_RESTRICT values) {
+  const hn::ScalableTag<float> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  const hn::Rebind<hwy::float16_t, decltype(d)> d16;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto max = hn::Zero(di);
+  int64_t i = 0;
+  for (; i + lanes <= num_elems; i += lanes) {
+    const auto v =
+        hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(codes + i)));
+    max = hn::Max(max, hn::BitCast(di, hn::Abs(v)));
+    hn::StoreU(v, d, values + i);
+  }
+  const auto inf = hn::Set(di, static_cast<int32_t>(FloatBits<float>::kInf));
+  return hn::AllFalse(di, hn::Gt(max, inf)) ? i : 0;
+}
+#endif
+
 template <MiniFormat kFormat, typename T>
 void WidenFormat(const uint16_t* HWY_RESTRICT codes, int64_t num_elems, T* HWY_RESTRICT values) {
   const hn::ScalableTag<T> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
+#if QUANTD_NATIVE_F16
+  if constexpr (kFormat.man_bits == 10 && sizeof(T) == 4) {
+    i = WidenNative(codes, num_elems, values);
+  }
+#endif
   for (; i + lanes <= num_elems; i += lanes) {
     hn::StoreU(WidenFloatVec<kFormat>(d, LoadWide(du, codes + i)), d, values + i);
   }

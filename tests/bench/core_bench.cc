@@ -1,0 +1,180 @@
+// Rates of the core beside the machine's own: memcpy, and a plain loop that reads f32 and writes
+// int8. GB/s are of f32 input read (decode: written). Every scheme is encoded and decoded by
+// sessions over memory, digest included, with 1 and 2 threads, on 64 KiB, 4 MiB and 256 MiB.
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/scheme/registry.h"
+#include "core/session/dequantize_session.h"
+#include "core/session/quantize_session.h"
+#include "tests/bench/table.h"
+#include "tests/support/values.h"
+
+namespace quantd::bench {
+namespace {
+
+using testing::Bench;
+using testing::MakeTensor;
+
+constexpr int64_t kCols = 4096;
+
+// Gives the same memory again and again.
+class FixedSink : public PayloadSink {
+ public:
+  explicit FixedSink(std::vector<std::vector<std::byte>>& planes) : planes_(planes) {}
+  std::span<std::byte> Acquire(int plane, int64_t offset_bytes, int64_t size_bytes) override {
+    return std::span(planes_[static_cast<size_t>(plane)])
+        .subspan(static_cast<size_t>(offset_bytes), static_cast<size_t>(size_bytes));
+  }
+  void Commit(int, int64_t, int64_t) override {}
+
+ private:
+  std::vector<std::vector<std::byte>>& planes_;
+};
+
+// One input for all benchmarks, made once.
+const std::vector<float>& Input() {
+  static const std::vector<float> kInput = [] {
+    std::vector<float> values(size_t{64} << 20);
+    uint32_t state = 1;
+    for (float& value : values) {
+      state = state * 1664525 + 1013904223;
+      value = static_cast<float>(static_cast<int32_t>(state)) * 0x1p-31f;
+    }
+    return values;
+  }();
+  return kInput;
+}
+
+// What a thread of a plain loop does: read f32, scale, write int8; as well as the compiler can.
+#if defined(__x86_64__)
+__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#endif
+void NarrowLoop(const float* in, int8_t* out, size_t count) {
+  for (size_t i = 0; i < count; ++i) out[i] = static_cast<int8_t>(in[i] * 127.0f);
+}
+
+template <typename Fn>
+void OnThreads(int threads, size_t count, Executor& executor, Fn fn) {
+  const size_t part = count / static_cast<size_t>(threads);
+  executor.ParallelFor(threads, [&](int64_t i) { fn(static_cast<size_t>(i) * part, part); });
+}
+
+void BenchCopy(benchmark::State& state, int64_t bytes, int threads) {
+  static std::vector<std::byte> out(size_t{256} << 20);
+  Executor executor(threads - 1);
+  for (auto _ : state) {
+    OnThreads(threads, static_cast<size_t>(bytes), executor, [&](size_t at, size_t size) {
+      std::memcpy(out.data() + at, reinterpret_cast<const std::byte*>(Input().data()) + at, size);
+    });
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(state.iterations() * bytes);
+}
+
+void BenchNarrow(benchmark::State& state, int64_t bytes, int threads) {
+  static std::vector<int8_t> out(size_t{64} << 20);
+  Executor executor(threads - 1);
+  for (auto _ : state) {
+    OnThreads(
+        threads, static_cast<size_t>(bytes) / sizeof(float), executor,
+        [&](size_t at, size_t size) { NarrowLoop(Input().data() + at, out.data() + at, size); });
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(state.iterations() * bytes);
+}
+
+QuantizedTensor Prepare(const std::string& spec, int64_t bytes, Bench& bench) {
+  const TensorDesc tensor =
+      MakeTensor("t", DType::kF32, {bytes / int64_t{sizeof(float)} / kCols, kCols});
+  const auto values = std::as_bytes(std::span(Input())).first(static_cast<size_t>(bytes));
+  return *QuantizeAll(*ParseSpec(spec), tensor, values, {}, bench.context());
+}
+
+void BenchEncode(benchmark::State& state, const std::string& spec, int64_t bytes, int threads,
+                 bool figures) {
+  Bench bench(threads - 1, int64_t{8} << 30);
+  QuantizedTensor tensor = Prepare(spec, bytes, bench);
+  const CancelToken cancel;
+  for (auto _ : state) {
+    QuantizeOptions options;
+    options.figures = figures;
+    auto session = *QuantizeSession::Create(tensor.plan, options, bench.context());
+    FixedSink sink(tensor.planes);
+    auto in = std::as_bytes(std::span(Input())).first(static_cast<size_t>(bytes));
+    while (!session->done()) {
+      in = in.subspan(static_cast<size_t>(session->Step(in, sink, cancel)->consumed_bytes));
+    }
+    if (!session->Finish().ok()) state.SkipWithError("session did not finish");
+  }
+  state.SetBytesProcessed(state.iterations() * bytes);
+}
+
+void BenchDecode(benchmark::State& state, const std::string& spec, int64_t bytes, int threads) {
+  Bench bench(threads - 1, int64_t{8} << 30);
+  const QuantizedTensor tensor = Prepare(spec, bytes, bench);
+  static std::vector<std::vector<std::byte>> out(1, std::vector<std::byte>(size_t{256} << 20));
+  const CancelToken cancel;
+  for (auto _ : state) {
+    auto session = *DequantizeSession::Create(tensor.plan, DType::kF32, bench.context());
+    FixedSink sink(out);
+    for (size_t plane = tensor.planes.size(); plane-- > 0;) {
+      for (std::span<const std::byte> in = tensor.planes[plane]; !in.empty();) {
+        in = in.subspan(static_cast<size_t>(
+            session->Step(static_cast<int>(plane), in, sink, cancel)->consumed_bytes));
+      }
+    }
+    if (!session->Finish().ok()) state.SkipWithError("session did not finish");
+  }
+  state.SetBytesProcessed(state.iterations() * bytes);
+}
+
+void RegisterAll(std::map<std::string, std::string>& baselines) {
+  struct Size {
+    const char* name;
+    int64_t bytes;
+  };
+  static constexpr Size kSizes[] = {
+      {"64 KiB", 64 << 10}, {"4 MiB", 4 << 20}, {"256 MiB", 256 << 20}};
+  const std::string kBound = "read f32, write int8";
+  std::vector<std::string> specs = {"int8:scale=0.01", "int8:axis=0", "int8:group=128"};
+  for (const Scheme* scheme : AllSchemes()) specs.emplace_back(scheme->info.name);
+  for (const Size& size : kSizes) {
+    for (const int threads : {1, 2}) {
+      const std::string column =
+          absl::StrCat(size.name, ", ", threads, threads == 1 ? " thread" : " threads");
+      const auto add = [&](const std::string& row, auto fn) {
+        benchmark::RegisterBenchmark(absl::StrCat(row, "/", column).c_str(), fn)->UseRealTime();
+      };
+      const int64_t bytes = size.bytes;
+      add("memcpy", [=](benchmark::State& state) { BenchCopy(state, bytes, threads); });
+      add(kBound, [=](benchmark::State& state) { BenchNarrow(state, bytes, threads); });
+      for (const std::string& spec : specs) {
+        for (const bool figures : {false, true}) {
+          const std::string row = absl::StrCat(spec, figures ? " encode, figures" : " encode");
+          baselines[row] = kBound;
+          add(row,
+              [=](benchmark::State& state) { BenchEncode(state, spec, bytes, threads, figures); });
+        }
+        const std::string row = absl::StrCat(spec, " decode");
+        baselines[row] = kBound;
+        add(row, [=](benchmark::State& state) { BenchDecode(state, spec, bytes, threads); });
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quantd::bench
+
+int main(int argc, char** argv) {
+  std::map<std::string, std::string> baselines;
+  quantd::bench::RegisterAll(baselines);
+  return quantd::bench::RunTable(argc, argv, baselines);
+}
