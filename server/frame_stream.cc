@@ -13,8 +13,8 @@ namespace {
 
 // Frames that were read and not yet worked on; one more is on its way.
 constexpr size_t kMaxFramesRead = 1;
-// After this many frames a stream lets others have the worker.
-constexpr int kFramesPerTurn = 4;
+// After this many frames and windows a stream lets others have the worker.
+constexpr int kStepsPerTurn = 16;
 
 int64_t NowMicros() { return absl::GetCurrentTimeNanos() / 1000; }
 
@@ -153,7 +153,7 @@ FrameStream::Next FrameStream::TakeNext(grpc::ByteBuffer& frame) {
 }
 
 void FrameStream::Turn() {
-  for (int frames = 0;;) {
+  for (int step = 0; step < kStepsPerTurn; ++step) {
     {
       absl::MutexLock lock(&mutex_);
       paused_ = queued_bytes_ >= static_cast<size_t>(context_.limits.max_queued_bytes);
@@ -166,22 +166,16 @@ void FrameStream::Turn() {
     const absl::StatusOr<bool> more = handler_->Work();
     if (more.ok() && *more) continue;
     absl::Status status = more.status();
-    if (status.ok() && frames == kFramesPerTurn) {
-      context_.session.executor->Submit([self = shared_from_this()] { self->Turn(); });
-      return;
-    }
     if (status.ok()) {
       grpc::ByteBuffer frame;
       const Next next = TakeNext(frame);
       if (next == Next::kStop) return;
       status = next == Next::kFrame ? handler_->Accept(frame) : handler_->Close();
-      ++frames;
     }
-    if (!status.ok()) {
-      absl::MutexLock lock(&mutex_);
-      status_.Update(status);
-    }
+    absl::MutexLock lock(&mutex_);
+    status_.Update(status);
   }
+  context_.session.executor->Submit([self = shared_from_this()] { self->Turn(); });
 }
 
 namespace {

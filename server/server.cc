@@ -147,7 +147,10 @@ void QuantdServer::Shutdown(absl::Duration drain) {
   is_shut_down_ = true;
   // Watchers of the health service hear of it before their connections go away.
   server_->GetHealthCheckService()->SetServingStatus(false);
-  server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(drain));
+  using Clock = std::chrono::system_clock;
+  server_->Shutdown(drain == absl::InfiniteDuration()
+                        ? Clock::time_point::max()
+                        : Clock::now() + absl::ToChronoMicroseconds(drain));
   server_->Wait();
 }
 
