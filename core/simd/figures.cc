@@ -20,6 +20,10 @@ template <typename T>
 struct FigureLanes {
   std::array<T, 16> sum, signal, error, cross, min, max, max_signal, max_error;
 };
+template <typename T>
+struct CentredLanes {
+  std::array<T, 16> squares, deltas;
+};
 
 }  // namespace quantd
 #endif
@@ -89,30 +93,34 @@ void SumLanesImpl(const T* HWY_RESTRICT x, const T* HWY_RESTRICT y, int64_t num_
   }
 }
 
-// Sums (x - mean)^2 in the same 16 lanes.
+// Sums (x - centre)^2 and x - centre in the same 16 lanes.
 template <typename T>
-void SumCentredImpl(const T* HWY_RESTRICT x, int64_t num_elems, T mean, T* HWY_RESTRICT lanes) {
+void SumCentredImpl(const T* HWY_RESTRICT x, int64_t num_elems, T middle, CentredLanes<T>& lanes) {
   const hn::CappedTag<T, 16> d;
   constexpr size_t kWidth = hn::MaxLanes(d);
   constexpr size_t kVecs = 16 / kWidth;
-  hn::VFromD<decltype(d)> sum[kVecs];
-  for (size_t k = 0; k < kVecs; ++k) sum[k] = hn::Zero(d);
-  const auto centre = hn::Set(d, mean);
+  hn::VFromD<decltype(d)> squares[kVecs], deltas[kVecs];
+  for (size_t k = 0; k < kVecs; ++k) squares[k] = deltas[k] = hn::Zero(d);
+  const auto centre = hn::Set(d, middle);
   const auto add = [&](const T* xs) HWY_ATTR {
     for (size_t k = 0; k < kVecs; ++k) {
       const auto delta = hn::Sub(hn::LoadU(d, xs + k * kWidth), centre);
-      sum[k] = hn::Add(sum[k], hn::Mul(delta, delta));
+      squares[k] = hn::Add(squares[k], hn::Mul(delta, delta));
+      deltas[k] = hn::Add(deltas[k], delta);
     }
   };
   int64_t i = 0;
   for (; i + 16 <= num_elems; i += 16) add(x + i);
   if (i < num_elems) {
     T pad[16];
-    std::fill(pad, pad + 16, mean);
+    std::fill(pad, pad + 16, middle);
     std::copy(x + i, x + num_elems, pad);
     add(pad);
   }
-  for (size_t k = 0; k < kVecs; ++k) hn::StoreU(sum[k], d, lanes + k * kWidth);
+  for (size_t k = 0; k < kVecs; ++k) {
+    hn::StoreU(squares[k], d, lanes.squares.data() + k * kWidth);
+    hn::StoreU(deltas[k], d, lanes.deltas.data() + k * kWidth);
+  }
 }
 
 void SumLanesF32(const float* x, const float* y, int64_t num_elems, FigureLanes<float>& lanes) {
@@ -121,11 +129,11 @@ void SumLanesF32(const float* x, const float* y, int64_t num_elems, FigureLanes<
 void SumLanesF64(const double* x, const double* y, int64_t num_elems, FigureLanes<double>& lanes) {
   SumLanesImpl(x, y, num_elems, lanes);
 }
-void SumCentredF32(const float* x, int64_t num_elems, float mean, float* lanes) {
-  SumCentredImpl(x, num_elems, mean, lanes);
+void SumCentredF32(const float* x, int64_t num_elems, float centre, CentredLanes<float>& lanes) {
+  SumCentredImpl(x, num_elems, centre, lanes);
 }
-void SumCentredF64(const double* x, int64_t num_elems, double mean, double* lanes) {
-  SumCentredImpl(x, num_elems, mean, lanes);
+void SumCentredF64(const double* x, int64_t num_elems, double centre, CentredLanes<double>& lanes) {
+  SumCentredImpl(x, num_elems, centre, lanes);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -147,11 +155,11 @@ void SumLanes(const float* x, const float* y, int64_t n, FigureLanes<float>& lan
 void SumLanes(const double* x, const double* y, int64_t n, FigureLanes<double>& lanes) {
   HWY_DYNAMIC_DISPATCH(SumLanesF64)(x, y, n, lanes);
 }
-void SumCentred(const float* x, int64_t n, float mean, float* lanes) {
-  HWY_DYNAMIC_DISPATCH(SumCentredF32)(x, n, mean, lanes);
+void SumCentred(const float* x, int64_t n, float centre, CentredLanes<float>& lanes) {
+  HWY_DYNAMIC_DISPATCH(SumCentredF32)(x, n, centre, lanes);
 }
-void SumCentred(const double* x, int64_t n, double mean, double* lanes) {
-  HWY_DYNAMIC_DISPATCH(SumCentredF64)(x, n, mean, lanes);
+void SumCentred(const double* x, int64_t n, double centre, CentredLanes<double>& lanes) {
+  HWY_DYNAMIC_DISPATCH(SumCentredF64)(x, n, centre, lanes);
 }
 
 template <typename T>
@@ -243,11 +251,13 @@ TileFigures MeasureTileImpl(const T* x, const T* y, int64_t num_elems, double kn
   const double mean = figures.sum / n;
   figures.m2 = figures.signal_energy - n * mean * mean;
   if (figures.m2 < 0.5 * figures.signal_energy) {  // would cancel: centre first
+    // The sum above is only as good as its terms are large; that of the differences is better.
     const T centre = static_cast<T>(mean);
-    std::array<T, 16> centred;
-    SumCentred(x, num_elems, centre, centred.data());
-    const double offset = mean - static_cast<double>(centre);
-    figures.m2 = std::max(0.0, Fold(centred) - n * offset * offset);
+    CentredLanes<T> centred;
+    SumCentred(x, num_elems, centre, centred);
+    const double offset_sum = Fold(centred.deltas);
+    figures.sum = n * static_cast<double>(centre) + offset_sum;
+    figures.m2 = std::max(0.0, Fold(centred.squares) - offset_sum * offset_sum / n);
   }
   return figures;
 }
