@@ -2,6 +2,7 @@
 #define QUANTD_CORE_BASE_CHECKED_MATH_H_
 
 #include <cstdint>
+#include <limits>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,6 +26,17 @@ inline absl::StatusOr<int64_t> CheckedAdd(int64_t a, int64_t b) {
     return absl::InvalidArgumentError(absl::StrCat(a, " + ", b, " overflows 64 bits"));
   }
   return result;
+}
+
+// Return a + b and a * b of numbers that are not negative, or the largest int64 where they leave
+// it: for amounts that are only compared with a limit.
+constexpr int64_t SaturatingAdd(int64_t a, int64_t b) {
+  int64_t result = 0;
+  return __builtin_add_overflow(a, b, &result) ? std::numeric_limits<int64_t>::max() : result;
+}
+constexpr int64_t SaturatingMul(int64_t a, int64_t b) {
+  int64_t result = 0;
+  return __builtin_mul_overflow(a, b, &result) ? std::numeric_limits<int64_t>::max() : result;
 }
 
 // Returns ceil(a / b) for a >= 0, b > 0, without overflow.

@@ -402,7 +402,8 @@ double RoundScale(double scale, ScaleType type) {
                                  std::numeric_limits<float>::max());
       return WidenFloat<double>(kBfloatFormat,
                                 NarrowFloat(kBfloatFormat, scale, Rounding::kHalfEven, true));
-    case ScaleType::kPow2: {  // up, so that nothing is clipped
+    case ScaleType::kPow2: {             // up, so that nothing is clipped
+      scale = std::min(scale, 0x1p127);  // infinity has no exponent
       int exponent;
       const double fraction = std::frexp(scale, &exponent);  // in [0.5, 1)
       return std::ldexp(1.0, std::clamp(fraction == 0.5 ? exponent - 1 : exponent, -126, 127));

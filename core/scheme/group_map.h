@@ -42,7 +42,8 @@ struct GroupMap {
     const int64_t row = elem / row_elems;
     const int64_t row_start = row * row_elems;
     const int64_t run = (elem - row_start) / run_elems;
-    const int64_t end_elem = row_start + std::min((run + 1) * run_elems, row_elems);
+    const int64_t run_start = run * run_elems;
+    const int64_t end_elem = row_start + run_start + std::min(run_elems, row_elems - run_start);
     return {RowGroup(row) + run, end_elem};
   }
 
@@ -55,9 +56,11 @@ struct GroupMap {
   }
 
   // True where groups come one after the other, each complete before the next band begins, so that
-  // parameters can be found while a tensor of `num_elems` streams by.
+  // parameters can be found while a tensor of `num_elems` streams by. Groups without elements
+  // belong to no window.
   bool IsLocal(int64_t num_elems) const {
-    return num_groups > 1 && (!batches_share || num_elems <= batch_rows * row_elems);
+    return num_groups > 1 && num_elems > 0 &&
+           (!batches_share || num_elems <= batch_rows * row_elems);
   }
 };
 
@@ -81,6 +84,7 @@ class RunWalker {
 
   void Next() {
     elem_ = run_end_;
+    if (done()) return;  // what follows may leave int64 beyond the last row
     if (run_end_ == row_end_) {
       ++row_;
       group_ = map_.RowGroup(row_);
@@ -88,7 +92,7 @@ class RunWalker {
     } else {
       ++group_;
     }
-    run_end_ = std::min(run_end_ + map_.run_elems, row_end_);
+    run_end_ += std::min(map_.run_elems, row_end_ - run_end_);
   }
 
  private:

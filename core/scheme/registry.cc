@@ -125,6 +125,8 @@ absl::StatusOr<const Scheme*> FindScheme(absl::string_view name) {
 }
 
 absl::StatusOr<QuantSpec> CompleteSpec(const QuantSpec& spec, const SchemeInfo& info) {
+  // The text form's own checks of values hold however the spec was made.
+  QUANTD_RETURN_IF_ERROR(ParseSpec(FormatSpec(spec)).status());
   QuantSpec result = spec;
   const absl::string_view name = info.name;
   QUANTD_RETURN_IF_ERROR(CompleteGranularity(info, result));

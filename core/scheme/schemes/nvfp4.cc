@@ -1,7 +1,7 @@
 // nvfp4: E2M1 codes with two levels of scales, blocks of 16 on the last axis (NVIDIA's NVFP4, as
 // compressed-tensors packs it: codes two to a byte, the first of a pair in the low nibble):
 //
-//   global_scale g = absmax of the tensor / (6 * 448), f32
+//   global_scale g = absmax of the tensor / (6 * 448), f32; at most 2^119, so that d is finite
 //   scale s = E4M3(absmax of the block / 6 / g), half-even; at least 2^-9; 1 for an all-zero block
 //   d = f32(s * g),  code = E2M1(x / d),  x' = E2M1 value * d
 //
@@ -26,15 +26,16 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr int64_t kNvBlock = 16;
 
 // Writes E2M1 codes of values / divisors[block], unpacked; a last, short block is filled with
-// zeros.
+// zeros. Returns the largest |values / divisors[block]|.
 template <typename T>
-void EncodeE2m1(const T* HWY_RESTRICT values, int64_t num_elems, const float* HWY_RESTRICT divisors,
-                uint8_t* HWY_RESTRICT codes) {
+T EncodeE2m1(const T* HWY_RESTRICT values, int64_t num_elems, const float* HWY_RESTRICT divisors,
+             uint8_t* HWY_RESTRICT codes) {
   const hn::CappedTag<T, kNvBlock> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const hn::Rebind<uint8_t, decltype(d)> d8;
   constexpr int64_t kWidth = hn::MaxLanes(d);
   T padded[kNvBlock] = {};
+  auto reach = hn::Zero(d);
   for (; num_elems > 0; num_elems -= kNvBlock, values += kNvBlock, codes += kNvBlock, ++divisors) {
     if (num_elems < kNvBlock) {
       std::copy(values, values + num_elems, padded);
@@ -43,11 +44,13 @@ void EncodeE2m1(const T* HWY_RESTRICT values, int64_t num_elems, const float* HW
     const auto divisor = hn::Set(d, static_cast<T>(*divisors));
     for (int64_t i = 0; i < kNvBlock; i += kWidth) {
       const auto v = hn::Div(hn::LoadU(d, values + i), divisor);
+      reach = hn::Max(reach, hn::Abs(v));
       const auto code =
           NarrowFloatVec<kE2m1Format, Rounding::kHalfEven>(d, v, /*saturate=*/true, hn::Zero(du));
       hn::StoreU(hn::TruncateTo(d8, code), d8, codes + i);
     }
   }
+  return hn::GetLane(hn::MaxOfLanes(d, reach));
 }
 
 // Writes the E2M1 values of unpacked codes times factors[block].
@@ -76,8 +79,12 @@ void DecodeE2m1(const uint8_t* HWY_RESTRICT codes, int64_t num_elems,
   }
 }
 
-void EncodeNvF32(const float* x, int64_t n, const float* s, uint8_t* c) { EncodeE2m1(x, n, s, c); }
-void EncodeNvF64(const double* x, int64_t n, const float* s, uint8_t* c) { EncodeE2m1(x, n, s, c); }
+float EncodeNvF32(const float* x, int64_t n, const float* s, uint8_t* c) {
+  return EncodeE2m1(x, n, s, c);
+}
+double EncodeNvF64(const double* x, int64_t n, const float* s, uint8_t* c) {
+  return EncodeE2m1(x, n, s, c);
+}
 void DecodeNvF32(const uint8_t* c, int64_t n, const float* s, float* x) { DecodeE2m1(c, n, s, x); }
 void DecodeNvF64(const uint8_t* c, int64_t n, const float* s, double* x) { DecodeE2m1(c, n, s, x); }
 
@@ -104,6 +111,7 @@ constexpr int64_t kBlockElems = 16;
 constexpr size_t kScalePlane = 1;
 constexpr size_t kGlobalPlane = 2;
 constexpr double kMaxCode = 6, kMaxScale = 448;
+constexpr int kClipBound = 7;  // half a step beyond the outermost code
 
 absl::StatusOr<PackedLayout> PlanNvfp4(const SchemeInfo&, const QuantSpec& spec,
                                        const TensorDesc& tensor) {
@@ -133,8 +141,8 @@ float LoadGlobal(std::span<const std::byte> plane) {
 }
 
 void ResolveGlobal(const Resolved&, const Range& tensor_range, ParamPlanes out) {
-  const float global = static_cast<float>(
-      RoundScale(ReachOf(tensor_range) / (kMaxCode * kMaxScale), ScaleType::kF32));
+  const double wanted = std::min(ReachOf(tensor_range) / (kMaxCode * kMaxScale), 0x1p119);
+  const float global = static_cast<float>(RoundScale(wanted, ScaleType::kF32));
   std::memcpy(out.planes[kGlobalPlane].data(), &global, sizeof(global));
 }
 
@@ -170,16 +178,26 @@ struct Factors {
   }
 };
 
+template <typename T, typename EncodeFn>
+int64_t EncodeValues(const T* values, int64_t num_elems, const Factors& factors, EncodeFn encode,
+                     uint8_t* codes) {
+  if (encode(values, num_elems, factors.values, codes) < T{kClipBound}) return 0;
+  int64_t clipped = 0;
+  for (int64_t i = 0; i < num_elems; ++i) {
+    clipped += std::fabs(values[i] / factors.values[i / kBlockElems]) >= T{kClipBound};
+  }
+  return clipped;
+}
+
 void EncodeNvfp4(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
-                 Counts*) {
+                 Counts* counts) {
   const TileView& values = segment.values;
   const Factors factors(resolved, segment.params, segment.first_elem, values.num_elems);
   uint8_t codes[kTileElems];
-  if (values.f32 != nullptr) {
-    HWY_DYNAMIC_DISPATCH(EncodeNvF32)(values.f32, values.num_elems, factors.values, codes);
-  } else {
-    HWY_DYNAMIC_DISPATCH(EncodeNvF64)(values.f64, values.num_elems, factors.values, codes);
-  }
+  counts->clipped += values.f32 != nullptr ? EncodeValues(values.f32, values.num_elems, factors,
+                                                          HWY_DYNAMIC_DISPATCH(EncodeNvF32), codes)
+                                           : EncodeValues(values.f64, values.num_elems, factors,
+                                                          HWY_DYNAMIC_DISPATCH(EncodeNvF64), codes);
   PackNibbles(codes, RoundUp(values.num_elems, kBlockElems), /*first_high=*/false,
               reinterpret_cast<uint8_t*>(out.data()));
 }
@@ -201,7 +219,7 @@ void DecodeNvfp4(const Resolved& resolved, std::span<const std::byte> packed,
 // --- The scalar definitions ---
 
 void EncodeNvfp4Ref(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
-                    Counts*) {
+                    Counts* counts) {
   std::fill(out.begin(), out.end(), std::byte{0});
   for (int64_t i = 0; i < segment.values.num_elems; ++i) {
     const int64_t group = resolved.layout.groups.RunAt(segment.first_elem + i).group;
@@ -209,6 +227,7 @@ void EncodeNvfp4Ref(const Resolved& resolved, const Segment& segment, std::span<
     const double steps = segment.values.f32 != nullptr
                              ? segment.values.f32[i] / factor
                              : segment.values.f64[i] / static_cast<double>(factor);
+    counts->clipped += std::fabs(steps) >= kClipBound;
     const uint32_t code = NarrowFloat(kE2m1Format, steps, Rounding::kHalfEven, /*saturate=*/true);
     out[static_cast<size_t>(i / 2)] |= static_cast<std::byte>(code << (i % 2 == 0 ? 0 : 4));
   }
