@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -18,14 +19,35 @@
 namespace quantd {
 namespace {
 
-template <typename T>
-absl::Status AddAll(absl::string_view what, const std::vector<T>& from, std::vector<T>& into) {
-  if (from.size() != into.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("states do not merge: ", what, " of ",
-                                                   from.size(), " and ", into.size(), " entries"));
+absl::Status CheckSizes(absl::string_view what, size_t from, size_t into) {
+  if (from == into) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("states do not merge: ", from, " and ", into, " ", what));
+}
+
+// Refuses states that differ in form, or whose counts leave int64.
+absl::Status CheckMerge(const CalibrationState& from, const CalibrationState& into) {
+  QUANTD_RETURN_IF_ERROR(CheckSizes("groups", from.groups.size(), into.groups.size()));
+  QUANTD_RETURN_IF_ERROR(
+      CheckSizes("histogram buckets", from.histogram.size(), into.histogram.size()));
+  QUANTD_RETURN_IF_ERROR(CheckSizes("column moments", from.column_second_moments.size(),
+                                    into.column_second_moments.size()));
+  QUANTD_RETURN_IF_ERROR(
+      CheckSizes("elements of the Gram matrix", from.gram.size(), into.gram.size()));
+  for (size_t i = 0; i < from.groups.size(); ++i) {
+    QUANTD_RETURN_IF_ERROR(CheckedAdd(from.groups[i].count, into.groups[i].count).status());
   }
-  for (size_t i = 0; i < from.size(); ++i) into[i] += from[i];
-  return absl::OkStatus();
+  for (size_t i = 0; i < from.histogram.size(); ++i) {
+    QUANTD_RETURN_IF_ERROR(CheckedAdd(from.histogram[i], into.histogram[i]).status());
+  }
+  QUANTD_RETURN_IF_ERROR(CheckedAdd(from.tensor.count, into.tensor.count).status());
+  QUANTD_RETURN_IF_ERROR(CheckedAdd(from.non_finite, into.non_finite).status());
+  return CheckedAdd(from.rows, into.rows).status();
+}
+
+template <typename T>
+void AddAll(const std::vector<T>& from, std::vector<T>& into) {
+  std::transform(from.begin(), from.end(), into.begin(), into.begin(), std::plus<T>());
 }
 
 // The groups whose statistics are kept: none where only the whole tensor counts.
@@ -39,20 +61,14 @@ GroupMap StatsMapOf(const Resolved& resolved) {
 }  // namespace
 
 absl::Status MergeCalibration(const CalibrationState& from, CalibrationState& into) {
-  if (from.groups.size() != into.groups.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("states do not merge: ", from.groups.size(),
-                                                   " and ", into.groups.size(), " groups"));
-  }
-  CalibrationState merged = into;
-  QUANTD_RETURN_IF_ERROR(AddAll("histograms", from.histogram, merged.histogram));
-  QUANTD_RETURN_IF_ERROR(
-      AddAll("column moments", from.column_second_moments, merged.column_second_moments));
-  QUANTD_RETURN_IF_ERROR(AddAll("Gram matrices", from.gram, merged.gram));
-  for (size_t i = 0; i < from.groups.size(); ++i) merged.groups[i].Merge(from.groups[i]);
-  merged.tensor.Merge(from.tensor);
-  merged.non_finite += from.non_finite;
-  merged.rows += from.rows;
-  into = std::move(merged);
+  QUANTD_RETURN_IF_ERROR(CheckMerge(from, into));
+  AddAll(from.histogram, into.histogram);
+  AddAll(from.column_second_moments, into.column_second_moments);
+  AddAll(from.gram, into.gram);
+  for (size_t i = 0; i < from.groups.size(); ++i) into.groups[i].Merge(from.groups[i]);
+  into.tensor.Merge(from.tensor);
+  into.non_finite += from.non_finite;
+  into.rows += from.rows;
   return absl::OkStatus();
 }
 
@@ -232,18 +248,19 @@ absl::StatusOr<std::unique_ptr<CalibrationSession>> CalibrationSession::Create(
         "column moments and the Gram matrix need rank 1 or more; the shape is []");
   }
   const int64_t num_groups = StatsMapOf(plan.resolved).num_groups;
-  QUANTD_ASSIGN_OR_RETURN(int64_t resident_bytes,
-                          CheckedMul(num_groups, int64_t{2} * sizeof(GroupStats)));
-  resident_bytes += plan.target_elems * SizeOf(tensor.dtype);
-  if (options.histogram) resident_bytes += Histogram::kNumBuckets * int64_t{2} * sizeof(int64_t);
+  // Twice what is kept: Finish hands out a copy.
+  int64_t resident_bytes = SaturatingMul(num_groups, 2 * sizeof(GroupStats));
+  const auto hold = [&resident_bytes](int64_t bytes) {
+    resident_bytes = SaturatingAdd(resident_bytes, bytes);
+  };
+  hold(plan.target_elems * SizeOf(tensor.dtype));
+  hold(ScanScratchBytes(StatsMapOf(plan.resolved), plan.target_elems));
+  if (options.histogram) hold(Histogram::kNumBuckets * int64_t{2} * sizeof(int64_t));
   const int64_t columns = tensor.shape.last_dim();
-  if (options.column_moments) {
-    QUANTD_ASSIGN_OR_RETURN(resident_bytes,
-                            CheckedAdd(resident_bytes, columns * int64_t{2} * sizeof(double)));
-  }
+  if (options.column_moments) hold(SaturatingMul(columns, 2 * sizeof(double)));
   std::optional<GramAccumulator> gram;
   if (options.gram && columns <= GramAccumulator::kMaxCols) {
-    resident_bytes += GramAccumulator::ResidentBytes(columns);
+    hold(GramAccumulator::ResidentBytes(columns));
   }
   QUANTD_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation,
                           context.budget->Reserve(resident_bytes, absl::StrCat("calibration of \"",

@@ -37,15 +37,16 @@ struct CalibrationState {
   bool operator==(const CalibrationState&) const = default;
 };
 
-// Adds `from` to `into`; kInvalidArgument where they are of different form.
+// Adds `from` to `into`; kInvalidArgument, changing nothing, where they are of different form or a
+// count leaves int64.
 absl::Status MergeCalibration(const CalibrationState& from, CalibrationState& into);
 
-// Returns the ranges that the plan's calibrator reads from `state`, one for each group, and the
-// range of the whole tensor.
 struct CalibratedRanges {
   std::vector<Range> groups;
   Range tensor;
 };
+// Returns the ranges that the plan's calibrator reads from `state`, one for each group, and the
+// range of the whole tensor. kNotFound: unknown calibrator.
 absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationState& state);
 
 // Streams over one tensor and keeps statistics only. Not thread-safe.

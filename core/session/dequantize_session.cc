@@ -122,9 +122,7 @@ class DequantizeSession::Impl {
   }
 
   int64_t MaxWindowBytes() const {
-    const int64_t elems = MaxWindowElems(layout_, num_elems_, plan_.target_elems, false);
-    return (CeilDiv(elems, layout_.atom_elems) + CeilDiv(elems, layout_.row_elems)) *
-           layout_.atom_bytes;
+    return MaxCodeBytes(layout_, MaxWindowElems(layout_, num_elems_, plan_.target_elems, false));
   }
 
   // Parameters of the window's groups must have come.
@@ -219,10 +217,11 @@ absl::StatusOr<std::unique_ptr<DequantizeSession>> DequantizeSession::Create(
   }
   QUANTD_RETURN_IF_ERROR(SizeBytes({tensor.name, output_dtype, tensor.shape}).status());
   const PackedLayout& layout = plan.resolved.layout;
-  const int64_t window_elems = std::min(
-      tensor.shape.num_elems(), plan.target_elems + std::max<int64_t>(layout.atom_elems, 1));
-  const int64_t resident_bytes =
-      ParamBytes(layout) + window_elems * (SizeOf(output_dtype) + layout.atom_bytes);
+  const int64_t window_elems =
+      MaxWindowElems(layout, tensor.shape.num_elems(), plan.target_elems, /*whole_groups=*/false);
+  const int64_t resident_bytes = SaturatingAdd(
+      ParamBytes(layout),
+      SaturatingAdd(window_elems * SizeOf(output_dtype), MaxCodeBytes(layout, window_elems)));
   QUANTD_ASSIGN_OR_RETURN(
       MemoryBudget::Reservation reservation,
       context.budget->Reserve(resident_bytes, absl::StrCat("tensor \"", tensor.name, "\"")));

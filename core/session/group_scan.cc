@@ -1,6 +1,7 @@
 #include "core/session/group_scan.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <type_traits>
@@ -14,6 +15,14 @@ namespace {
 
 // Elements that one task works on, about.
 constexpr int64_t kTaskElems = 4 * kTileElems;
+
+// Tasks whose pieces are held at once.
+constexpr int64_t kTasksPerWave = 16;
+
+// True where each element of a row has a group of its own, the same in all rows.
+bool AreColumns(const GroupMap& groups) {
+  return groups.run_elems == 1 && groups.row_elems > 1 && groups.batches_share;
+}
 
 // Statistics of a stretch that has one group.
 struct Piece {
@@ -50,12 +59,18 @@ GroupStats StatsOf(const T* values, int64_t num_elems, bool moments) {
   return stats;
 }
 
+// Returns the most pieces that `num_elems` elements make.
+int64_t MaxPieces(const GroupMap& groups, int64_t num_elems) {
+  return MaxRuns(groups, num_elems) + num_elems / kTileElems;
+}
+
 // Goes over the runs of elements [begin, end) tile by tile.
 template <typename T>
 void ScanPieces(const Window& window, const GroupMap& groups, bool moments, int64_t begin,
                 int64_t end, std::vector<Piece>& pieces) {
   T scratch[kTileElems];
   int64_t inexact = 0;
+  pieces.reserve(static_cast<size_t>(MaxPieces(groups, end - begin)));
   for (RunWalker run(groups, begin, end); !run.done(); run.Next()) {
     for (int64_t done = 0; done < run.num_elems(); done += kTileElems) {
       const int64_t count = std::min(run.num_elems() - done, kTileElems);
@@ -132,7 +147,7 @@ void ScanColumnGroups(const Window& window, const GroupMap& groups, bool moments
 template <typename T>
 void ScanGroupsAs(const Window& window, const GroupMap& groups, bool moments, int64_t first_group,
                   std::span<GroupStats> stats, Executor& executor) {
-  if (groups.run_elems == 1 && groups.row_elems > 1 && groups.batches_share) {
+  if (AreColumns(groups)) {
     return ScanColumnGroups<T>(window, groups, moments, stats, executor);
   }
   std::vector<int64_t> cuts = {window.first_elem};
@@ -157,19 +172,37 @@ void ScanGroupsAs(const Window& window, const GroupMap& groups, bool moments, in
     });
     return;
   }
-  std::vector<std::vector<Piece>> pieces(static_cast<size_t>(num_tasks));
-  executor.ParallelFor(num_tasks, [&](int64_t task) {
-    const size_t i = static_cast<size_t>(task);
-    ScanPieces<T>(window, groups, moments, cuts[i], cuts[i + 1], pieces[i]);
-  });
-  for (const std::vector<Piece>& task : pieces) {
-    for (const Piece& piece : task) {
-      stats[static_cast<size_t>(piece.group - first_group)].Merge(piece.stats);
+  for (int64_t first_task = 0; first_task < num_tasks; first_task += kTasksPerWave) {
+    std::array<std::vector<Piece>, kTasksPerWave> pieces;
+    executor.ParallelFor(std::min(kTasksPerWave, num_tasks - first_task), [&](int64_t i) {
+      const size_t task = static_cast<size_t>(first_task + i);
+      ScanPieces<T>(window, groups, moments, cuts[task], cuts[task + 1],
+                    pieces[static_cast<size_t>(i)]);
+    });
+    for (const std::vector<Piece>& task : pieces) {
+      for (const Piece& piece : task) {
+        stats[static_cast<size_t>(piece.group - first_group)].Merge(piece.stats);
+      }
     }
   }
 }
 
 }  // namespace
+
+int64_t MaxRuns(const GroupMap& groups, int64_t window_elems) {
+  // Each row may have a shorter last run, and a window cuts its first and last run.
+  return SaturatingAdd(SaturatingAdd(window_elems / groups.run_elems, 3),
+                       window_elems / groups.row_elems);
+}
+
+int64_t ScanScratchBytes(const GroupMap& groups, int64_t window_elems) {
+  if (AreColumns(groups)) return 0;
+  const int64_t num_tasks = CeilDiv(window_elems, kTaskElems);
+  const int64_t wave_tasks = std::min(num_tasks, kTasksPerWave);
+  const int64_t task_elems = std::min(kTaskElems, window_elems);
+  return SaturatingAdd(SaturatingMul(wave_tasks * MaxPieces(groups, task_elems), sizeof(Piece)),
+                       SaturatingMul(2 * num_tasks + 2, sizeof(int64_t)));
+}
 
 int64_t StatsCut(const GroupMap& groups, int64_t begin, int64_t end) {
   const GroupMap::Run run = groups.RunAt(end - 1);

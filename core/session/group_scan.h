@@ -15,6 +15,12 @@ namespace quantd {
 // end of a run, or a whole number of tiles after a run's start; `end` itself if there is none.
 int64_t StatsCut(const GroupMap& groups, int64_t begin, int64_t end);
 
+// Returns the most runs that a window of `window_elems` can touch.
+int64_t MaxRuns(const GroupMap& groups, int64_t window_elems);
+
+// Returns the most memory that ScanGroups takes for a window of `window_elems`, beside `stats`.
+int64_t ScanScratchBytes(const GroupMap& groups, int64_t window_elems);
+
 // Merges the statistics of the window's values into `stats`, by group; stats[0] is group
 // `first_group`. The window begins and ends at cuts. With `moments`, tiles are counted from the
 // start of each run and merge in order; without, mean and m2 stay 0. Results do not depend on the

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,8 @@
 #include "core/base/status_macros.h"
 #include "core/calibrate/calibrator.h"
 #include "core/scheme/registry.h"
+#include "core/session/group_scan.h"
+#include "core/session/tile_encoder.h"
 #include "core/session/window.h"
 
 namespace quantd {
@@ -58,6 +61,11 @@ absl::Status ResolveOrFallBack(const QuantSpec& spec, const TensorDesc& tensor, 
   if (!may_fall_back) return status;
   QuantSpec fallback;
   fallback.scheme = spec.incompatible;
+  QUANTD_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(fallback.scheme));
+  const std::vector<NonFinite>& policies = scheme->info.nonfinites;
+  if (std::find(policies.begin(), policies.end(), spec.nonfinite) != policies.end()) {
+    fallback.nonfinite = spec.nonfinite;  // what was said of the values still holds
+  }
   plan = Plan{};
   QUANTD_RETURN_IF_ERROR(Resolve(fallback, tensor, plan));
   plan.fallback_reason = std::string(status.message());
@@ -72,6 +80,25 @@ int64_t ParamBytes(const PackedLayout& layout, int64_t num_groups) {
                  : layout.planes[plane].size_bytes;
   }
   return bytes;
+}
+
+// Returns the bytes that a session holds beside the input that it gathers.
+int64_t FixedBytes(const Plan& plan, const PlanInputs& inputs) {
+  const PackedLayout& layout = plan.resolved.layout;
+  const GroupMap& groups = layout.groups;
+  const int64_t window_groups =
+      plan.params_upfront ? groups.num_groups
+                          : std::min(groups.num_groups, MaxRuns(groups, plan.window_elems));
+  int64_t bytes = MaxCodeBytes(layout, plan.window_elems);
+  bytes = SaturatingAdd(bytes, SaturatingMul(2, ParamBytes(layout, window_groups)));
+  if (layout.needs_ranges && plan.pass != Pass::kStatic) {
+    bytes = SaturatingAdd(bytes, SaturatingMul(window_groups, sizeof(GroupStats)));
+    bytes = SaturatingAdd(bytes, ScanScratchBytes(groups, plan.window_elems));
+  }
+  if (inputs.has_ranges && !layout.needs_tensor_range) {
+    bytes = SaturatingAdd(bytes, SaturatingMul(groups.num_groups, sizeof(Range)));
+  }
+  return SaturatingAdd(bytes, TileEncoder::ResidentBytes(plan.resolved, plan.window_elems));
 }
 
 }  // namespace
@@ -106,27 +133,16 @@ absl::StatusOr<Plan> MakePlan(const QuantSpec& spec, const TensorDesc& tensor, i
     plan.pass = Pass::kBuffered;
   }
   // Known parameters of long groups are written up front, so that a window need not hold a group.
-  plan.params_upfront =
-      layout.planes.size() > 1 &&
-      (!groups.IsLocal(num_elems) || (!finds_locally && LocalUnitElems(groups) > kWindowElems));
+  plan.params_upfront = layout.planes.size() > 1 && !layout.needs_tensor_range &&
+                        (num_elems == 0 || !groups.IsLocal(num_elems) ||
+                         (!finds_locally && LocalUnitElems(groups) > kWindowElems));
   plan.whole_groups = finds_locally || (groups.IsLocal(num_elems) && !plan.params_upfront);
   plan.window_elems = MaxWindowElems(layout, num_elems, kWindowElems, plan.whole_groups);
   plan.target_elems = kWindowElems;
 
-  const int64_t elem_bytes = SizeOf(tensor.dtype);
-  const int64_t window_groups =
-      plan.params_upfront ? groups.num_groups
-                          : std::min(groups.num_groups, plan.window_elems / groups.run_elems + 2);
-  // Output, window parameters with their statistics and ranges, and given ranges.
-  int64_t fixed_bytes = CeilDiv(plan.window_elems, layout.atom_elems) * layout.atom_bytes +
-                        2 * ParamBytes(layout, window_groups) +
-                        window_groups * static_cast<int64_t>(sizeof(GroupStats) + sizeof(Range));
-  if (inputs.has_ranges && !layout.needs_tensor_range) {
-    fixed_bytes += groups.num_groups * static_cast<int64_t>(sizeof(Range));
-  }
-  const int64_t window_bytes = plan.window_elems * elem_bytes + fixed_bytes;
-  plan.resident_bytes =
-      plan.pass == Pass::kBuffered ? plan.input_bytes + fixed_bytes : window_bytes;
+  const int64_t gathered_bytes =
+      plan.pass == Pass::kBuffered ? plan.input_bytes : plan.window_elems * SizeOf(tensor.dtype);
+  plan.resident_bytes = SaturatingAdd(gathered_bytes, FixedBytes(plan, inputs));
   if (plan.resident_bytes <= budget_bytes) return plan;
   const bool could_stream = layout.needs_ranges && !inputs.has_ranges;
   if (could_stream && plan.pass != Pass::kStatic) {

@@ -50,6 +50,7 @@ class QuantizeSession::Impl {
           absl::StrCat("tensor \"", resolved_.tensor.name, "\" has ", plan_.input_bytes, " bytes; ",
                        static_cast<int64_t>(in.size()) - left_bytes, " more were sent"));
     }
+    if (done()) return StepResult{};
     if (plan_.pass == Pass::kBuffered) return StepBuffered(in, sink);
     return StepStreaming(in, sink);
   }

@@ -24,7 +24,8 @@ struct Figures {
   double max_error = 0;         // largest |x - y|
   int64_t max_error_elem = -1;  // where, the first one; -1 where there is no error
 
-  // Derived; absent where they have no meaning (no values, zero signal, no error).
+  // Derived; absent where they have no meaning (no values, zero signal, no error, energies
+  // that a double does not hold).
   std::optional<double> Mean() const;
   std::optional<double> StdDev() const;  // of the population
   std::optional<double> Mse() const;

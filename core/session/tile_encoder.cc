@@ -56,6 +56,16 @@ absl::Status TileEncoder::Encode(const Window& window, const ParamView& params,
                                   : EncodeAs<double>(window, params, codes);
 }
 
+int64_t TileEncoder::ResidentBytes(const Resolved& resolved, int64_t window_elems) {
+  const int64_t row_elems = std::max<int64_t>(resolved.layout.row_elems, 1);
+  const int64_t tiles = SaturatingAdd(window_elems / kTileElems, window_elems / row_elems + 2);
+  const int64_t result_bytes = sizeof(TileResult) + kMaxNonFiniteListed * sizeof(int64_t);
+  const bool one_window = window_elems >= resolved.tensor.shape.num_elems();
+  const int64_t carry_bytes =
+      WorksAsF32(resolved.tensor.dtype) ? sizeof(Carry<float>) : sizeof(Carry<double>);
+  return std::min(tiles, kTilesPerWave) * result_bytes + (one_window ? 0 : 2 * carry_bytes);
+}
+
 template <>
 TileEncoder::Carry<float>& TileEncoder::CarryOf<float>(int64_t tile) {
   carry_f32_.resize(2);
@@ -70,9 +80,12 @@ TileEncoder::Carry<double>& TileEncoder::CarryOf<double>(int64_t tile) {
 template <typename T>
 absl::Status TileEncoder::EncodeAs(const Window& window, const ParamView& params,
                                    std::span<std::byte> codes) {
-  if (figures_) CarryOf<T>(0);  // made before tasks use it
+  const int64_t first_tile = grid_.TileOf(window.first_elem);
   const int64_t last_tile = grid_.TileOf(window.end_elem() - 1);
-  for (int64_t tile = grid_.TileOf(window.first_elem); tile <= last_tile; tile += kTilesPerWave) {
+  const bool cuts_tiles =
+      grid_.Begin(first_tile) < window.first_elem || grid_.End(last_tile) > window.end_elem();
+  if (figures_ && cuts_tiles) CarryOf<T>(0);  // made before tasks use it
+  for (int64_t tile = first_tile; tile <= last_tile; tile += kTilesPerWave) {
     const int64_t num_tiles = std::min(last_tile + 1 - tile, kTilesPerWave);
     QUANTD_RETURN_IF_ERROR(EncodeTiles<T>(window, params, codes, tile, num_tiles));
   }

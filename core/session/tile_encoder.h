@@ -22,6 +22,9 @@ namespace quantd {
 // figures do not depend on the windows. Not thread-safe; spreads its work over the executor.
 class TileEncoder {
  public:
+  // Returns the most memory that encoding in windows of `window_elems` takes.
+  static int64_t ResidentBytes(const Resolved& resolved, int64_t window_elems);
+
   // All but `figures` outlive the encoder.
   TileEncoder(const Scheme& scheme, const Resolved& resolved, bool figures, Executor& executor);
 

@@ -44,4 +44,11 @@ int64_t MaxWindowElems(const PackedLayout& layout, int64_t num_elems, int64_t ta
   return std::min(num_elems, target_elems + unit * units);
 }
 
+int64_t MaxCodeBytes(const PackedLayout& layout, int64_t window_elems) {
+  // The last atom of each row that ends in the window may be padded.
+  const int64_t row_ends = CeilDiv(window_elems, std::max<int64_t>(layout.row_elems, 1));
+  const int64_t atoms = SaturatingAdd(CeilDiv(window_elems, layout.atom_elems), row_ends);
+  return std::min(SaturatingMul(atoms, layout.atom_bytes), layout.planes[0].size_bytes);
+}
+
 }  // namespace quantd

@@ -76,6 +76,9 @@ int64_t WindowEnd(const PackedLayout& layout, int64_t num_elems, int64_t first_e
 int64_t MaxWindowElems(const PackedLayout& layout, int64_t num_elems, int64_t target_elems,
                        bool whole_groups);
 
+// Returns the most bytes that the codes of a window of `window_elems` take.
+int64_t MaxCodeBytes(const PackedLayout& layout, int64_t window_elems);
+
 }  // namespace quantd
 
 #endif  // QUANTD_CORE_SESSION_WINDOW_H_
