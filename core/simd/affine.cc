@@ -107,49 +107,62 @@ class AffineEncoder {
   V below_, above_;
 };
 
+// Encodes whole vectors; true if some value may be clipped. Not inlined, for the compiler's sake.
 template <Rounding kRounding, bool kPerElem, typename T, typename Code>
-int64_t EncodeAffineWith(const T* HWY_RESTRICT values, int64_t num_elems,
-                         const AffineParams& params, const uint32_t* HWY_RESTRICT noise,
-                         Code* HWY_RESTRICT codes) {
-  constexpr hn::ScalableTag<T> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+HWY_NOINLINE bool EncodeVectors(const T* HWY_RESTRICT values, int64_t num_elems,
+                                const AffineParams& params, const uint32_t* HWY_RESTRICT noise,
+                                Code* HWY_RESTRICT codes) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<T>()));
   AffineEncoder<kRounding, kPerElem, T, Code> encoder(params);
-  int64_t i = 0;
-  for (; i + lanes <= num_elems; i += lanes) encoder.Encode(values + i, i, noise, codes + i);
-  if (i < num_elems) {
-    constexpr size_t kMax = hn::MaxLanes(d);
-    T pad[kMax] = {};
-    Code pad_codes[kMax];
-    float scales[kMax];
-    int32_t zero_points[kMax];
-    uint32_t pad_noise[kMax] = {};
-    std::fill(scales, scales + kMax, 1.0f);
-    std::fill(zero_points, zero_points + kMax, std::max(0, params.min_code));
-    std::copy(values + i, values + num_elems, pad);
-    if (kRounding == Rounding::kStochastic) std::copy(noise + i, noise + num_elems, pad_noise);
-    AffineParams pad_params = params;
-    if (kPerElem) {
-      std::copy(params.scales + i, params.scales + num_elems, scales);
-      std::copy(params.zero_points + i, params.zero_points + num_elems, zero_points);
-      pad_params.scales = scales;
-      pad_params.zero_points = zero_points;
-    }
-    AffineEncoder<kRounding, kPerElem, T, Code> last(pad_params);
-    last.Encode(pad, 0, pad_noise, pad_codes);
-    std::copy(pad_codes, pad_codes + (num_elems - i), codes + i);
-    if (!encoder.MayHaveClipped() && !last.MayHaveClipped()) return 0;
-  } else if (!encoder.MayHaveClipped()) {
-    return 0;
-  }
+  for (int64_t i = 0; i < num_elems; i += lanes) encoder.Encode(values + i, i, noise, codes + i);
+  return encoder.MayHaveClipped();
+}
+
+// Counts the values whose x / scale lies half a step or more outside.
+template <typename T>
+HWY_NOINLINE int64_t CountClipped(const T* HWY_RESTRICT values, int64_t num_elems,
+                                  const AffineParams& params) {
   int64_t clipped = 0;
-  for (i = 0; i < num_elems; ++i) {
-    const T scale = static_cast<T>(kPerElem ? params.scales[i] : params.scale);
-    const int32_t zero_point = kPerElem ? params.zero_points[i] : params.zero_point;
+  for (int64_t i = 0; i < num_elems; ++i) {
+    const bool per_elem = params.scales != nullptr;
+    const T scale = static_cast<T>(per_elem ? params.scales[i] : params.scale);
+    const int32_t zero_point = per_elem ? params.zero_points[i] : params.zero_point;
     const T v = values[i] / scale;
     clipped += v <= static_cast<T>(params.min_code - zero_point) - static_cast<T>(0.5) ||
                v >= static_cast<T>(params.max_code - zero_point) + static_cast<T>(0.5);
   }
   return clipped;
+}
+
+template <Rounding kRounding, bool kPerElem, typename T, typename Code>
+int64_t EncodeAffineWith(const T* values, int64_t num_elems, const AffineParams& params,
+                         const uint32_t* noise, Code* codes) {
+  constexpr int64_t kMax = hn::MaxLanes(hn::ScalableTag<T>());
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<T>()));
+  const int64_t whole = num_elems / lanes * lanes;
+  bool may_have_clipped = EncodeVectors<kRounding, kPerElem>(values, whole, params, noise, codes);
+  if (const int64_t rest = num_elems - whole; rest > 0) {
+    T pad[kMax] = {};
+    Code pad_codes[kMax];
+    float scales[kMax];
+    int32_t zero_points[kMax];
+    uint32_t pad_noise[kMax] = {};
+    std::copy_n(values + whole, rest, pad);
+    if (kRounding == Rounding::kStochastic) std::copy_n(noise + whole, rest, pad_noise);
+    AffineParams pad_params = params;
+    if (kPerElem) {  // zeros that any parameters encode without clipping
+      std::fill_n(scales, kMax, 1.0f);
+      std::fill_n(zero_points, kMax, std::max(0, params.min_code));
+      std::copy_n(params.scales + whole, rest, scales);
+      std::copy_n(params.zero_points + whole, rest, zero_points);
+      pad_params.scales = scales;
+      pad_params.zero_points = zero_points;
+    }
+    may_have_clipped |=
+        EncodeVectors<kRounding, kPerElem>(pad, lanes, pad_params, pad_noise, pad_codes);
+    std::copy_n(pad_codes, rest, codes + whole);
+  }
+  return may_have_clipped ? CountClipped(values, num_elems, params) : 0;
 }
 
 template <Rounding kRounding, typename T, typename Code>
