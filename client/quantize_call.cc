@@ -27,7 +27,7 @@ absl::Status QuantizeCall::Prepare() {
   if (job_.plan->pass != Pass::kTwoPass || job_.ranges.has_value()) return absl::OkStatus();
   if (!job_.source->can_rewind()) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "spec ", job_.plan->resolved_spec, " needs the whole tensor (", size_bytes,
+        FormatSpec(job_.spec), " needs the whole tensor (", size_bytes,
         " bytes), which is over the server's memory budget, and a pipe cannot be read twice; "
         "send a file, give the range (range=MIN..MAX or ranges of calibrate), raise the budget, "
         "or let rows or groups have their own scales (axis=0, group=N)"));

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/input.h"
+#include "client/cli/interrupts.h"
 #include "client/cli/planning.h"
 #include "client/cli/progress.h"
 #include "client/cli/ranges_file.h"
@@ -90,7 +91,7 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   }
   Json json = RangesToJson(ranges);
   if (!options.output.empty()) {
-    QUANTD_RETURN_IF_ERROR(WriteTextFile(options.output, json.dump(1) + "\n"));
+    QUANTD_RETURN_IF_ERROR(WriteTextFile(options.output, json.dump(1) + "\n", *globals.interrupts));
   }
   if (globals.json) {
     for (const Calibrated& one : all) {

@@ -83,13 +83,13 @@ class Run {
       for (const size_t place : tensor.packed->planes)
         total_bytes += file_.input->size_bytes(place);
     }
-    auto created = container_->create(options_.output, descs, OutputMetadata());
-    if (!created.ok()) return Named(options_.output, FileError(created.status()));
-    GuardedWriter writer(*std::move(created), globals_.interrupts);
+    QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<GuardedWriter> writer,
+                            GuardedWriter::Create(*container_, options_.output, descs,
+                                                  OutputMetadata(), globals_.interrupts));
     Progress progress("dequantizing", total_bytes, globals_.quiet);
-    QUANTD_RETURN_IF_ERROR(RunJobs(writer, progress));
+    QUANTD_RETURN_IF_ERROR(RunJobs(*writer, progress));
     elapsed_ = progress.elapsed();
-    return Named(options_.output, writer.Finish(OutputMetadata()));
+    return Named(options_.output, writer->Finish(OutputMetadata()));
   }
 
   absl::Status RunJobs(GuardedWriter& writer, Progress& progress) {

@@ -1,6 +1,7 @@
 #include "client/cli/interrupts.h"
 
-#include <pthread.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -13,30 +14,29 @@
 namespace quantd::cli {
 namespace {
 
-constexpr int kStop = SIGUSR1;  // ends the thread, not the process
+// Where the signal handler says which signal came; a handler can reach nothing but a global.
+// Waiting for blocked signals will not do: libraries start threads before main, and one of those
+// that does not block them would end the process.
+std::atomic<int> handler_fd = -1;
+static_assert(std::atomic<int>::is_always_lock_free);
 
-sigset_t Signals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, kStop}) sigaddset(&signals, signal);
-  return signals;
+void HandleSignal(int signal) {
+  const int saved_errno = errno;
+  const char number = static_cast<char>(signal);
+  // Where this does not work there is nothing left to do.
+  [[maybe_unused]] const ssize_t written = write(handler_fd.load(), &number, 1);
+  errno = saved_errno;
 }
 
-// Libraries start threads before main (OpenBLAS does), which block nothing, so that the system may
-// give them a signal, and its default would end the process: they send it on to this thread.
-std::atomic<pthread_t> waiting_thread;
-
-void SendOn(int signal) { pthread_kill(waiting_thread.load(), signal); }
-
-// Sets what the signals do that are not ignored, as nohup has it.
-void Handle(void (*handler)(int)) {
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+// Sets the handler of those signals that are not ignored, as nohup does with SIGHUP.
+void SetHandlers(void (*handler)(int)) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     struct sigaction action = {};
-    sigaction(number, nullptr, &action);
-    if (action.sa_handler == SIG_IGN) continue;
+    if (sigaction(signal, nullptr, &action) != 0 || action.sa_handler == SIG_IGN) continue;
+    action = {};
     action.sa_handler = handler;
     action.sa_flags = SA_RESTART;
-    sigaction(number, &action, nullptr);
+    sigaction(signal, &action, nullptr);
   }
 }
 
@@ -44,25 +44,27 @@ void Handle(void (*handler)(int)) {
 
 Interrupts::Interrupts() {
   signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of a write, not the end of everything
-  const sigset_t signals = Signals();
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  if (pipe2(pipe_fds_, O_CLOEXEC) != 0) return;  // signals then end the process as they do
+  handler_fd = pipe_fds_[1];
   thread_ = std::thread([this] { Main(); });
-  waiting_thread = thread_.native_handle();
-  Handle(SendOn);
+  SetHandlers(&HandleSignal);
 }
 
 Interrupts::~Interrupts() {
-  Handle(SIG_DFL);
-  pthread_kill(thread_.native_handle(), kStop);
+  if (!thread_.joinable()) return;
+  SetHandlers(SIG_DFL);
+  close(pipe_fds_[1]);
   thread_.join();
+  close(pipe_fds_[0]);
 }
 
 void Interrupts::Main() {
-  const sigset_t signals = Signals();
-  int signal = 0;
-  while (sigwait(&signals, &signal) != 0) {
-  }
-  if (signal == kStop) return;
+  char signal = 0;
+  ssize_t got;
+  do {
+    got = read(pipe_fds_[0], &signal, 1);
+  } while (got < 0 && errno == EINTR);
+  if (got <= 0) return;
   mutex_.Lock();  // for good: writes that come later wait for the end of the process
   delete writer_;
   fputs(isatty(STDERR_FILENO) == 1 ? "\r\033[Kquantctl: interrupted\n" : "quantctl: interrupted\n",
@@ -70,10 +72,20 @@ void Interrupts::Main() {
   _exit(128 + signal);
 }
 
-GuardedWriter::GuardedWriter(std::unique_ptr<TensorWriter> writer, Interrupts* interrupts)
-    : interrupts_(interrupts), writer_(std::move(writer)) {
-  absl::MutexLock lock(&interrupts_->mutex_);
-  interrupts_->writer_ = writer_.get();
+absl::StatusOr<std::unique_ptr<GuardedWriter>> GuardedWriter::Create(
+    const Container& container, const std::string& path, std::vector<TensorDesc> tensors,
+    const Metadata& announced, Interrupts* interrupts) {
+  std::unique_ptr<GuardedWriter> guarded(new GuardedWriter(interrupts));
+  absl::Status status;
+  {
+    absl::MutexLock lock(&interrupts->mutex_);
+    auto writer = container.create(path, std::move(tensors), announced);
+    status = writer.status();
+    if (writer.ok()) guarded->writer_ = *std::move(writer);
+    interrupts->writer_ = guarded->writer_.get();
+  }
+  if (!status.ok()) return Named(path, FileError(status));
+  return guarded;
 }
 
 GuardedWriter::~GuardedWriter() {

@@ -2,20 +2,26 @@
 #define QUANTD_CLIENT_CLI_INTERRUPTS_H_
 
 #include <memory>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "core/io/tensor_writer.h"
+#include "core/io/container.h"
 
 namespace quantd::cli {
 
-// Ends the process on SIGINT, SIGTERM and SIGHUP after removing what is being written. The signals
-// are blocked from construction on, so construct it before any other thread. Thread-safe.
+// Ends the process with 128 + signal on SIGINT, SIGTERM and SIGHUP, after removing what is being
+// written. One at a time. Thread-safe.
 class Interrupts {
  public:
   Interrupts();
   ~Interrupts();
+
+  // While it is held, a signal waits.
+  absl::Mutex& mutex() { return mutex_; }
 
  private:
   friend class GuardedWriter;
@@ -23,6 +29,7 @@ class Interrupts {
 
   absl::Mutex mutex_;
   TensorWriter* writer_ ABSL_GUARDED_BY(mutex_) = nullptr;  // owned by a GuardedWriter
+  int pipe_fds_[2] = {-1, -1};                              // from the signal handler to the thread
   std::thread thread_;
 };
 
@@ -30,8 +37,12 @@ class Interrupts {
 // threads at once; everything else is not thread-safe.
 class GuardedWriter {
  public:
-  // `interrupts` outlives this.
-  GuardedWriter(std::unique_ptr<TensorWriter> writer, Interrupts* interrupts);
+  // Starts an output as Container::create does; errors name `path`. `interrupts` outlives it.
+  static absl::StatusOr<std::unique_ptr<GuardedWriter>> Create(const Container& container,
+                                                               const std::string& path,
+                                                               std::vector<TensorDesc> tensors,
+                                                               const Metadata& announced,
+                                                               Interrupts* interrupts);
   ~GuardedWriter();
 
   // As TensorWriter has them.
@@ -39,6 +50,8 @@ class GuardedWriter {
   absl::Status Finish(const Metadata& metadata);
 
  private:
+  explicit GuardedWriter(Interrupts* interrupts) : interrupts_(interrupts) {}
+
   Interrupts* const interrupts_;
   std::unique_ptr<TensorWriter> writer_;
 };

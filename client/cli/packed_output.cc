@@ -80,10 +80,9 @@ absl::StatusOr<std::unique_ptr<PackedOutput>> PackedOutput::Create(
     }
     output->entries_.push_back(AnnouncedEntry(tensor, *plans[i]));
   }
-  absl::StatusOr<std::unique_ptr<TensorWriter>> writer =
-      container.create(path, std::move(tensors), output->AllMetadata());
-  if (!writer.ok()) return Named(path, FileError(writer.status()));
-  output->writer_ = std::make_unique<GuardedWriter>(*std::move(writer), interrupts);
+  QUANTD_ASSIGN_OR_RETURN(output->writer_,
+                          GuardedWriter::Create(container, path, std::move(tensors),
+                                                output->AllMetadata(), interrupts));
   return output;
 }
 

@@ -53,10 +53,13 @@ void Progress::Draw(absl::Time now) {
           ? 1
           : std::min(1.0, static_cast<double>(done_bytes_) / static_cast<double>(total_bytes_));
   const absl::Duration spent = now - start_;
+  const absl::Duration left = part > 0 ? spent * ((1 - part) / part) : absl::InfiniteDuration();
+  const std::string left_text = part == 0                 ? "?"
+                                : left < absl::Seconds(1) ? "<1 s"
+                                                          : HumanTime(left);
   const std::string text =
       absl::StrFormat("%3.0f %%  %s of %s  %s  %s left", part * 100, HumanBytes(done_bytes_),
-                      HumanBytes(total_bytes_), HumanRate(done_bytes_, spent),
-                      part > 0 ? HumanTime(spent * ((1 - part) / part)) : "?");
+                      HumanBytes(total_bytes_), HumanRate(done_bytes_, spent), left_text);
   if (!terminal_) {
     absl::FPrintF(stderr, "%s: %s\n", what_, text);
     return;

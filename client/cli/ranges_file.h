@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "client/cli/interrupts.h"
 #include "client/cli/report_view.h"
 #include "core/session/calibration.h"
 
@@ -24,7 +25,8 @@ Json RangesToJson(const std::map<std::string, NamedRanges>& tensors);
 absl::StatusOr<std::map<std::string, NamedRanges>> ReadRangesFile(const std::string& path);
 
 // Writes a small text file, whole or not at all.
-absl::Status WriteTextFile(const std::string& path, const std::string& text);
+absl::Status WriteTextFile(const std::string& path, const std::string& text,
+                           Interrupts& interrupts);
 
 }  // namespace quantd::cli
 
