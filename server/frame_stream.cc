@@ -23,28 +23,28 @@ int64_t NowMicros() { return absl::GetCurrentTimeNanos() / 1000; }
 FrameStream::FrameStream(ServiceContext& context, grpc::CallbackServerContext& call,
                          absl::string_view method)
     : context_(context), call_(call), method_(method), start_us_(NowMicros()) {
-  absl::MutexLock lock(&mutex_);  // what gRPC's threads do next comes after this
+  MutexLock lock(&mutex_);  // what gRPC's threads do next comes after this
   context_.active_calls.fetch_add(1);
   context_.started_calls.fetch_add(1);
 }
 
 FrameStream::~FrameStream() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     handler_.reset();
   }
   context_.active_calls.fetch_sub(1);
 }
 
 void FrameStream::Run(std::unique_ptr<FrameHandler> handler) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   self_ = shared_from_this();
   handler_ = std::move(handler);
   MaybeRead();
 }
 
 void FrameStream::Send(grpc::ByteBuffer frame) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (MustStop() || ended_) return;
   queued_bytes_ += frame.Length();
   outbox_.emplace_back().Swap(&frame);
@@ -52,7 +52,7 @@ void FrameStream::Send(grpc::ByteBuffer frame) {
 }
 
 void FrameStream::HandleRead(bool ok) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   reading_ = false;
   if (ok) {
     bytes_in_ += static_cast<int64_t>(incoming_.Length());
@@ -67,7 +67,7 @@ void FrameStream::HandleRead(bool ok) {
 }
 
 void FrameStream::HandleWrite(bool ok) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   writing_ = false;
   if (!ok) cancel_.Cancel();  // the peer is gone
   const size_t frame_bytes = outbox_.front().Length();
@@ -79,14 +79,14 @@ void FrameStream::HandleWrite(bool ok) {
 }
 
 void FrameStream::HandleCancel() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   cancel_.Cancel();
   MaybeEnd();
 }
 
 void FrameStream::HandleDone() {
   std::shared_ptr<FrameStream> self;  // destroyed after the lock
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   self = std::move(self_);
   if (context_.logger != nullptr) {
     context_.logger->info(
@@ -136,7 +136,7 @@ void FrameStream::MaybeEnd() {
 }
 
 FrameStream::Next FrameStream::TakeNext(grpc::ByteBuffer& frame) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (!inbox_.empty()) {
     frame.Swap(&inbox_.front());
     inbox_.pop_front();
@@ -155,7 +155,7 @@ FrameStream::Next FrameStream::TakeNext(grpc::ByteBuffer& frame) {
 void FrameStream::Turn() {
   for (int step = 0; step < kStepsPerTurn; ++step) {
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       paused_ = queued_bytes_ >= static_cast<size_t>(context_.limits.max_queued_bytes);
       if (paused_ || MustStop()) {
         working_ = false;
@@ -172,7 +172,7 @@ void FrameStream::Turn() {
       if (next == Next::kStop) return;
       status = next == Next::kFrame ? handler_->Accept(frame) : handler_->Close();
     }
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     status_.Update(status);
   }
   context_.session.executor->Submit([self = shared_from_this()] { self->Turn(); });

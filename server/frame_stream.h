@@ -15,7 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
+#include "core/base/mutex.h"
 #include "core/session/sink.h"
 #include "server/service_context.h"
 
@@ -91,7 +91,7 @@ class FrameStream : public FrameOutbox, public std::enable_shared_from_this<Fram
   std::unique_ptr<FrameHandler> handler_;  // used by the turn at work alone
   std::shared_ptr<FrameStream> self_;      // until gRPC is done
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   grpc::ByteBuffer incoming_ ABSL_GUARDED_BY(mutex_);  // gRPC's while reading_
   std::deque<grpc::ByteBuffer> inbox_ ABSL_GUARDED_BY(mutex_);
   std::deque<grpc::ByteBuffer> outbox_ ABSL_GUARDED_BY(mutex_);  // the first is gRPC's if writing_

@@ -2,9 +2,12 @@
 
 #include <grpcpp/support/proto_buffer_reader.h>
 
+#include <memory>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/mutex.h"
 #include "core/session/sink.h"
 #include "proto/frame_codec.h"
 #include "server/frame_stream.h"
@@ -18,28 +21,49 @@ namespace {
 using grpc::ByteBuffer;
 using Call = grpc::CallbackServerContext;
 
-// A unary call; deletes itself. Its work runs on the executor.
+// A unary call, which lives until gRPC is done with it and no worker is at it. Its work runs on the
+// executor.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
+  static std::shared_ptr<UnaryCall> Make(ServiceContext& context) {
+    auto call = std::make_shared<UnaryCall>(context);
+    MutexLock lock(&call->mutex_);
+    call->self_ = call;
+    return call;
+  }
   explicit UnaryCall(ServiceContext& context) : context_(context) {
+    MutexLock lock(&mutex_);  // tells ThreadSanitizer what gRPC's own threads do in which order
     context_.active_calls.fetch_add(1);
     context_.started_calls.fetch_add(1);
   }
-  ~UnaryCall() override { context_.active_calls.fetch_sub(1); }
+  ~UnaryCall() override {
+    MutexLock lock(&mutex_);
+    context_.active_calls.fetch_sub(1);
+  }
   void OnCancel() override { cancel_.Cancel(); }
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    std::shared_ptr<UnaryCall> self;  // destroyed after the lock
+    MutexLock lock(&mutex_);
+    self = std::move(self_);
+  }
   const CancelToken& cancel_token() const { return cancel_; }
+  void End(const absl::Status& status) {
+    MutexLock lock(&mutex_);
+    Finish(ToGrpc(status));
+  }
 
  private:
   ServiceContext& context_;
   CancelToken cancel_;
+  Mutex mutex_;
+  std::shared_ptr<UnaryCall> self_ ABSL_GUARDED_BY(mutex_);  // until gRPC is done
 };
 
 template <typename Request, typename Response>
 grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, const ByteBuffer* in, ByteBuffer* out,
                                      absl::Status (*answer)(ServiceContext&, const Request&,
                                                             Response&, const CancelToken&)) {
-  auto* call = new UnaryCall(context);
+  const std::shared_ptr<UnaryCall> call = UnaryCall::Make(context);
   context.session.executor->Submit([&context, in, out, answer, call] {
     absl::Status status;
     Request request;
@@ -54,9 +78,9 @@ grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, const ByteBuffer* 
       status = answer(context, request, response, call->cancel_token());
       if (status.ok()) *out = SerializeFrame(response);
     }
-    call->Finish(ToGrpc(status));  // `call` may be gone from here on
+    call->End(status);
   });
-  return call;
+  return call.get();
 }
 
 using Base = v1::QuantizationService;

@@ -142,7 +142,7 @@ std::shared_ptr<grpc::Channel> QuantdServer::InProcessChannel(
 }
 
 void QuantdServer::Shutdown(absl::Duration drain) {
-  absl::MutexLock lock(&shutdown_mutex_);
+  MutexLock lock(&shutdown_mutex_);
   if (is_shut_down_ || server_ == nullptr) return;
   is_shut_down_ = true;
   // Watchers of the health service hear of it before their connections go away.

@@ -12,8 +12,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "core/base/mutex.h"
 #include "core/exec/buffer_pool.h"
 #include "core/exec/executor.h"
 #include "core/exec/memory_budget.h"
@@ -78,7 +78,7 @@ class QuantdServer {
   std::vector<SocketLock> locks_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> server_;
-  absl::Mutex shutdown_mutex_;
+  Mutex shutdown_mutex_;
   bool is_shut_down_ ABSL_GUARDED_BY(shutdown_mutex_) = false;
 };
 
