@@ -1,5 +1,6 @@
 #include "proto/convert.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <utility>
@@ -347,7 +348,10 @@ v1::SchemeDescription ToProto(const SchemeInfo& info) {
   const absl::StatusOr<QuantSpec> completed = CompleteSpec(spec, info);
   message.set_default_spec(FormatSpec(completed.ok() ? *completed : spec));
   for (const Granularity& granularity : info.granularities) {
-    message.add_granularities(std::string(NameOf(granularity.kind)));
+    const std::string kind(NameOf(granularity.kind));  // once, however many sizes there are
+    const auto& listed = message.granularities();
+    if (std::find(listed.begin(), listed.end(), kind) == listed.end())
+      message.add_granularities(kind);
   }
   AddNames(info.modes, message.mutable_modes());
   AddNames(info.roundings, message.mutable_roundings());

@@ -1,13 +1,19 @@
+#include <errno.h>
+#include <fcntl.h>
 #include <grpc/support/log.h>
 #include <malloc.h>
+#include <poll.h>
 #include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <limits>
 #include <memory>
@@ -106,13 +112,40 @@ class IdleTrimmer {
   int64_t trimmed_at_ = 0;
 };
 
-// Waits for one of `signals`, which are blocked, and looks after memory meanwhile.
-int WaitForSignal(const sigset_t& signals, QuantdServer& server) {
+// Where the signal handler says which signal came; a handler can reach nothing but a global.
+// Waiting for blocked signals will not do: libraries start threads before main, and one of those,
+// which do not block them, would end the process.
+std::atomic<int> signal_fd = -1;
+static_assert(std::atomic<int>::is_always_lock_free);
+
+void HandleSignal(int signal) {
+  const int saved_errno = errno;
+  const char number = static_cast<char>(signal);
+  // Where this does not work there is nothing left to do.
+  [[maybe_unused]] const ssize_t written = write(signal_fd.load(), &number, 1);
+  errno = saved_errno;
+}
+
+// Returns the end of a pipe that gives each SIGTERM and SIGINT as a byte; -1 if there is no pipe.
+int CatchSignals() {
+  int fds[2];
+  if (pipe2(fds, O_CLOEXEC) != 0) return -1;
+  signal_fd = fds[1];
+  struct sigaction action = {};
+  action.sa_handler = &HandleSignal;
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGINT, &action, nullptr);
+  return fds[0];
+}
+
+// Waits for a signal from `fd`, and looks after memory meanwhile.
+int WaitForSignal(int fd, QuantdServer& server) {
   IdleTrimmer trimmer(server);
   for (;;) {
-    const timespec interval = {.tv_sec = 5, .tv_nsec = 0};
-    const int signal = sigtimedwait(&signals, nullptr, &interval);
-    if (signal > 0) return signal;
+    pollfd ready = {.fd = fd, .events = POLLIN, .revents = 0};
+    char number;
+    if (poll(&ready, 1, /*timeout=*/5000) > 0 && read(fd, &number, 1) == 1) return number;
     trimmer.Tick();
   }
 }
@@ -140,7 +173,7 @@ std::shared_ptr<spdlog::logger> MakeLogger(const std::string& level) {
   return logger;
 }
 
-int Serve(const Flags& flags, const sigset_t& signals) {
+int Serve(const Flags& flags, int signals) {
   const std::shared_ptr<spdlog::logger> logger = MakeLogger(flags.log_level);
   ServerOptions options;
   options.listen = flags.listen;
@@ -163,22 +196,17 @@ int Serve(const Flags& flags, const sigset_t& signals) {
     logger->error("cannot write {}", flags.port_file);
     return kExitFailure;
   }
-  const int signal = WaitForSignal(signals, server);
-  logger->info("stops on signal {}; running calls: {}", signal, server.active_calls());
+  const int signal_number = WaitForSignal(signals, server);
+  logger->info("stops on signal {}; running calls: {}", signal_number, server.active_calls());
   // A second signal ends the process at once.
-  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  signal(SIGTERM, SIG_DFL);
+  signal(SIGINT, SIG_DFL);
   server.Shutdown(absl::Seconds(flags.drain_seconds));
   logger->info("stopped");
   return EXIT_SUCCESS;
 }
 
 int Main(int argc, char** argv) {
-  // Before any thread starts, so that all of them leave these to sigtimedwait.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   TuneAllocator();
 
@@ -193,6 +221,11 @@ int Main(int argc, char** argv) {
   if (const absl::Status status = ChooseSimdTarget(flags.simd); !status.ok()) {
     std::fprintf(stderr, "quantd: --simd: %s\n", std::string(status.message()).c_str());
     return kExitUsage;
+  }
+  const int signals = CatchSignals();
+  if (signals < 0) {
+    std::fprintf(stderr, "quantd: no pipe for signals: %s\n", std::strerror(errno));
+    return kExitFailure;
   }
   return Serve(flags, signals);
 }

@@ -66,7 +66,7 @@ absl::Status ResolveOrFallBack(const QuantSpec& spec, const TensorDesc& tensor, 
   if (std::find(policies.begin(), policies.end(), spec.nonfinite) != policies.end()) {
     fallback.nonfinite = spec.nonfinite;  // what was said of the values still holds
   }
-  plan = Plan{};
+  plan = Plan{.input_bytes = plan.input_bytes};
   QUANTD_RETURN_IF_ERROR(Resolve(fallback, tensor, plan));
   plan.fallback_reason = std::string(status.message());
   return absl::OkStatus();

@@ -65,6 +65,9 @@ void TableReporter::ReportRuns(const std::vector<Run>& runs) {
 }
 
 void TableReporter::Finalize() {
+  // They come in the order of the interleaving.
+  std::sort(columns_.begin(), columns_.end());
+  std::sort(rows_.begin(), rows_.end());
   for (const std::string& column : columns_) PrintColumn(column);
   if (!json_path_.empty()) WriteJson();
 }
