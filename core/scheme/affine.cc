@@ -131,7 +131,9 @@ std::pair<double, int32_t> ParamsOf(const Resolved& resolved, Range range) {
   }
   const double low = std::min(range.min, 0.0), high = std::max(range.max, 0.0);
   const double scale = RoundScale((high - low) / steps, *spec.scale_type);
-  const double zero_point = std::nearbyint(codes.min - low / scale);
+  // A scale that its type could not hold must not drive the zero point to one end of the codes.
+  const double step = high / steps - low / steps;
+  const double zero_point = std::nearbyint(codes.min - low / (step > 2 * scale ? step : scale));
   return {scale, static_cast<int32_t>(std::clamp<double>(zero_point, codes.min, codes.max))};
 }
 

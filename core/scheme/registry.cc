@@ -126,7 +126,12 @@ absl::StatusOr<const Scheme*> FindScheme(absl::string_view name) {
 
 absl::StatusOr<QuantSpec> CompleteSpec(const QuantSpec& spec, const SchemeInfo& info) {
   // The text form's own checks of values hold however the spec was made.
-  QUANTD_RETURN_IF_ERROR(ParseSpec(FormatSpec(spec)).status());
+  QUANTD_ASSIGN_OR_RETURN(const QuantSpec read, ParseSpec(FormatSpec(spec)));
+  if (read != spec) {
+    return absl::InvalidArgumentError(absl::StrCat("spec ", FormatSpec(spec), " reads back as ",
+                                                   FormatSpec(read),
+                                                   "; names have only a-z, 0-9, _ and ."));
+  }
   QuantSpec result = spec;
   const absl::string_view name = info.name;
   QUANTD_RETURN_IF_ERROR(CompleteGranularity(info, result));

@@ -1,0 +1,194 @@
+#include "core/scheme/affine.h"
+
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/session/quantize_session.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/cuts.h"
+
+namespace quantd {
+namespace {
+
+using testing::Bench;
+using testing::Cut;
+using testing::DequantizeCut;
+using ::testing::ElementsAre;
+using testing::MakeTensor;
+
+// What a spec makes of a vector.
+struct Quantized {
+  std::vector<int> codes;
+  std::vector<float> scales;
+  std::vector<int> zero_points;
+  std::vector<double> decoded;
+  EncodingReport report;
+};
+
+std::vector<int> ToInts(const PlaneDesc& plane, const std::vector<std::byte>& bytes) {
+  std::vector<int> values;
+  for (size_t at = 0; at < bytes.size(); at += static_cast<size_t>(SizeOf(plane.dtype))) {
+    int16_t wide = 0;
+    std::memcpy(&wide, &bytes[at], static_cast<size_t>(SizeOf(plane.dtype)));
+    values.push_back(plane.dtype == DType::kInt8 ? static_cast<int8_t>(wide) : wide);
+  }
+  return values;
+}
+
+template <typename T>
+Quantized Quantize(absl::string_view spec, const std::vector<T>& values,
+                   std::vector<int64_t> dims = {}) {
+  if (dims.empty()) dims = {static_cast<int64_t>(values.size())};
+  Bench bench(0);
+  const TensorDesc tensor = MakeTensor("t", sizeof(T) == 4 ? DType::kF32 : DType::kF64, dims);
+  const auto result =
+      QuantizeAll(*ParseSpec(spec), tensor, std::as_bytes(std::span(values)), {}, bench.context());
+  EXPECT_TRUE(result.ok()) << result.status();
+  if (!result.ok()) return {};
+  const std::vector<PlaneDesc>& planes = result->plan.resolved.layout.planes;
+  Quantized quantized;
+  quantized.report = result->report;
+  quantized.codes = ToInts(planes[0], result->planes[0]);
+  if (planes[1].dtype == DType::kF32) {
+    quantized.scales.resize(result->planes[1].size() / 4);
+    std::memcpy(quantized.scales.data(), result->planes[1].data(), result->planes[1].size());
+  }
+  if (planes.size() > 2) quantized.zero_points = ToInts(planes[2], result->planes[2]);
+  const auto decoded = DequantizeCut(*result, DType::kF64, Cut::kWhole, bench.context());
+  EXPECT_TRUE(decoded.ok()) << decoded.status();
+  quantized.decoded.resize(values.size());
+  std::memcpy(quantized.decoded.data(), decoded->data(), decoded->size());
+  return quantized;
+}
+
+TEST(AffineSchemeTest, ModesByHand) {
+  const std::vector<float> values = {-1, 0, 0.5f, 2};
+  const Quantized symmetric = Quantize("int8", values);
+  EXPECT_THAT(symmetric.scales, ElementsAre(2.0f / 127));
+  EXPECT_THAT(symmetric.codes, ElementsAre(-64, 0, 32, 127));  // -63.5 to even
+  EXPECT_TRUE(symmetric.zero_points.empty());
+  const Quantized full = Quantize("int8:mode=full", values);
+  EXPECT_THAT(full.scales, ElementsAre(static_cast<float>(2 / 127.5)));
+  EXPECT_THAT(full.codes, ElementsAre(-64, 0, 32, 127));
+  const Quantized asymmetric = Quantize("int8:mode=asymmetric", values);
+  EXPECT_THAT(asymmetric.scales, ElementsAre(static_cast<float>(3.0 / 255)));
+  EXPECT_THAT(asymmetric.zero_points, ElementsAre(-43));           // -128 + 85
+  EXPECT_THAT(asymmetric.codes, ElementsAre(-128, -43, -1, 127));  // 42.5 to even, then the zero
+  const Quantized unsigned_default = Quantize("uint8", values);
+  EXPECT_THAT(unsigned_default.zero_points, ElementsAre(85));
+  EXPECT_THAT(unsigned_default.codes, ElementsAre(0, 85, 127, 255));
+  const Quantized unsigned_symmetric = Quantize("uint8:mode=symmetric", values);
+  EXPECT_THAT(unsigned_symmetric.zero_points, ElementsAre(128));
+  EXPECT_THAT(unsigned_symmetric.codes, ElementsAre(64, 128, 160, 255));
+  const Quantized wide = Quantize("int16", values);
+  EXPECT_THAT(wide.scales, ElementsAre(static_cast<float>(2.0 / 32767)));
+  EXPECT_THAT(wide.codes, ElementsAre(-16384, 0, 8192, 32767));
+  const Quantized nibbles = Quantize("uint4", std::vector<float>{-5, 0, 10});
+  EXPECT_THAT(nibbles.scales, ElementsAre(1.0f));
+  EXPECT_THAT(nibbles.zero_points, ElementsAre(5));
+  EXPECT_THAT(nibbles.codes, ElementsAre(0x50, 0x0F));  // the first in the low nibble
+}
+
+TEST(AffineSchemeTest, TheRangeIsWidenedToHoldZero) {
+  const Quantized above = Quantize("uint8", std::vector<float>{10, 25.5f});
+  EXPECT_THAT(above.scales, ElementsAre(0.1f));
+  EXPECT_THAT(above.zero_points, ElementsAre(0));
+  const Quantized below = Quantize("uint8", std::vector<float>{-10, -25.5f});
+  EXPECT_THAT(below.zero_points, ElementsAre(255));
+}
+
+TEST(AffineSchemeTest, GroupsOfZerosHaveScaleOne) {
+  const Quantized rows =
+      Quantize("uint8:axis=0", std::vector<float>{0, -0.0f, 100.5f, 255}, {2, 2});
+  EXPECT_THAT(rows.scales, ElementsAre(1.0f, 1.0f));
+  EXPECT_THAT(rows.zero_points, ElementsAre(0, 0));
+  EXPECT_THAT(rows.codes, ElementsAre(0, 0, 100, 255));
+  EXPECT_FALSE(rows.report.figures.Lossless());
+  EXPECT_TRUE(Quantize("int8", std::vector<float>{0, 0}).report.figures.Lossless());
+}
+
+TEST(AffineSchemeTest, SubnormalValuesKeepANormalScale) {
+  const float tiny = FLT_MIN / 64;
+  const Quantized quantized = Quantize("int8", std::vector<float>{tiny, -tiny, 0});
+  EXPECT_THAT(quantized.scales, ElementsAre(FLT_MIN));
+  EXPECT_THAT(quantized.codes, ElementsAre(0, 0, 0));
+  EXPECT_EQ(quantized.report.clipped, 0);
+  const float small = 100 * FLT_MIN;
+  EXPECT_THAT(Quantize("int8", std::vector<float>{small, -FLT_MIN}).codes, ElementsAre(100, -1));
+}
+
+TEST(AffineSchemeTest, TheLargestValues) {
+  const std::vector<float> values = {FLT_MAX, -FLT_MAX, 1};
+  for (const char* spec : {"int8", "int16", "uint8:mode=symmetric"}) {
+    const Quantized quantized = Quantize(spec, values);
+    EXPECT_EQ(quantized.report.clipped, 0) << spec;
+    EXPECT_NEAR(quantized.decoded[0] / FLT_MAX, 1, 1e-6) << spec;
+    EXPECT_NEAR(quantized.decoded[1] / FLT_MAX, -1, 1e-6) << spec;
+  }
+  // The sum of both reaches is beyond f32, not beyond f64.
+  const Quantized asymmetric = Quantize("int8:mode=asymmetric", values);
+  EXPECT_THAT(asymmetric.scales, ElementsAre(static_cast<float>(2.0 * FLT_MAX / 255)));
+  EXPECT_NEAR(asymmetric.decoded[0] / FLT_MAX, 1, 0.01);
+}
+
+TEST(AffineSchemeTest, DoublesBeyondF32Saturate) {
+  const Quantized quantized = Quantize("int8", std::vector<double>{1e300, -1e300, 1, DBL_MAX});
+  EXPECT_THAT(quantized.scales, ElementsAre(FLT_MAX));
+  EXPECT_THAT(quantized.codes, ElementsAre(127, -127, 0, 127));
+  EXPECT_EQ(quantized.report.clipped, 3);
+  const Quantized pow2 = Quantize("uint8:scale_type=pow2", std::vector<double>{-DBL_MAX, DBL_MAX});
+  EXPECT_THAT(pow2.scales, ElementsAre(0x1p127f));
+  EXPECT_THAT(pow2.codes, ElementsAre(0, 255));
+  EXPECT_EQ(pow2.report.clipped, 2);
+}
+
+TEST(AffineSchemeTest, ScaleOutrightUsesAllCodes) {
+  const Quantized quantized =
+      Quantize("int8:scale=0.5,zero=1", std::vector<float>{0.25f, 0.75f, -64.5f, -1000, 1000});
+  EXPECT_THAT(quantized.scales, ElementsAre(0.5f));
+  EXPECT_THAT(quantized.zero_points, ElementsAre(1));
+  EXPECT_THAT(quantized.codes, ElementsAre(1, 3, -128, -128, 127));
+  EXPECT_EQ(quantized.report.clipped, 2);
+  EXPECT_TRUE(Quantize("int8:scale=0.5", std::vector<float>{1}).zero_points.empty());
+}
+
+TEST(AffineSchemeTest, CodesAreMadeWithTheStoredScale) {
+  // 1 / 127 rounds down in bf16, so that 1 / scale is 127.5 and a bit.
+  const Quantized quantized =
+      Quantize("int16:scale=0.00787401575,scale_type=bf16", std::vector<float>{1});
+  const double stored = quantized.decoded[0] / quantized.codes[0];
+  EXPECT_EQ(stored, RoundScale(0.00787401575, ScaleType::kBf16));
+  EXPECT_NE(stored, 0.00787401575);
+  EXPECT_EQ(quantized.codes[0], static_cast<int>(std::nearbyint(1 / stored)));
+}
+
+TEST(RoundScaleTest, RoundsOnceAndStaysNormal) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  for (const ScaleType type :
+       {ScaleType::kF32, ScaleType::kF16, ScaleType::kBf16, ScaleType::kPow2}) {
+    EXPECT_EQ(RoundScale(0, type), 1);
+    EXPECT_EQ(RoundScale(0.25, type), 0.25);
+    EXPECT_GT(RoundScale(5e-324, type), 0);
+    EXPECT_TRUE(std::isfinite(RoundScale(kInf, type)));
+    EXPECT_GE(RoundScale(kInf, type), 65504);
+    EXPECT_EQ(RoundScale(RoundScale(0.1, type), type), RoundScale(0.1, type));
+  }
+  EXPECT_EQ(RoundScale(0.1, ScaleType::kF32), 0.1f);
+  EXPECT_EQ(RoundScale(1e-300, ScaleType::kF32), FLT_MIN);
+  EXPECT_EQ(RoundScale(1e300, ScaleType::kF32), FLT_MAX);
+  EXPECT_EQ(RoundScale(1e-300, ScaleType::kF16), 0x1p-14);
+  EXPECT_EQ(RoundScale(1e300, ScaleType::kF16), 65504);
+  EXPECT_EQ(RoundScale(1 + 0x1p-8, ScaleType::kBf16), 1);  // a tie to even
+  EXPECT_EQ(RoundScale(1 + 3 * 0x1p-8, ScaleType::kBf16), 1 + 0x1p-6);
+  EXPECT_EQ(RoundScale(0.3, ScaleType::kPow2), 0.5);  // up
+  EXPECT_EQ(RoundScale(1e-300, ScaleType::kPow2), 0x1p-126);
+  EXPECT_EQ(RoundScale(kInf, ScaleType::kPow2), 0x1p127);
+}
+
+}  // namespace
+}  // namespace quantd

@@ -1,0 +1,101 @@
+// Zero, subnormal and extreme input have a stated result in every scheme.
+#include <gtest/gtest.h>
+
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/scheme/registry.h"
+#include "tests/support/cuts.h"
+
+namespace quantd {
+namespace {
+
+using testing::Bench;
+using testing::Cut;
+using testing::DequantizeCut;
+using testing::MakeTensor;
+
+class EdgeValuesTest : public ::testing::TestWithParam<const Scheme*> {
+ protected:
+  // Quantizes 128 values, of which the first ones are `values` and the rest 0, and gives them back
+  // as f64.
+  template <typename T>
+  std::vector<double> RoundTrip(std::vector<T> values, absl::string_view key = "") {
+    values.resize(128);
+    const TensorDesc tensor = MakeTensor("t", sizeof(T) == 4 ? DType::kF32 : DType::kF64, {2, 64});
+    const auto result = QuantizeAll(*ParseSpec(absl::StrCat(GetParam()->info.name, key)), tensor,
+                                    std::as_bytes(std::span(values)), {}, bench_.context());
+    EXPECT_TRUE(result.ok()) << result.status();
+    if (!result.ok()) return {};
+    report_ = result->report;
+    const auto decoded = DequantizeCut(*result, DType::kF64, Cut::kWhole, bench_.context());
+    EXPECT_TRUE(decoded.ok()) << decoded.status();
+    std::vector<double> wide(values.size());
+    std::memcpy(wide.data(), decoded->data(), decoded->size());
+    return wide;
+  }
+
+  Bench bench_{0};
+  EncodingReport report_;
+};
+
+TEST_P(EdgeValuesTest, ZerosStayZeros) {
+  for (const double value : RoundTrip(std::vector<float>{0.0f, -0.0f})) EXPECT_EQ(value, 0);
+  EXPECT_TRUE(report_.figures.Lossless());
+  EXPECT_FALSE(report_.figures.SqnrDb());
+  EXPECT_EQ(report_.clipped, 0);
+  for (const double value : RoundTrip(std::vector<double>{0.0, -0.0})) EXPECT_EQ(value, 0);
+}
+
+TEST_P(EdgeValuesTest, SubnormalsDoNotGrow) {
+  const std::vector<float> values = {FLT_MIN / 2, -FLT_MIN / 4, FLT_TRUE_MIN, -FLT_TRUE_MIN};
+  const std::vector<double> decoded = RoundTrip(values);
+  for (size_t i = 0; i < decoded.size(); ++i) EXPECT_LE(std::fabs(decoded[i]), FLT_MIN) << i;
+  EXPECT_EQ(report_.clipped, 0);
+  EXPECT_EQ(report_.figures.count, 128);
+  for (const double value : RoundTrip(std::vector<double>{DBL_MIN, -DBL_TRUE_MIN})) {
+    EXPECT_LE(std::fabs(value), FLT_MIN);
+  }
+}
+
+TEST_P(EdgeValuesTest, TheLargestKeepTheirSign) {
+  const std::vector<double> decoded = RoundTrip(std::vector<float>{FLT_MAX, -FLT_MAX, 1});
+  EXPECT_GE(decoded[0], 65000);
+  EXPECT_LE(decoded[1], -65000);
+  for (const double value : decoded) EXPECT_TRUE(std::isfinite(value));
+  EXPECT_EQ(decoded[64], 0);
+}
+
+TEST_P(EdgeValuesTest, DoublesBeyondF32Saturate) {
+  for (const double reach : {1e39, 1e42, 1e100, DBL_MAX}) {
+    const std::vector<double> decoded = RoundTrip(std::vector<double>{reach, -reach, 1});
+    EXPECT_GE(decoded[0], 65000);
+    EXPECT_LE(decoded[1], -65000);
+    for (const double value : decoded) EXPECT_TRUE(std::isfinite(value)) << reach;
+    if (reach > 1e100) {
+      EXPECT_EQ(report_.clipped, 2);
+    }
+  }
+}
+
+TEST_P(EdgeValuesTest, StraysSaturate) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  const std::vector<double> decoded =
+      RoundTrip(std::vector<float>{std::nanf(""), kInf, -kInf, 1, -1}, ":nonfinite=saturate");
+  EXPECT_EQ(decoded[0], 0);
+  EXPECT_GT(decoded[1], 0.7);
+  EXPECT_LT(decoded[2], -0.7);
+  EXPECT_EQ(report_.non_finite, 3);
+  EXPECT_EQ(report_.figures.count, 125);
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, EdgeValuesTest, ::testing::ValuesIn(AllSchemes()),
+                         [](const auto& info) { return std::string(info.param->info.name); });
+
+}  // namespace
+}  // namespace quantd

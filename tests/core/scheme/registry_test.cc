@@ -1,0 +1,170 @@
+#include "core/scheme/registry.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace quantd {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string NameOfCase(const ::testing::TestParamInfo<const Scheme*>& info) {
+  return std::string(info.param->info.name);
+}
+
+TEST(RegistryTest, FindsEachSchemeByItsName) {
+  std::set<std::string> names;
+  for (const Scheme* scheme : AllSchemes()) {
+    const absl::StatusOr<const Scheme*> found = FindScheme(scheme->info.name);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(*found, scheme);
+    EXPECT_TRUE(names.insert(std::string(scheme->info.name)).second) << scheme->info.name;
+  }
+}
+
+TEST(RegistryTest, ListsTheSchemesThatThereAre) {
+  const absl::Status status = FindScheme("int9").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("\"int9\""));
+  for (const Scheme* scheme : AllSchemes()) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr(std::string(scheme->info.name)));
+  }
+}
+
+class SchemeRowTest : public ::testing::TestWithParam<const Scheme*> {};
+
+TEST_P(SchemeRowTest, SaysWhatItIs) {
+  const SchemeInfo& info = GetParam()->info;
+  for (const char c : info.name) {
+    EXPECT_TRUE((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_') << info.name;
+  }
+  EXPECT_FALSE(info.summary.empty());
+  EXPECT_FALSE(info.source.empty());
+  EXPECT_GT(info.bits_per_code, 0);
+  EXPECT_FALSE(info.nonfinites.empty());
+  EXPECT_EQ(info.nonfinites.front(), NonFinite::kReject);  // nothing silent by default
+}
+
+TEST_P(SchemeRowTest, ACompletedSpecIsComplete) {
+  const SchemeInfo& info = GetParam()->info;
+  const absl::StatusOr<QuantSpec> once = CompleteSpec({.scheme = std::string(info.name)}, info);
+  ASSERT_TRUE(once.ok()) << once.status();
+  const absl::StatusOr<QuantSpec> twice = CompleteSpec(*once, info);
+  ASSERT_TRUE(twice.ok()) << twice.status();
+  EXPECT_EQ(*once, *twice);
+  const absl::StatusOr<QuantSpec> read = ParseSpec(FormatSpec(*once));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(*read, *once);
+}
+
+TEST_P(SchemeRowTest, TakesWhatItListsAndRefusesTheRest) {
+  const SchemeInfo& info = GetParam()->info;
+  const auto check = [&](auto value, const auto& allowed, auto member, const char* key) {
+    QuantSpec spec = {.scheme = std::string(info.name)};
+    spec.*member = value;
+    const absl::Status status = CompleteSpec(spec, info).status();
+    if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) {
+      EXPECT_TRUE(status.ok()) << status;
+      return;
+    }
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << key;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(std::string(info.name)));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(key + std::string(NameOf(value))));
+    for (const auto& item : allowed) {
+      EXPECT_THAT(std::string(status.message()), HasSubstr(std::string(NameOf(item))));
+    }
+  };
+  for (int i = 0; i < kNumModes; ++i) {
+    check(static_cast<Mode>(i), info.modes, &QuantSpec::mode, "mode=");
+  }
+  for (int i = 0; i < kNumRoundings; ++i) {
+    check(static_cast<Rounding>(i), info.roundings, &QuantSpec::rounding, "round=");
+  }
+  for (int i = 0; i < kNumScaleTypes; ++i) {
+    check(static_cast<ScaleType>(i), info.scale_types, &QuantSpec::scale_type, "scale_type=");
+  }
+  for (int i = 0; i < kNumNonFinites; ++i) {
+    check(static_cast<NonFinite>(i), info.nonfinites, &QuantSpec::nonfinite, "nonfinite=");
+  }
+  for (int i = 0; i < kNumTails; ++i) {
+    check(static_cast<Tail>(i), info.tails, &QuantSpec::tail, "tail=");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, SchemeRowTest, ::testing::ValuesIn(AllSchemes()), NameOfCase);
+
+absl::Status Refused(absl::string_view text) {
+  const absl::StatusOr<QuantSpec> spec = ParseSpec(text);
+  if (!spec.ok()) return spec.status();
+  return CompleteSpec(*spec, (*FindScheme(spec->scheme))->info).status();
+}
+
+TEST(CompleteSpecTest, RefusesWhatDoesNotGoTogether) {
+  const std::pair<const char*, const char*> refusals[] = {
+      {"int8:scale=1,range=minmax", "scale= and range= exclude each other"},
+      {"int8:scale=1,range=0..1", "scale= and range= exclude each other"},
+      {"int8:zero=1", "zero= needs scale="},
+      {"int8:scale=1,mode=full", "mode= does not apply beside scale="},
+      {"int8:seed=1", "seed= needs round=stochastic"},
+      {"int8:dialect=ggml", "dialect=ggml; it has onnx"},
+      {"int8:layout=split", "layout=split; it has nothing for this key"},
+      {"fp16:range=minmax", "scheme fp16 takes no range="},
+      {"fp16:scale=1", "scheme fp16 takes no scale= or zero="},
+      {"fp16:axis=0", "fp16:axis=0"},
+      {"q8_0:group=64", "it has group=32"},
+      {"q8_0:per=tensor", "it has group=32"},
+      {"nf4:group=48", "it has group=64, group=128"},
+      {"nf4:block=2x2", "nf4:block=2x2"},
+  };
+  for (const auto& [text, message] : refusals) {
+    const absl::Status status = Refused(text);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(message)) << text;
+  }
+  EXPECT_EQ(Refused("int8:incompatible=int9").code(), absl::StatusCode::kNotFound);
+}
+
+TEST(CompleteSpecTest, RefusesSpecsThatNoTextHas) {
+  const SchemeInfo& info = (*FindScheme("int8"))->info;
+  const auto refuses = [&info](auto change) {
+    QuantSpec spec = {.scheme = "int8"};
+    change(spec);
+    return CompleteSpec(spec, info).status().code() == absl::StatusCode::kInvalidArgument;
+  };
+  EXPECT_TRUE(refuses([](QuantSpec& spec) {
+    spec.granularity = Granularity{.kind = GranularityKind::kGroup, .group_elems = 0};
+  }));
+  EXPECT_TRUE(refuses([](QuantSpec& spec) {
+    spec.granularity =
+        Granularity{.kind = GranularityKind::kBlock, .block_rows = -1, .block_cols = 4};
+  }));
+  EXPECT_TRUE(refuses([](QuantSpec& spec) { spec.scale = -1; }));
+  EXPECT_TRUE(refuses([](QuantSpec& spec) { spec.scale = std::nan(""); }));
+  EXPECT_TRUE(refuses([](QuantSpec& spec) { spec.given_range = Range{1, 0}; }));
+  EXPECT_TRUE(refuses([](QuantSpec& spec) { spec.range = "minmax,tail=short"; }));
+}
+
+TEST(CompleteSpecTest, FillsInWhatIsLeftOpen) {
+  const auto resolved = [](absl::string_view text) {
+    const QuantSpec spec = *ParseSpec(text);
+    return FormatSpec(*CompleteSpec(spec, (*FindScheme(spec.scheme))->info));
+  };
+  EXPECT_EQ(resolved("int8"),
+            "int8:per=tensor,mode=symmetric,range=minmax,round=half_even,scale_type=f32,"
+            "dialect=onnx,nonfinite=reject,tail=reject,incompatible=reject");
+  EXPECT_EQ(resolved("uint4:scale=0.5,round=stochastic"),
+            "uint4:per=tensor,scale=0.5,round=stochastic,seed=0,scale_type=f32,dialect=onnx,"
+            "nonfinite=reject,tail=reject,incompatible=reject");
+  EXPECT_EQ(resolved("q8_0"),
+            "q8_0:group=32,round=half_away,dialect=ggml,nonfinite=reject,tail=reject,"
+            "incompatible=reject");
+}
+
+}  // namespace
+}  // namespace quantd
