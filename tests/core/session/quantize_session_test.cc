@@ -1,0 +1,277 @@
+#include "core/session/quantize_session.h"
+
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/base/status_macros.h"
+#include "core/session/calibration.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/cuts.h"
+
+namespace quantd {
+namespace {
+
+using testing::Bench;
+using testing::CalibrateCut;
+using testing::Cut;
+using ::testing::ElementsAre;
+using testing::Fingerprint;
+using ::testing::HasSubstr;
+using testing::MakeTensor;
+using testing::MakeValues;
+using testing::MemorySink;
+using testing::QuantizeCut;
+using testing::ValueKind;
+
+constexpr int64_t kPlenty = int64_t{1} << 32;
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+std::vector<std::byte> ToBytes(std::span<const float> values) {
+  const auto bytes = std::as_bytes(values);
+  return {bytes.begin(), bytes.end()};
+}
+
+class QuantizeSessionTest : public ::testing::Test {
+ protected:
+  // Makes a session of f32 values.
+  absl::StatusOr<std::unique_ptr<QuantizeSession>> Create(absl::string_view spec,
+                                                          std::vector<int64_t> dims,
+                                                          QuantizeOptions options = {},
+                                                          bool has_ranges = false) {
+    QUANTD_ASSIGN_OR_RETURN(
+        Plan plan, MakePlan(*ParseSpec(spec), MakeTensor("w", DType::kF32, std::move(dims)),
+                            kPlenty, {.has_ranges = has_ranges}));
+    std::vector<int64_t> sizes;
+    for (const PlaneDesc& plane : plan.resolved.layout.planes) sizes.push_back(plane.size_bytes);
+    sink_.emplace(sizes);
+    return QuantizeSession::Create(std::move(plan), std::move(options), bench_.context());
+  }
+
+  Bench bench_{1};
+  std::optional<MemorySink> sink_;
+  CancelToken cancel_;
+};
+
+TEST_F(QuantizeSessionTest, RefusesBytesPastTheEnd) {
+  for (const char* spec : {"int8", "int8:axis=0", "fp16"}) {
+    auto session = Create(spec, {2, 4});
+    ASSERT_TRUE(session.ok()) << session.status();
+    const std::vector<std::byte> values(33);
+    const absl::Status status = (*session)->Step(values, *sink_, cancel_).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kOutOfRange) << spec;
+    EXPECT_EQ(status.message(), "tensor \"w\" has 32 bytes; 1 more were sent");
+  }
+}
+
+TEST_F(QuantizeSessionTest, SaysHowMuchIsMissing) {
+  for (const char* spec : {"int8", "int8:axis=0", "fp16"}) {
+    auto session = Create(spec, {2, 4});
+    ASSERT_TRUE(session.ok()) << session.status();
+    ASSERT_TRUE((*session)->Step(std::vector<std::byte>(13), *sink_, cancel_).ok());
+    EXPECT_FALSE((*session)->done());
+    const absl::Status status = (*session)->Finish().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << spec;
+    EXPECT_EQ(status.message(), "tensor \"w\" has 32 bytes; 19 of them are missing");
+  }
+}
+
+TEST_F(QuantizeSessionTest, FinishWantsAllOutputGiven) {
+  auto session = Create("int8", {2, 4});
+  ASSERT_TRUE(session.ok());
+  ASSERT_TRUE((*session)->Step(std::vector<std::byte>(32), *sink_, cancel_).ok());
+  ASSERT_FALSE((*session)->done());
+  EXPECT_EQ((*session)->Finish().status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(QuantizeSessionTest, StepsBeyondTheEndDoNothing) {
+  for (const char* spec : {"int8", "fp16"}) {
+    auto session = Create(spec, {2, 4});
+    ASSERT_TRUE((*session)->Step(std::vector<std::byte>(32), *sink_, cancel_).ok());
+    while (!(*session)->done()) ASSERT_TRUE((*session)->Step({}, *sink_, cancel_).ok());
+    const absl::StatusOr<StepResult> step = (*session)->Step({}, *sink_, cancel_);
+    ASSERT_TRUE(step.ok());
+    EXPECT_TRUE(step->wants_input);
+    EXPECT_TRUE((*session)->Finish().ok());
+    EXPECT_TRUE(sink_->in_order);
+  }
+}
+
+TEST_F(QuantizeSessionTest, StopsWhenCancelled) {
+  auto session = Create("fp16", {2, 4});
+  ASSERT_TRUE((*session)->Step(std::vector<std::byte>(8), *sink_, cancel_).ok());
+  cancel_.Cancel();
+  EXPECT_EQ((*session)->Step(std::vector<std::byte>(8), *sink_, cancel_).status().code(),
+            absl::StatusCode::kCancelled);
+}
+
+TEST_F(QuantizeSessionTest, GivesItsReservationBack) {
+  {
+    auto session = Create("int8", {1000, 4});
+    ASSERT_TRUE(session.ok());
+    EXPECT_EQ(bench_.budget.used_bytes(), (*session)->plan().resident_bytes);
+  }
+  EXPECT_EQ(bench_.budget.used_bytes(), 0);
+}
+
+TEST_F(QuantizeSessionTest, RefusesWhatTheBudgetDoesNotHold) {
+  const Plan plan = *MakePlan(*ParseSpec("int8"), MakeTensor("w", DType::kF32, {1000}), kPlenty);
+  Bench small(0, plan.resident_bytes - 1);
+  const absl::Status status = QuantizeSession::Create(plan, {}, small.context()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(std::to_string(plan.resident_bytes)));
+}
+
+TEST_F(QuantizeSessionTest, TwoPassPlansNeedRanges) {
+  const Plan plan =
+      *MakePlan(*ParseSpec("int8"), MakeTensor("w", DType::kF32, {4096, 4096}), 8 << 20);
+  ASSERT_EQ(plan.pass, Pass::kTwoPass);
+  const absl::Status status = QuantizeSession::Create(plan, {}, bench_.context()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("\"w\""));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("67108864 bytes"));
+  for (const char* way_out : {"Calibrate", "group=", "axis=0", "scale="}) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr(way_out));
+  }
+}
+
+TEST_F(QuantizeSessionTest, CountsTheRanges) {
+  const auto refusal = [&](absl::string_view spec, std::vector<int64_t> dims, size_t num_ranges) {
+    QuantizeOptions options;
+    options.ranges.resize(num_ranges);
+    const absl::Status status = Create(spec, std::move(dims), options, true).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  EXPECT_EQ(refusal("int8:axis=1", {2, 4}, 3), "ranges hold 3 groups; the tensor has 4");
+  EXPECT_EQ(refusal("int8:axis=1", {2, 4}, 5), "ranges hold 5 groups; the tensor has 4");
+  EXPECT_THAT(refusal("int8:axis=1", {2, 4}, 0), HasSubstr("none are given"));
+  EXPECT_THAT(refusal("nvfp4", {2, 16}, 0), HasSubstr("range of the whole tensor"));
+}
+
+TEST_F(QuantizeSessionTest, RejectNamesTheFirstPlace) {
+  for (const float stray : {kNan, kInf, -kInf}) {
+    for (const char* spec : {"int8", "int8:axis=0", "fp16", "q8_0", "nf4", "nvfp4"}) {
+      std::vector<float> values(5 * 3 * 32, 1);
+      values[(2 * 3 + 1) * 32 + 30] = stray;
+      values[(4 * 3 + 1) * 32 + 2] = stray;
+      auto result = QuantizeCut(*ParseSpec(spec), MakeTensor("w", DType::kF32, {5, 3, 32}),
+                                ToBytes(values), Cut::kWhole, {}, kPlenty, bench_.context());
+      EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument) << spec;
+      EXPECT_EQ(result.status().message(),
+                "tensor \"w\" has a value that is not finite at [2, 1, 30]; to accept it use "
+                "nonfinite=saturate");
+    }
+  }
+}
+
+TEST_F(QuantizeSessionTest, SaturateCountsAndListsThem) {
+  std::vector<float> values(9000);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 7) - 3;
+  std::vector<int64_t> strays;
+  for (const size_t at : {5, 17, 4095, 4096, 5000, 5001, 5002, 8998, 8999}) {
+    values[at] = at % 2 == 0 ? kNan : kInf;
+    strays.push_back(static_cast<int64_t>(at));
+  }
+  auto result =
+      QuantizeCut(*ParseSpec("int8:nonfinite=saturate"), MakeTensor("w", DType::kF32, {9000}),
+                  ToBytes(values), Cut::kPrimes, {}, kPlenty, bench_.context());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->report.non_finite, 9);
+  strays.pop_back();  // eight are listed
+  EXPECT_EQ(result->report.first_non_finite_elems, strays);
+  EXPECT_EQ(result->report.figures.count, 9000 - 9);
+  EXPECT_EQ(result->report.clipped, 5);  // infinities lie beyond the outermost code
+  EXPECT_EQ(std::to_integer<int>(result->planes[0][5]), 127);
+  EXPECT_EQ(std::to_integer<int>(result->planes[0][4096]), 0);
+}
+
+TEST_F(QuantizeSessionTest, PropagateKeepsThem) {
+  const std::vector<float> values = {1, kNan, kInf, -kInf, 1e30f, 70000};
+  auto result =
+      QuantizeCut(*ParseSpec("fp16:nonfinite=propagate"), MakeTensor("w", DType::kF32, {6}),
+                  ToBytes(values), Cut::kWhole, {}, kPlenty, bench_.context());
+  ASSERT_TRUE(result.ok()) << result.status();
+  std::vector<uint16_t> codes(6);
+  std::memcpy(codes.data(), result->planes[0].data(), 12);
+  EXPECT_THAT(codes, ElementsAre(0x3C00, 0x7E00, 0x7C00, 0xFC00, 0x7C00, 0x7C00));
+  EXPECT_EQ(result->report.non_finite, 3);
+  EXPECT_EQ(result->report.clipped, 2);
+}
+
+// Groups without elements still have parameters.
+TEST_F(QuantizeSessionTest, AnEmptyTensorHasAllItsParameters) {
+  const std::pair<const char*, std::vector<int64_t>> cases[] = {{"int8:axis=1", {0, 5}},
+                                                                {"int8:axis=0", {5, 0}},
+                                                                {"uint4", {0}},
+                                                                {"uint8:axis=-1", {3, 0, 2}}};
+  for (const auto& [spec, dims] : cases) {
+    auto result = QuantizeCut(*ParseSpec(spec), MakeTensor("w", DType::kF32, dims), {}, Cut::kWhole,
+                              {}, kPlenty, bench_.context());
+    ASSERT_TRUE(result.ok()) << spec << result.status();
+    ASSERT_GE(result->planes.size(), 2u);
+    ASSERT_FALSE(result->planes[1].empty());
+    for (size_t at = 0; at < result->planes[1].size(); at += sizeof(float)) {
+      float scale;
+      std::memcpy(&scale, &result->planes[1][at], sizeof(scale));
+      EXPECT_EQ(scale, 1) << spec;
+    }
+  }
+}
+
+// What Calibrate found gives the bytes that a session finds by itself, for the smallest tensors
+// too.
+TEST_F(QuantizeSessionTest, GivenRangesGiveTheSameBytes) {
+  const std::pair<const char*, std::vector<int64_t>> cases[] = {
+      {"nvfp4", {1, 16}},          {"nvfp4:tail=pad", {1, 3}},
+      {"nvfp4", {4, 64}},          {"int8", {7}},
+      {"int8:axis=0", {1, 9}},     {"uint4:axis=-1", {9, 5}},
+      {"int8:group=8", {3, 8}},    {"nf4", {70}},
+      {"int8:range=2sigma", {100}}};
+  for (const auto& [text, dims] : cases) {
+    const QuantSpec spec = *ParseSpec(text);
+    const TensorDesc tensor = MakeTensor("w", DType::kF32, dims);
+    const std::vector<std::byte> values = MakeValues(tensor, ValueKind::kNormal, 1);
+    const auto alone =
+        QuantizeCut(spec, tensor, values, Cut::kWhole, {}, kPlenty, bench_.context());
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    const auto state = CalibrateCut(alone->plan, values, Cut::kWhole, {}, bench_.context());
+    ASSERT_TRUE(state.ok()) << state.status();
+    const CalibratedRanges ranges = *RangesOf(alone->plan, *state);
+    const auto given = QuantizeCut(spec, tensor, values, Cut::kWhole,
+                                   {true, ranges.groups, ranges.tensor}, kPlenty, bench_.context());
+    ASSERT_TRUE(given.ok()) << given.status();
+    EXPECT_EQ(Fingerprint(*given), Fingerprint(*alone)) << text;
+  }
+}
+
+TEST_F(QuantizeSessionTest, WithoutFiguresTheBytesAreTheSame) {
+  const TensorDesc tensor = MakeTensor("w", DType::kF32, {300, 1001});
+  const std::vector<std::byte> values = MakeValues(tensor, ValueKind::kNormal, 2);
+  const QuantSpec spec = *ParseSpec("int8:axis=0");
+  const auto with = QuantizeAll(spec, tensor, values, {}, bench_.context());
+  const auto without = QuantizeAll(spec, tensor, values, {.figures = false}, bench_.context());
+  ASSERT_TRUE(with.ok() && without.ok());
+  EXPECT_EQ(with->planes, without->planes);
+  EXPECT_EQ(with->report.clipped, without->report.clipped);
+  EXPECT_TRUE(with->report.has_figures);
+  EXPECT_FALSE(without->report.has_figures);
+  EXPECT_EQ(without->report.figures.count, 0);
+}
+
+TEST_F(QuantizeSessionTest, CountsIntegersThatADoubleDoesNotHold) {
+  const std::vector<int64_t> values = {1, (int64_t{1} << 53) + 1, -(int64_t{1} << 53) - 1, 7};
+  const auto bytes = std::as_bytes(std::span(values));
+  const auto result = QuantizeAll(*ParseSpec("int16"), MakeTensor("w", DType::kInt64, {4}), bytes,
+                                  {}, bench_.context());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->report.inexact_inputs, 2);
+}
+
+}  // namespace
+}  // namespace quantd
