@@ -211,3 +211,11 @@ def test_environment_names_the_server(server):
     info = quantctl_json("info", env={"QUANTD_SERVER": server.address})
     assert info["server"] == server.address
     error_of("info", code=3, env={"QUANTD_SERVER": "127.0.0.1:1"}, timeout=60)
+
+
+def test_dequantize_json(tmp_path, made):
+    path, _ = made
+    packed, back = tmp_path / "packed.safetensors", tmp_path / "back.safetensors"
+    quantctl("quantize", path, "-o", packed, "--to", "int8")
+    report = quantctl_json("dequantize", packed, "-o", back)
+    assert {row["name"] for row in report["tensors"]} <= set(load_file(back))

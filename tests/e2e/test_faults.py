@@ -42,8 +42,8 @@ def test_server_killed_in_mid_stream(tmp_path, nothing_left):
         assert error.strip()
 
 
-def test_file_is_sent_again_to_a_server_that_comes_back(tmp_path, nothing_left):
-    """No server at all: an error within the limits that --timeout or the default set."""
+def test_no_server_at_all(tmp_path, nothing_left):
+    """An error that names the address, and nothing left behind."""
     with running_server(tmp_path / "s") as server:
         address = server.address
     result = quantctl("quantize", MODEL, "-o", nothing_left / "o.safetensors", "--to", "int8",
