@@ -63,13 +63,6 @@ DType ScaleDType(ScaleType type) {
 
 absl::StatusOr<PackedLayout> PlanAffine(const SchemeInfo& info, const QuantSpec& spec,
                                         const TensorDesc& tensor) {
-  const CodeRange codes = RangeOfCodes(info, spec);
-  const int64_t zero_point = spec.zero_point.value_or(0);
-  if (spec.scale && (zero_point < codes.min || zero_point > codes.max)) {
-    return absl::InvalidArgumentError(absl::StrCat("zero=", zero_point, " is not a code of ",
-                                                   info.name, "; use ", codes.min, " to ",
-                                                   codes.max));
-  }
   QUANTD_ASSIGN_OR_RETURN(Grouping grouping,
                           MakeGrouping(*spec.granularity, *spec.tail, tensor.shape));
   PackedLayout layout;

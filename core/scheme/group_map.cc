@@ -16,10 +16,11 @@ int64_t Product(std::span<const int64_t> dims) {
   return product;
 }
 
-absl::Status CheckDivides(absl::string_view key, int64_t part, int axis, int64_t dim, Tail tail) {
+// `setting` is the granularity as the spec has it.
+absl::Status CheckDivides(absl::string_view setting, int64_t part, int axis, int64_t dim,
+                          Tail tail) {
   if (tail != Tail::kReject || dim % part == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(key, "=", part, " does not divide axis ", axis,
-                                                 " (", dim,
+  return absl::InvalidArgumentError(absl::StrCat(setting, " does not divide axis ", axis, " (", dim,
                                                  " elems); use a divisor, or tail=short"));
 }
 
@@ -49,25 +50,25 @@ absl::StatusOr<Grouping> AxisGrouping(int64_t axis, const Shape& shape) {
 }
 
 // Groups are blocks of one row.
-absl::StatusOr<Grouping> BlockGrouping(int64_t rows, int64_t cols, absl::string_view key, Tail tail,
-                                       const Shape& shape) {
+absl::StatusOr<Grouping> BlockGrouping(int64_t rows, int64_t cols, absl::string_view setting,
+                                       Tail tail, const Shape& shape) {
   const int needed_rank = rows > 1 ? 2 : 1;
   if (shape.rank() < needed_rank) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(key, "= needs rank ", needed_rank, " or more; the shape is ", shape.Text()));
+    return absl::InvalidArgumentError(absl::StrCat(setting, " needs rank ", needed_rank,
+                                                   " or more; the shape is ", shape.Text()));
   }
   std::vector<int64_t> dims(shape.dims().begin(), shape.dims().end());
   Grouping grouping;
   GroupMap& map = grouping.map;
   const int64_t last = dims.back();
-  QUANTD_RETURN_IF_ERROR(CheckDivides(key, cols, shape.rank() - 1, last, tail));
+  QUANTD_RETURN_IF_ERROR(CheckDivides(setting, cols, shape.rank() - 1, last, tail));
   map.row_elems = std::max<int64_t>(last, 1);
   map.run_elems = std::min(cols, map.row_elems);
   map.runs_per_row = CeilDiv(map.row_elems, map.run_elems);
   dims.back() = CeilDiv(last, cols);
   if (rows > 1) {
     int64_t& height = dims[dims.size() - 2];
-    QUANTD_RETURN_IF_ERROR(CheckDivides(key, rows, shape.rank() - 2, height, tail));
+    QUANTD_RETURN_IF_ERROR(CheckDivides(setting, rows, shape.rank() - 2, height, tail));
     map.batch_rows = std::max<int64_t>(height, 1);
     map.band_rows = std::min(rows, map.batch_rows);
     height = CeilDiv(height, rows);
@@ -90,9 +91,12 @@ absl::StatusOr<Grouping> MakeGrouping(const Granularity& granularity, Tail tail,
     case GranularityKind::kAxis:
       return AxisGrouping(granularity.axis, shape);
     case GranularityKind::kGroup:
-      return BlockGrouping(1, granularity.group_elems, "group", tail, shape);
+      return BlockGrouping(1, granularity.group_elems,
+                           absl::StrCat("group=", granularity.group_elems), tail, shape);
     case GranularityKind::kBlock:
-      return BlockGrouping(granularity.block_rows, granularity.block_cols, "block", tail, shape);
+      return BlockGrouping(
+          granularity.block_rows, granularity.block_cols,
+          absl::StrCat("block=", granularity.block_rows, "x", granularity.block_cols), tail, shape);
   }
   return absl::InternalError("granularity kind out of range");
 }

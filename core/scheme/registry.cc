@@ -86,6 +86,13 @@ absl::Status CompleteRange(const SchemeInfo& info, QuantSpec& spec) {
   if (spec.zero_point && !spec.scale) {
     return absl::InvalidArgumentError("zero= needs scale= beside it");
   }
+  const int64_t min_code = info.is_signed ? -(int64_t{1} << (info.bits - 1)) : 0;
+  const int64_t max_code = min_code + (int64_t{1} << info.bits) - 1;
+  if (spec.zero_point && (*spec.zero_point < min_code || *spec.zero_point > max_code)) {
+    return absl::InvalidArgumentError(absl::StrCat("zero=", *spec.zero_point, " is not a code of ",
+                                                   info.name, "; use ", min_code, " to ",
+                                                   max_code));
+  }
   if (spec.scale && spec.mode) {
     return absl::InvalidArgumentError("mode= does not apply beside scale=, which uses all codes");
   }

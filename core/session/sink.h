@@ -13,8 +13,9 @@ namespace quantd {
 class PayloadSink {
  public:
   virtual ~PayloadSink() = default;
-  // Returns `size_bytes` of memory for bytes [offset_bytes, + size_bytes) of plane `plane` (its
-  // place in PackedLayout::planes; 0 for the values of a dequantized tensor). Valid until Commit.
+  // Returns `size_bytes` of memory, aligned for the plane's elements, for bytes [offset_bytes, +
+  // size_bytes) of plane `plane` (its place in PackedLayout::planes; 0 for the values of a
+  // dequantized tensor). Valid until Commit.
   virtual std::span<std::byte> Acquire(int plane, int64_t offset_bytes, int64_t size_bytes) = 0;
   // Says that the memory of the same Acquire is written.
   virtual void Commit(int plane, int64_t offset_bytes, int64_t size_bytes) = 0;

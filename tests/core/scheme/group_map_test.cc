@@ -126,7 +126,7 @@ TEST(GroupMapTest, Refusals) {
             "group=48 does not divide axis 1 (4096 elems); use a divisor, or tail=short");
   EXPECT_THAT(refusal({.kind = GranularityKind::kBlock, .block_rows = 4, .block_cols = 64},
                       Tail::kReject, shape),
-              HasSubstr("does not divide axis 0 (6 elems)"));
+              HasSubstr("block=4x64 does not divide axis 0 (6 elems)"));
   EXPECT_THAT(refusal({.kind = GranularityKind::kAxis, .axis = 2}, Tail::kReject, shape),
               HasSubstr("axis=2 is not a dimension of shape [6, 4096]; use 0 to 1, or -1"));
   EXPECT_THAT(refusal({.kind = GranularityKind::kAxis, .axis = -1}, Tail::kReject, Shape()),

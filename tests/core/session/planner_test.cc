@@ -134,6 +134,7 @@ TEST(PlannerTest, FallsBackOnlyWhereAllowed) {
     EXPECT_EQ(PlanOf(spec, {4, 33}).status().code(), absl::StatusCode::kInvalidArgument) << spec;
   }
   // A spec that the scheme does not have is an error, not a shape.
+  EXPECT_FALSE(PlanOf("int8:scale=1,zero=128,incompatible=fp16", {4}).ok());
   EXPECT_FALSE(PlanOf("q8_0:group=64,incompatible=fp16", {4, 64}).ok());
   // What was said of the values still holds.
   EXPECT_EQ(PlanOf("q8_0:nonfinite=saturate,incompatible=fp16", {4, 33})->resolved.spec.nonfinite,
