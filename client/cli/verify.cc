@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <memory>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "client/cli/text.h"
 #include "core/base/digest.h"
 #include "core/base/status_macros.h"
+#include "core/session/planner.h"
 
 namespace quantd::cli {
 namespace {
@@ -36,6 +38,24 @@ class Run {
   }
 
  private:
+  // kDataLoss if the tensor's planes are not those that its spec, type and shape give.
+  absl::Status CheckPlanes(const PackedTensor& packed) const {
+    QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, ParseSpec(packed.entry.spec));
+    QUANTD_ASSIGN_OR_RETURN(
+        const Plan plan, MakePlan(spec, packed.entry.tensor, std::numeric_limits<int64_t>::max()));
+    const std::vector<PlaneDesc>& planes = plan.resolved.layout.planes;
+    bool same = planes.size() == packed.planes.size();
+    for (size_t k = 0; same && k < planes.size(); ++k) {
+      const TensorDesc& found = file_.input->tensor(packed.planes[k]);
+      same = planes[k].name == packed.entry.planes[k] && planes[k].dtype == found.dtype &&
+             planes[k].shape == found.shape;
+    }
+    if (same) return absl::OkStatus();
+    return absl::DataLossError(
+        absl::StrCat("its planes are not those of ", NameOf(packed.entry.tensor.dtype), " ",
+                     packed.entry.tensor.shape.Text(), " as ", packed.entry.spec));
+  }
+
   void CheckDigests() {
     for (const PackedTensor& packed : file_.packed) {
       TensorRow& row = rows_.emplace_back();
@@ -53,10 +73,16 @@ class Run {
                                          packed.entry.planes[k], " has digest ", found,
                                          ", the file says ", packed.entry.digests[k]));
       }
+      const absl::Status planes = CheckPlanes(packed);
+      if (!planes.ok()) {
+        problems_.push_back(absl::StrCat(packed.entry.tensor.name, ": ", planes.message()));
+      }
       row.details["spec"] = packed.entry.spec;
-      row.details["ok"] = bad.empty();
+      row.details["ok"] = bad.empty() && planes.ok();
       row.details["bad_planes"] = bad;
-      row.note = bad.empty() ? "ok" : absl::StrCat("CHANGED: ", absl::StrJoin(bad, ", "));
+      row.note = !bad.empty()   ? absl::StrCat("CHANGED: ", absl::StrJoin(bad, ", "))
+                 : !planes.ok() ? "CONTRADICTS its metadata"
+                                : "ok";
     }
   }
 

@@ -172,6 +172,49 @@ TEST_P(SameBytesTest, DecodedInAnyCuts) {
   }
 }
 
+// All of it at once, for the defaults of every scheme.
+class EveryCombinationTest : public ::testing::TestWithParam<const Scheme*> {};
+
+TEST_P(EveryCombinationTest, HasOneHash) {
+  const TensorDesc tensor = MakeTensor("w", DType::kF32, {90, 416});
+  const std::vector<std::byte> values = MakeValues(tensor, ValueKind::kNormal, 3);
+  const QuantSpec spec = {.scheme = std::string(GetParam()->info.name)};
+  std::string expected;
+  int combinations = 0;
+  for (const std::string& target : SupportedSimdTargets()) {
+    ASSERT_TRUE(ChooseSimdTarget(target).ok());
+    for (const int workers : {0, 1, 4}) {  // beside the caller
+      Bench bench(workers);
+      for (const Cut cut : testing::kAllCuts) {
+        for (const bool two_pass : {false, true}) {
+          QuantizeOptions options;
+          if (two_pass) {
+            const Plan plan = *MakePlan(spec, tensor, kPlenty);
+            const auto state = CalibrateCut(plan, values, cut, {}, bench.context());
+            ASSERT_TRUE(state.ok()) << state.status();
+            const CalibratedRanges ranges = *RangesOf(plan, *state);
+            options.ranges = ranges.groups;
+            options.tensor_range = ranges.tensor;
+          }
+          const auto result =
+              QuantizeCut(spec, tensor, values, cut, options, kPlenty, bench.context());
+          ASSERT_TRUE(result.ok()) << result.status();
+          const std::string hash = Fingerprint(*result);
+          if (expected.empty()) expected = hash;
+          EXPECT_EQ(hash, expected) << target << ", " << workers << " workers, cut "
+                                    << static_cast<int>(cut) << ", two passes " << two_pass;
+          ++combinations;
+        }
+      }
+    }
+  }
+  ASSERT_TRUE(ChooseSimdTarget("").ok());
+  EXPECT_EQ(combinations, static_cast<int>(SupportedSimdTargets().size()) * 3 * 4 * 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, EveryCombinationTest, ::testing::ValuesIn(AllSchemes()),
+                         [](const auto& info) { return std::string(info.param->info.name); });
+
 INSTANTIATE_TEST_SUITE_P(Cases, SameBytesTest, ::testing::ValuesIn(AllCases()),
                          [](const ::testing::TestParamInfo<Case>& info) {
                            return info.param.name;
