@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/mutex.h"
 #include "core/base/status_macros.h"
 
 namespace quantd {
@@ -232,6 +234,30 @@ size_t VarintBytes(uint64_t value) {
   return size;
 }
 
+struct PooledBuffer {
+  std::shared_ptr<BufferPool> pool;
+  BufferPool::Buffer buffer;  // destroyed first
+  std::byte* data() const { return buffer.data(); }
+};
+
+// Returns a slice over the first `size_bytes` of `memory`.data() that owns `memory`.
+template <typename Memory>
+grpc::Slice OwningSlice(Memory memory, size_t size_bytes) {
+  struct Owner {
+    Memory memory;
+    Mutex mutex;  // orders making and freeing, which gRPC does unseen by ThreadSanitizer
+  };
+  auto* owner = new Owner{std::move(memory), {}};
+  MutexLock lock(&owner->mutex);
+  return grpc::Slice(
+      owner->memory.data(), size_bytes,
+      [](void* data) {
+        const std::unique_ptr<Owner> owner(static_cast<Owner*>(data));
+        MutexLock lock(&owner->mutex);
+      },
+      owner);
+}
+
 }  // namespace
 
 absl::StatusOr<ParsedFrame> ParseFrame(const grpc::ByteBuffer& buffer, const FrameFields& fields) {
@@ -300,23 +326,15 @@ grpc::ByteBuffer BuildChunkFrame(const FrameFields& fields, uint64_t tensor_id,
 }
 
 grpc::ByteBuffer SerializeFrame(const google::protobuf::MessageLite& message) {
-  auto* owner = new std::string(message.SerializeAsString());
-  const grpc::Slice slice(
-      owner->data(), owner->size(), [](void* data) { delete static_cast<std::string*>(data); },
-      owner);
+  std::string bytes = message.SerializeAsString();
+  const size_t size_bytes = bytes.size();
+  const grpc::Slice slice = OwningSlice(std::move(bytes), size_bytes);
   return grpc::ByteBuffer(&slice, 1);
 }
 
 grpc::Slice SliceOf(BufferPool::Buffer buffer, size_t size_bytes,
                     std::shared_ptr<BufferPool> pool) {
-  struct Owner {
-    std::shared_ptr<BufferPool> pool;
-    BufferPool::Buffer buffer;  // destroyed first
-  };
-  auto* owner = new Owner{std::move(pool), std::move(buffer)};
-  return grpc::Slice(
-      owner->buffer.data(), size_bytes, [](void* data) { delete static_cast<Owner*>(data); },
-      owner);
+  return OwningSlice(PooledBuffer{std::move(pool), std::move(buffer)}, size_bytes);
 }
 
 }  // namespace quantd
