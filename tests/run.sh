@@ -33,7 +33,7 @@ fi
 cmake --preset "$preset" -DQUANTD_BUILD_TESTS=ON "-DQUANTD_TEST_PYTHON=$PWD/$venv/bin/python"
 cmake --build --preset "$preset" --parallel "$(nproc)"
 
-export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1:${ASAN_OPTIONS:-}"
+export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1:quarantine_size_mb=16:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1:${UBSAN_OPTIONS:-}"
 tsan_options="ignore_noninstrumented_modules=1 second_deadlock_stack=1"
 export TSAN_OPTIONS="$tsan_options suppressions='$PWD/tests/tsan.supp' ${TSAN_OPTIONS:-}"
