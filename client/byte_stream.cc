@@ -17,7 +17,7 @@ ByteStream::ByteStream(const std::shared_ptr<grpc::Channel>& channel, const std:
                        absl::Time deadline)
     : stub_(channel) {
   SetDeadline(deadline, context_);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   stub_.PrepareBidiStreamingCall(&context_, method, {}, this);
   AddHold();
   reading_ = true;
@@ -28,11 +28,11 @@ ByteStream::ByteStream(const std::shared_ptr<grpc::Channel>& channel, const std:
 ByteStream::~ByteStream() {
   Cancel();
   Release();
-  absl::MutexLock lock(&mutex_, absl::Condition(&done_));
+  MutexLock lock(&mutex_, absl::Condition(&done_));
 }
 
 absl::Status ByteStream::Write(grpc::ByteBuffer message) {
-  absl::MutexLock lock(&mutex_, absl::Condition(this, &ByteStream::WriteIsOver));
+  MutexLock lock(&mutex_, absl::Condition(this, &ByteStream::WriteIsOver));
   if (write_broken_ || !held_) return absl::AbortedError("the call is over");
   outgoing_.Swap(&message);
   writing_ = true;
@@ -41,12 +41,12 @@ absl::Status ByteStream::Write(grpc::ByteBuffer message) {
 }
 
 void ByteStream::WritesDone() {
-  absl::MutexLock lock(&mutex_, absl::Condition(this, &ByteStream::WriteIsOver));
+  MutexLock lock(&mutex_, absl::Condition(this, &ByteStream::WriteIsOver));
   if (!write_broken_ && held_) StartWritesDone();
 }
 
 absl::StatusOr<std::optional<grpc::ByteBuffer>> ByteStream::Read() {
-  absl::MutexLock lock(&mutex_, absl::Condition(this, &ByteStream::ReadIsReady));
+  MutexLock lock(&mutex_, absl::Condition(this, &ByteStream::ReadIsReady));
   if (received_.empty()) {
     if (!status_.ok()) return status_;
     return std::nullopt;
@@ -63,7 +63,7 @@ absl::StatusOr<std::optional<grpc::ByteBuffer>> ByteStream::Read() {
 
 void ByteStream::Release() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (!held_) return;
     held_ = false;
   }
@@ -71,7 +71,7 @@ void ByteStream::Release() {
 }
 
 void ByteStream::OnWriteDone(bool ok) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   writing_ = false;
   // Frees what the message refers to; a caller may wait for that.
   outgoing_.Clear();
@@ -80,7 +80,7 @@ void ByteStream::OnWriteDone(bool ok) {
 
 void ByteStream::OnReadDone(bool ok) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     reading_ = false;
     if (ok) {
       received_.emplace_back();
@@ -97,7 +97,7 @@ void ByteStream::OnReadDone(bool ok) {
 }
 
 void ByteStream::OnDone(const grpc::Status& status) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   status_ = FromGrpc(status);
   done_ = true;
 }

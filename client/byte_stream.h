@@ -14,8 +14,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "core/base/mutex.h"
 
 namespace quantd {
 
@@ -64,7 +64,7 @@ class ByteStream final : private grpc::ClientBidiReactor<grpc::ByteBuffer, grpc:
 
   grpc::ClientContext context_;
   grpc::GenericStub stub_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   grpc::ByteBuffer outgoing_;  // the message being written; untouched while writing_
   grpc::ByteBuffer incoming_;  // the message being read; untouched while reading_
   std::deque<grpc::ByteBuffer> received_ ABSL_GUARDED_BY(mutex_);

@@ -9,13 +9,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "client/byte_stream.h"
 #include "client/dequantize_call.h"
 #include "client/exchange.h"
 #include "client/quantize_call.h"
 #include "client/wire.h"
+#include "core/base/mutex.h"
 #include "core/base/status_macros.h"
 #include "proto/convert.h"
 #include "quantd/v1/quantization.grpc.pb.h"
@@ -132,7 +132,7 @@ std::vector<absl::StatusOr<TensorPlan>> Client::PlanMany(std::span<const TensorD
                                                          const QuantSpec& spec,
                                                          const CallOptions& options) const {
   v1::QuantizationService::Stub stub(channel_);
-  absl::Mutex mutex;
+  Mutex mutex;
   size_t running = 0, finished = 0;
   std::deque<PlanCall> calls(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -142,11 +142,11 @@ std::vector<absl::StatusOr<TensorPlan>> Client::PlanMany(std::span<const TensorD
     *call.request.mutable_spec() = ToProto(spec);
     {
       const auto has_room = [&running] { return running < kPlansInFlight; };
-      absl::MutexLock lock(&mutex, absl::Condition(&has_room));
+      MutexLock lock(&mutex, absl::Condition(&has_room));
       ++running;
     }
     stub.async()->Plan(&call.context, &call.request, &call.response, [&, i](grpc::Status status) {
-      absl::MutexLock lock(&mutex);
+      MutexLock lock(&mutex);
       calls[i].status = FromGrpc(status);
       --running;
       ++finished;
@@ -275,12 +275,12 @@ absl::Status Client::CheckHealth(absl::string_view service, const CallOptions& o
   grpc::ByteBuffer response;
   grpc::ClientContext context;
   SetDeadline(options.deadline, context);
-  absl::Mutex mutex;
+  Mutex mutex;
   bool done = false;
   absl::Status status;
   grpc::GenericStub(channel_).UnaryCall(&context, "/grpc.health.v1.Health/Check", {}, &request,
                                         &response, [&](grpc::Status result) {
-                                          absl::MutexLock lock(&mutex);
+                                          MutexLock lock(&mutex);
                                           status = FromGrpc(result);
                                           done = true;
                                         });

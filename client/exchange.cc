@@ -10,9 +10,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "client/byte_stream.h"
+#include "core/base/mutex.h"
 #include "core/base/status_macros.h"
 #include "quantd/v1/quantization.pb.h"
 
@@ -26,7 +26,7 @@ class CallQueue {
 
   // Returns the next call, or null.
   TensorCall* Pop() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (calls_.empty()) return nullptr;
     TensorCall* const call = calls_.front();
     calls_.pop_front();
@@ -34,7 +34,7 @@ class CallQueue {
   }
 
  private:
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<TensorCall*> calls_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -64,7 +64,7 @@ class StreamRun {
   // Hands responses to their calls until the stream ends. All calls still open then fail.
   void Read() {
     absl::Status status = ReadAll();
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     broken_ = true;
     if (status.ok()) status = absl::UnavailableError("the server ended the stream early");
     status_ = status;
@@ -74,13 +74,13 @@ class StreamRun {
 
   // Returns what the stream ended with, after Read.
   absl::Status status() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     return status_;
   }
 
  private:
   TensorCall* NextCall() {
-    absl::MutexLock lock(&mutex_, absl::Condition(this, &StreamRun::MayOpen));
+    MutexLock lock(&mutex_, absl::Condition(this, &StreamRun::MayOpen));
     return broken_ ? nullptr : queue_->Pop();
   }
 
@@ -89,7 +89,7 @@ class StreamRun {
   }
 
   uint64_t Open(TensorCall* call) {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     const uint64_t tensor_id = ++last_id_;
     if (broken_) {
       call->Fail(status_);
@@ -136,7 +136,7 @@ class StreamRun {
   absl::Status Dispatch(const ParsedFrame& frame) {
     TensorCall* call = nullptr;
     {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       const auto found = open_.find(frame.tensor_id);
       if (found != open_.end()) call = found->second;
     }
@@ -145,7 +145,7 @@ class StreamRun {
                                               ", which is not open"));
     }
     if (TakeFrame(frame, *call)) {
-      absl::MutexLock lock(&mutex_);
+      MutexLock lock(&mutex_);
       open_.erase(frame.tensor_id);
     }
     return absl::OkStatus();
@@ -170,7 +170,7 @@ class StreamRun {
   const size_t max_open_;
   CallQueue* const queue_;
   ByteStream stream_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   absl::flat_hash_map<uint64_t, TensorCall*> open_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;

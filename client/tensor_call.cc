@@ -16,21 +16,21 @@ struct SliceLease::Held {
 };
 
 SliceLease::~SliceLease() {
-  absl::MutexLock lock(&mutex_,
-                       absl::Condition(
-                           +[](int64_t* outstanding) { return *outstanding == 0; }, &outstanding_));
+  MutexLock lock(&mutex_,
+                 absl::Condition(
+                     +[](int64_t* outstanding) { return *outstanding == 0; }, &outstanding_));
 }
 
 grpc::Slice SliceLease::Wrap(SourcePiece piece) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     ++outstanding_;
   }
   const auto release = [](void* held_pointer) {
     auto* held = static_cast<Held*>(held_pointer);
     SliceLease* const lease = held->lease;
     delete held;
-    absl::MutexLock lock(&lease->mutex_);
+    MutexLock lock(&lease->mutex_);
     --lease->outstanding_;
   };
   // gRPC takes a pointer to what it does not change.
@@ -126,17 +126,17 @@ std::vector<std::string> PlaneReceiver::Digests() const {
 }
 
 void TensorCall::Fail(const absl::Status& status) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   status_.Update(status);
 }
 
 absl::Status TensorCall::status() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return status_;
 }
 
 void TensorCall::ClearFailure() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   status_ = absl::OkStatus();
 }
 

@@ -12,10 +12,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "client/byte_source.h"
 #include "client/plane_sink.h"
 #include "core/base/digest.h"
+#include "core/base/mutex.h"
 #include "proto/frame_codec.h"
 
 namespace quantd {
@@ -30,7 +30,7 @@ class SliceLease {
 
  private:
   struct Held;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   int64_t outstanding_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
@@ -107,7 +107,7 @@ class TensorCall {
   void ClearFailure() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -78,7 +78,7 @@ absl::StatusOr<std::unique_ptr<GuardedWriter>> GuardedWriter::Create(
   std::unique_ptr<GuardedWriter> guarded(new GuardedWriter(interrupts));
   absl::Status status;
   {
-    absl::MutexLock lock(&interrupts->mutex_);
+    MutexLock lock(&interrupts->mutex_);
     auto writer = container.create(path, std::move(tensors), announced);
     status = writer.status();
     if (writer.ok()) guarded->writer_ = *std::move(writer);
@@ -89,19 +89,19 @@ absl::StatusOr<std::unique_ptr<GuardedWriter>> GuardedWriter::Create(
 }
 
 GuardedWriter::~GuardedWriter() {
-  absl::MutexLock lock(&interrupts_->mutex_);
+  MutexLock lock(&interrupts_->mutex_);
   interrupts_->writer_ = nullptr;
   writer_.reset();
 }
 
 absl::Status GuardedWriter::WriteAt(size_t tensor, int64_t offset_bytes,
                                     std::span<const std::byte> bytes) {
-  absl::ReaderMutexLock lock(&interrupts_->mutex_);
+  ReaderMutexLock lock(&interrupts_->mutex_);
   return FileError(writer_->WriteAt(tensor, offset_bytes, bytes));
 }
 
 absl::Status GuardedWriter::Finish(const Metadata& metadata) {
-  absl::MutexLock lock(&interrupts_->mutex_);
+  MutexLock lock(&interrupts_->mutex_);
   return FileError(writer_->Finish(metadata));
 }
 

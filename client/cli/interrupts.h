@@ -8,7 +8,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
+#include "core/base/mutex.h"
 #include "core/io/container.h"
 
 namespace quantd::cli {
@@ -21,13 +21,13 @@ class Interrupts {
   ~Interrupts();
 
   // While it is held, a signal waits.
-  absl::Mutex& mutex() { return mutex_; }
+  Mutex& mutex() { return mutex_; }
 
  private:
   friend class GuardedWriter;
   void Main();
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   TensorWriter* writer_ ABSL_GUARDED_BY(mutex_) = nullptr;  // owned by a GuardedWriter
   int pipe_fds_[2] = {-1, -1};                              // from the signal handler to the thread
   std::thread thread_;

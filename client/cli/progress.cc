@@ -29,19 +29,19 @@ Progress::Progress(std::string what, int64_t total_bytes, bool quiet)
       next_(start_ + (terminal_ ? kTerminalInterval : kLineInterval)) {}
 
 Progress::~Progress() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   if (drawn_ && terminal_) fputs("\r\033[K", stderr);
 }
 
 void Progress::Add(int64_t bytes) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   done_bytes_ += bytes;
   const absl::Time now = absl::Now();
   if (!quiet_ && now >= next_) Draw(now);
 }
 
 void Progress::Skip(int64_t bytes) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   total_bytes_ -= bytes;
 }
 

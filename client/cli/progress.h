@@ -6,9 +6,9 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/byte_source.h"
+#include "core/base/mutex.h"
 
 namespace quantd::cli {
 
@@ -34,7 +34,7 @@ class Progress {
   const std::string what_;
   const bool quiet_, terminal_;
   const absl::Time start_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   int64_t total_bytes_ ABSL_GUARDED_BY(mutex_);
   int64_t done_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time next_ ABSL_GUARDED_BY(mutex_);

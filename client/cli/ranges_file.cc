@@ -85,7 +85,7 @@ absl::StatusOr<std::map<std::string, NamedRanges>> ReadRangesFile(const std::str
 
 absl::Status WriteTextFile(const std::string& path, const std::string& text,
                            Interrupts& interrupts) {
-  absl::MutexLock lock(&interrupts.mutex());
+  MutexLock lock(&interrupts.mutex());
   absl::StatusOr<OutputFile> file = OutputFile::Create(path, static_cast<int64_t>(text.size()));
   if (!file.ok()) return Named(path, FileError(file.status()));
   absl::Status status = file->WriteAt(0, std::as_bytes(std::span(text)));
