@@ -2,20 +2,16 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <string>
 #include <thread>
 
 #include "core/scheme/registry.h"
 #include "server/listen.h"
 #include "tests/server/stub_client.h"
+#include "tests/support/temp_dir.h"
 
 namespace quantd::testing {
 namespace {
-
-std::string TemporaryPath(const std::string& name) {
-  return (std::filesystem::path(::testing::TempDir()) / name).string();
-}
 
 grpc::Status Info(v1::QuantizationService::Stub& stub, v1::GetServerInfoResponse* response) {
   grpc::ClientContext context;
@@ -122,7 +118,8 @@ TEST(Server, AnswersHealthAndReflection) {
 }
 
 TEST(Server, ListensOnSeveralAddresses) {
-  const std::string path = TemporaryPath("quantd_several.sock");
+  const TempDir folder;
+  const std::string path = folder / "quantd.sock";
   ServerOptions options;
   options.listen = {"127.0.0.1:0", "unix:" + path, "[::1]:0"};
   auto server = QuantdServer::Start(options);
@@ -140,7 +137,8 @@ TEST(Server, ListensOnSeveralAddresses) {
 }
 
 TEST(Server, SaysThatAnAddressIsTaken) {
-  const std::string path = TemporaryPath("quantd_taken.sock");
+  const TempDir folder;
+  const std::string path = folder / "quantd.sock";
   ServerOptions options;
   options.listen = {"127.0.0.1:0", "unix:" + path};
   const auto server = StartServer(options);
@@ -157,8 +155,9 @@ TEST(Server, SaysThatAnAddressIsTaken) {
 }
 
 TEST(Server, TakesOverThePathOfAServerThatIsGone) {
+  const TempDir folder;
   ServerOptions options;
-  options.listen = {"unix:" + TemporaryPath("quantd_again.sock")};
+  options.listen = {"unix:" + folder / "quantd.sock"};
   StartServer(options).reset();
   const auto server = StartServer(options);
   v1::GetServerInfoResponse info;

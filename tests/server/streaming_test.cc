@@ -1,7 +1,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -9,6 +8,7 @@
 #include "absl/synchronization/notification.h"
 #include "core/scheme/registry.h"
 #include "tests/server/stub_client.h"
+#include "tests/support/temp_dir.h"
 
 namespace quantd::testing {
 namespace {
@@ -21,10 +21,8 @@ class Loopback {
   explicit Loopback(Transport transport) {
     ServerOptions options;
     options.threads = 2;
-    const std::string path =
-        (std::filesystem::path(::testing::TempDir()) / "quantd_streaming_test.sock").string();
     if (transport == Transport::kTcp) options.listen = {"127.0.0.1:0"};
-    if (transport == Transport::kUnix) options.listen = {"unix:" + path};
+    if (transport == Transport::kUnix) options.listen = {"unix:" + folder_ / "quantd.sock"};
     server_ = StartServer(options);
     stub_ = v1::QuantizationService::NewStub(transport == Transport::kInProcess
                                                  ? server_->InProcessChannel(LargeMessages())
@@ -33,6 +31,7 @@ class Loopback {
   v1::QuantizationService::Stub& stub() { return *stub_; }
 
  private:
+  const TempDir folder_;  // tests run side by side
   std::unique_ptr<QuantdServer> server_;
   std::unique_ptr<v1::QuantizationService::Stub> stub_;
 };

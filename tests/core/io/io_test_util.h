@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "core/io/container_index.h"
+#include "tests/support/temp_dir.h"
 
 namespace quantd::io_test {
 
@@ -29,34 +30,6 @@ inline std::span<const std::byte> AsBytes(absl::string_view text) {
 inline std::string AsText(std::span<const std::byte> bytes) {
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
-
-// A new directory, removed with all that is in it.
-class TempDir {
- public:
-  TempDir() {
-    std::string pattern = absl::StrCat(::testing::TempDir(), "quantd_io_XXXXXX");
-    if (mkdtemp(pattern.data()) == nullptr) ADD_FAILURE() << pattern << ": " << strerror(errno);
-    path_ = pattern;
-  }
-  ~TempDir() { std::filesystem::remove_all(path_); }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-
-  const std::string& path() const { return path_; }
-  std::string operator/(absl::string_view name) const { return absl::StrCat(path_, "/", name); }
-
-  std::vector<std::string> Names() const {
-    std::vector<std::string> names;
-    for (const auto& entry : std::filesystem::directory_iterator(path_)) {
-      names.push_back(entry.path().filename());
-    }
-    std::sort(names.begin(), names.end());
-    return names;
-  }
-
- private:
-  std::string path_;
-};
 
 inline void PutFile(const std::string& path, absl::string_view content) {
   std::ofstream(path, std::ios::binary).write(content.data(), static_cast<long>(content.size()));

@@ -13,7 +13,7 @@ namespace {
 using io_test::AsText;
 using io_test::ExpectError;
 using io_test::PutFile;
-using io_test::TempDir;
+using testing::TempDir;
 
 TEST(MappedFileTest, HoldsTheBytesOfTheFileWhereverItIsMoved) {
   const TempDir dir;

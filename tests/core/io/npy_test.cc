@@ -23,7 +23,7 @@ using io_test::ExpectError;
 using io_test::GetFile;
 using io_test::Npy;
 using io_test::PutFile;
-using io_test::TempDir;
+using testing::TempDir;
 
 using Code = absl::StatusCode;
 

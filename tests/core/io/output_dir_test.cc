@@ -13,7 +13,7 @@ using io_test::AsBytes;
 using io_test::ExpectError;
 using io_test::GetFile;
 using io_test::PutFile;
-using io_test::TempDir;
+using testing::TempDir;
 
 using Names = std::vector<std::string>;
 

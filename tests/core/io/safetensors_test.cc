@@ -22,7 +22,7 @@ using io_test::ExpectError;
 using io_test::GetFile;
 using io_test::PutFile;
 using io_test::Safetensors;
-using io_test::TempDir;
+using testing::TempDir;
 
 using Code = absl::StatusCode;
 
