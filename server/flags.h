@@ -1,0 +1,35 @@
+#ifndef QUANTD_SERVER_FLAGS_H_
+#define QUANTD_SERVER_FLAGS_H_
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "server/server.h"
+
+namespace quantd {
+
+// What a person can set of the program `quantd`, with the defaults. Sizes are in bytes.
+struct Flags {
+  std::vector<std::string> listen = {"127.0.0.1:7717"};
+  uint64_t memory_bytes = uint64_t{1} << 30;
+  uint64_t tensor_memory_bytes = 0;
+  uint64_t max_message_bytes = uint64_t{16} << 20;
+  int threads = 0;
+  double drain_seconds = 30;
+  bool insecure = false;
+  std::string port_file;
+  std::string log_level = "info";
+  std::string simd;
+};
+
+// Lets `app` read each of `flags` from its flag or its environment variable. `flags` outlives it.
+void AddFlags(CLI::App& app, Flags& flags);
+
+// Returns the options that a server takes of `flags`.
+ServerOptions OptionsOf(const Flags& flags);
+
+}  // namespace quantd
+
+#endif  // QUANTD_SERVER_FLAGS_H_
