@@ -23,6 +23,8 @@ constexpr int64_t kMaxNameBytes = 1024;
 
 // A window of f32 is 1 MiB: small enough for the L2 cache, large enough to be shared out.
 constexpr int64_t kWindowElems = int64_t{256} << 10;
+// Values that lie there already are taken in larger windows: workers meet less often.
+constexpr int64_t kInPlaceElems = int64_t{1} << 20;
 
 absl::Status CheckTensor(const TensorDesc& tensor) {
   if (tensor.name.size() > kMaxNameBytes) {
@@ -88,17 +90,17 @@ int64_t FixedBytes(const Plan& plan, const PlanInputs& inputs) {
   const GroupMap& groups = layout.groups;
   const int64_t window_groups =
       plan.params_upfront ? groups.num_groups
-                          : std::min(groups.num_groups, MaxRuns(groups, plan.window_elems));
-  int64_t bytes = MaxCodeBytes(layout, plan.window_elems);
+                          : std::min(groups.num_groups, MaxRuns(groups, plan.in_place_elems));
+  int64_t bytes = MaxCodeBytes(layout, plan.in_place_elems);
   bytes = SaturatingAdd(bytes, SaturatingMul(2, ParamBytes(layout, window_groups)));
   if (layout.needs_ranges && plan.pass != Pass::kStatic) {
     bytes = SaturatingAdd(bytes, SaturatingMul(window_groups, sizeof(GroupStats)));
-    bytes = SaturatingAdd(bytes, ScanScratchBytes(groups, plan.window_elems));
+    bytes = SaturatingAdd(bytes, ScanScratchBytes(groups, plan.in_place_elems));
   }
   if (inputs.has_ranges && !layout.needs_tensor_range) {
     bytes = SaturatingAdd(bytes, SaturatingMul(groups.num_groups, sizeof(Range)));
   }
-  return SaturatingAdd(bytes, TileEncoder::ResidentBytes(plan.resolved, plan.window_elems));
+  return SaturatingAdd(bytes, TileEncoder::ResidentBytes(plan.resolved, plan.in_place_elems));
 }
 
 }  // namespace
@@ -139,6 +141,8 @@ absl::StatusOr<Plan> MakePlan(const QuantSpec& spec, const TensorDesc& tensor, i
   plan.whole_groups = finds_locally || (groups.IsLocal(num_elems) && !plan.params_upfront);
   plan.window_elems = MaxWindowElems(layout, num_elems, kWindowElems, plan.whole_groups);
   plan.target_elems = kWindowElems;
+  plan.in_place_elems = MaxWindowElems(layout, num_elems, kInPlaceElems, plan.whole_groups);
+  plan.in_place_target_elems = kInPlaceElems;
 
   const int64_t gathered_bytes =
       plan.pass == Pass::kBuffered ? plan.input_bytes : plan.window_elems * SizeOf(tensor.dtype);

@@ -31,8 +31,11 @@ struct Plan {
   Pass pass = Pass::kStatic;
   int64_t input_bytes = 0;      // size of the tensor's values
   int64_t output_bytes = 0;     // sum over the planes
-  int64_t target_elems = 0;     // what a window aims at
-  int64_t window_elems = 0;     // the largest window
+  int64_t target_elems = 0;     // what a window aims at that is gathered
+  int64_t window_elems = 0;     // the largest of these
+  // The same of windows whose values all lie there.
+  int64_t in_place_target_elems = 0;
+  int64_t in_place_elems = 0;
   bool params_upfront = false;  // all parameters are written before the first codes
   bool whole_groups = false;    // windows end where groups do
   int64_t resident_bytes = 0;   // what a session of this plan holds at most

@@ -86,7 +86,7 @@ class QuantizeSession::Impl {
     }
     QUANTD_RETURN_IF_ERROR(Start(sink));
     if (encoded_elems_ < num_elems_) {
-      const int64_t end = EndOfWindow();
+      const int64_t end = EndOfWindow(plan_.in_place_target_elems);
       QUANTD_RETURN_IF_ERROR(
           EncodeWindow(held_.data() + encoded_elems_ * elem_bytes_, end - encoded_elems_, sink));
     }
@@ -122,12 +122,16 @@ class QuantizeSession::Impl {
     QUANTD_RETURN_IF_ERROR(Start(sink));
     StepResult result;
     if (encoded_elems_ == num_elems_) return result;
-    const int64_t end = EndOfWindow();
+    const bool in_place =
+        held_bytes_ == 0 &&
+        reinterpret_cast<uintptr_t>(in.data()) % static_cast<uintptr_t>(elem_bytes_) == 0;
+    int64_t end = EndOfWindow(plan_.in_place_target_elems);
+    if (!in_place || static_cast<int64_t>(in.size()) < (end - encoded_elems_) * elem_bytes_) {
+      end = EndOfWindow(plan_.target_elems);
+    }
     const int64_t window_elems = end - encoded_elems_;
     const int64_t window_bytes = window_elems * elem_bytes_;
-    const bool aligned =
-        reinterpret_cast<uintptr_t>(in.data()) % static_cast<uintptr_t>(elem_bytes_) == 0;
-    if (held_bytes_ == 0 && aligned && static_cast<int64_t>(in.size()) >= window_bytes) {
+    if (in_place && static_cast<int64_t>(in.size()) >= window_bytes) {
       received_bytes_ += window_bytes;
       result.consumed_bytes = window_bytes;
       QUANTD_RETURN_IF_ERROR(EncodeWindow(in.data(), window_elems, sink));
@@ -150,8 +154,8 @@ class QuantizeSession::Impl {
     return result;
   }
 
-  int64_t EndOfWindow() const {
-    return WindowEnd(layout_, num_elems_, encoded_elems_, plan_.target_elems, plan_.whole_groups);
+  int64_t EndOfWindow(int64_t target_elems) const {
+    return WindowEnd(layout_, num_elems_, encoded_elems_, target_elems, plan_.whole_groups);
   }
 
   // Writes the constant planes, and the parameters of all groups where they are known before

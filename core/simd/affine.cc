@@ -7,6 +7,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "core/simd/prefetch.h"
 #include "core/simd/round-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -114,7 +115,10 @@ HWY_NOINLINE bool EncodeVectors(const T* HWY_RESTRICT values, int64_t num_elems,
                                 Code* HWY_RESTRICT codes) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<T>()));
   AffineEncoder<kRounding, kPerElem, T, Code> encoder(params);
-  for (int64_t i = 0; i < num_elems; i += lanes) encoder.Encode(values + i, i, noise, codes + i);
+  for (int64_t i = 0; i < num_elems; i += lanes) {
+    PrefetchBehind(values + i);
+    encoder.Encode(values + i, i, noise, codes + i);
+  }
   return encoder.MayHaveClipped();
 }
 

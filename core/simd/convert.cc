@@ -10,6 +10,7 @@
 #include <hwy/highway.h>
 
 #include "core/simd/convert-inl.h"
+#include "core/simd/prefetch.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace quantd {
@@ -50,6 +51,7 @@ int64_t NarrowNative(bool saturate, const float* HWY_RESTRICT values, int64_t nu
   auto max = hn::Zero(di);
   int64_t i = 0;
   for (; i + lanes <= num_elems; i += lanes) {
+    PrefetchBehind(values + i);
     const auto v = hn::LoadU(d, values + i);
     const auto magnitude = hn::Abs(v);
     max = hn::Max(max, hn::BitCast(di, magnitude));
@@ -83,6 +85,7 @@ int64_t NarrowVectors(bool saturate, const T* HWY_RESTRICT values, int64_t num_e
   }
 #endif
   for (; i + lanes <= num_elems; i += lanes) {
+    PrefetchBehind(values + i);
     const auto v = hn::LoadU(d, values + i);
     auto random = hn::Zero(du);
     if constexpr (kRounding == Rounding::kStochastic) random = LoadWide(du, noise + i);

@@ -1,0 +1,21 @@
+#ifndef QUANTD_CORE_SIMD_PREFETCH_H_
+#define QUANTD_CORE_SIMD_PREFETCH_H_
+
+#include <hwy/cache_control.h>
+
+#include <cstddef>
+
+namespace quantd {
+
+// Fetches what lies 4 KiB behind `p` into the cache: further than the hardware looks, whose
+// prefetchers stop at pages, and between two tiles. Kernels that go over a tile the first time call
+// it once a vector, so that memory is read while they compute. Any address is allowed.
+template <typename T>
+HWY_INLINE void PrefetchBehind(const T* p) {
+  constexpr size_t kBytes = 4096;
+  hwy::Prefetch(p + kBytes / sizeof(T));
+}
+
+}  // namespace quantd
+
+#endif  // QUANTD_CORE_SIMD_PREFETCH_H_
