@@ -1,8 +1,6 @@
 #include "client/client.h"
 
-#include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
-#include <grpcpp/security/credentials.h>
 
 #include <algorithm>
 #include <deque>
@@ -121,11 +119,14 @@ grpc::ChannelArguments ClientChannelArguments() {
 }
 
 absl::StatusOr<Client> Client::Connect(const std::string& target) {
-  if (target.empty()) {
-    return absl::InvalidArgumentError("empty server address; use HOST:PORT or unix:PATH");
-  }
-  return Client(grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(),
-                                          ClientChannelArguments()));
+  ConnectOptions options;
+  options.target = target;
+  return Connect(options);
+}
+
+absl::StatusOr<Client> Client::Connect(const ConnectOptions& options) {
+  QUANTD_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, MakeChannel(options));
+  return Client(std::move(channel));
 }
 
 std::vector<absl::StatusOr<TensorPlan>> Client::PlanMany(std::span<const TensorDesc> tensors,

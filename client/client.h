@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "client/connect.h"
 #include "client/types.h"
 #include "quantd/v1/quantization.pb.h"
 
@@ -26,6 +27,8 @@ class Client {
   // Returns a client of the server at `target`: "host:port", "unix:PATH", or any gRPC target. Does
   // not connect yet. kInvalidArgument: no target.
   static absl::StatusOr<Client> Connect(const std::string& target);
+  // Likewise, with TLS and a token; errors are those of MakeChannel.
+  static absl::StatusOr<Client> Connect(const ConnectOptions& options);
 
   // Returns a client over `channel`: an in-process one, or one with credentials. It should have
   // been made with ClientChannelArguments().

@@ -25,6 +25,7 @@ Command AddPlan(CLI::App& app, const Globals& globals);
 Command AddCalibrate(CLI::App& app, const Globals& globals);
 Command AddSchemes(CLI::App& app, const Globals& globals);
 Command AddInfo(CLI::App& app, const Globals& globals);
+Command AddToken(CLI::App& app, const Globals& globals);
 
 }  // namespace quantd::cli
 

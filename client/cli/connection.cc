@@ -16,7 +16,9 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& glob
     connection->client_ = std::make_unique<Client>(connection->embedded_->Channel());
     connection->where_ = "this process";
   } else {
-    QUANTD_ASSIGN_OR_RETURN(Client client, Client::Connect(globals.server));
+    QUANTD_ASSIGN_OR_RETURN(const ConnectOptions options,
+                            LoadCredentials(globals.server, globals.credentials));
+    QUANTD_ASSIGN_OR_RETURN(Client client, Client::Connect(options));
     connection->client_ = std::make_unique<Client>(std::move(client));
     connection->where_ = globals.server;
   }
@@ -33,6 +35,7 @@ absl::Status Connection::ErrorOf(absl::string_view name, const absl::Status& sta
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kUnauthenticated:
       return Named(where_, status);
     case absl::StatusCode::kNotFound:  // a scheme or a calibrator, whatever the tensor
       return status;

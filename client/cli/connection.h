@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "client/cli/credentials.h"
 #include "client/cli/embedded.h"
 #include "client/client.h"
 
@@ -15,7 +16,8 @@ class Interrupts;
 
 // What every command may be told.
 struct Globals {
-  std::string server;  // empty: the service runs in this process
+  std::string server;       // empty: the service runs in this process
+  Credentials credentials;  // for the server
   bool json = false;
   bool quiet = false;
   double timeout_s = 0;  // 0: none

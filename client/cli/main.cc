@@ -26,6 +26,7 @@ void AddGlobals(CLI::App& app, Globals& globals, std::string& simd) {
                  "HOST:PORT or unix:PATH of a quantd server; without it the service runs in this "
                  "process and gives the same bytes")
       ->envname("QUANTD_SERVER");
+  AddCredentials(app, globals.credentials);
   app.add_flag("--json", globals.json, "print one JSON document to stdout");
   app.add_flag("-q,--quiet", globals.quiet, "show no progress");
   app.add_option("--timeout", globals.timeout_s, "seconds after which the command gives up")
@@ -62,10 +63,10 @@ int Main(int argc, char** argv) {
   app.fallthrough();
   std::string simd;
   AddGlobals(app, globals, simd);
-  const std::vector<Command> commands = {AddQuantize(app, globals), AddDequantize(app, globals),
-                                         AddInspect(app, globals),  AddVerify(app, globals),
-                                         AddPlan(app, globals),     AddCalibrate(app, globals),
-                                         AddSchemes(app, globals),  AddInfo(app, globals)};
+  const std::vector<Command> commands = {
+      AddQuantize(app, globals), AddDequantize(app, globals), AddInspect(app, globals),
+      AddVerify(app, globals),   AddPlan(app, globals),       AddCalibrate(app, globals),
+      AddSchemes(app, globals),  AddInfo(app, globals),       AddToken(app, globals)};
   for (const Command& command : commands) command.app->fallthrough();
   try {
     app.parse(argc, argv);

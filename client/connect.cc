@@ -1,0 +1,112 @@
+#include "client/connect.h"
+
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/support/client_interceptor.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "client/client.h"
+#include "core/base/status_macros.h"
+
+namespace quantd {
+namespace {
+
+namespace experimental = grpc::experimental;
+
+// Adds the token to the metadata of each call. gRPC's own call credentials do not go over plain
+// text, which UNIX sockets are.
+class TokenInterceptor final : public experimental::Interceptor {
+ public:
+  explicit TokenInterceptor(const std::string& value) : value_(value) {}
+  void Intercept(experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(
+            experimental::InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+      methods->GetSendInitialMetadata()->emplace("authorization", value_);
+    }
+    methods->Proceed();
+  }
+
+ private:
+  const std::string& value_;
+};
+
+class TokenInterceptorFactory final : public experimental::ClientInterceptorFactoryInterface {
+ public:
+  explicit TokenInterceptorFactory(const std::string& token)
+      : value_(absl::StrCat("Bearer ", token)) {}
+  experimental::Interceptor* CreateClientInterceptor(experimental::ClientRpcInfo*) override {
+    return new TokenInterceptor(value_);
+  }
+
+ private:
+  const std::string value_;  // the channel, which owns this, outlives its calls
+};
+
+absl::Status CheckOptions(const ConnectOptions& options) {
+  if (options.target.empty()) {
+    return absl::InvalidArgumentError("empty server address; use HOST:PORT or unix:PATH");
+  }
+  if (options.tls_certificate.empty() != options.tls_key.empty()) {
+    return absl::InvalidArgumentError(
+        "a TLS certificate of the client and its key go together; one of them is missing");
+  }
+  // gRPC ends the process where metadata has other bytes.
+  if (!std::all_of(options.token.begin(), options.token.end(),
+                   [](char c) { return absl::ascii_isgraph(static_cast<unsigned char>(c)); })) {
+    return absl::InvalidArgumentError("the token has bytes that are no printable ASCII characters");
+  }
+  if (!options.token.empty() && !options.tls && !options.allow_insecure &&
+      !IsLocalTarget(options.target)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a token would go to ", options.target,
+                     " in plain text; use TLS, or allow it with --insecure"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bool IsLocalTarget(absl::string_view target) {
+  if (absl::StartsWith(target, "unix:") || absl::StartsWith(target, "unix-abstract:")) return true;
+  if (!absl::ConsumePrefix(&target, "dns:///")) {
+    absl::ConsumePrefix(&target, "dns:");
+    absl::ConsumePrefix(&target, "ipv4:");
+    absl::ConsumePrefix(&target, "ipv6:");
+  }
+  if (absl::StrContains(target, ",")) return false;  // several addresses
+  const absl::string_view host = target.substr(0, target.rfind(':'));
+  // Nothing but an address: 127.example.org is not of this machine.
+  const bool is_127 = absl::StartsWith(host, "127.") &&
+                      host.find_first_not_of("0123456789.") == absl::string_view::npos;
+  return is_127 || host == "localhost" || host == "[::1]";
+}
+
+absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ConnectOptions& options) {
+  QUANTD_RETURN_IF_ERROR(CheckOptions(options));
+  grpc::ChannelArguments arguments = ClientChannelArguments();
+  std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
+  if (options.tls) {
+    credentials = grpc::SslCredentials({.pem_root_certs = options.tls_ca,
+                                        .pem_private_key = options.tls_key,
+                                        .pem_cert_chain = options.tls_certificate});
+    if (!options.tls_server_name.empty()) {
+      arguments.SetSslTargetNameOverride(options.tls_server_name);
+    }
+  }
+  std::vector<std::unique_ptr<experimental::ClientInterceptorFactoryInterface>> interceptors;
+  if (!options.token.empty()) {
+    interceptors.push_back(std::make_unique<TokenInterceptorFactory>(options.token));
+  }
+  return experimental::CreateCustomChannelWithInterceptors(options.target, credentials, arguments,
+                                                           std::move(interceptors));
+}
+
+}  // namespace quantd
