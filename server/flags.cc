@@ -1,8 +1,58 @@
 #include "server/flags.h"
 
 #include <limits>
+#include <string>
+
+#include "absl/time/time.h"
 
 namespace quantd {
+
+namespace {
+
+void AddAccessFlags(CLI::App& app, Flags& flags) {
+  AccessOptions& access = flags.access;
+  const auto add_file = [&app](const char* name, std::string& path, const char* text,
+                               const char* variable) {
+    app.add_option(name, path, text)->envname(variable);
+  };
+  add_file("--tls-cert", access.tls.certificate,
+           "Certificate chain in PEM for all TCP addresses; files that change are read again",
+           "QUANTD_TLS_CERT");
+  add_file("--tls-key", access.tls.key, "Its private key", "QUANTD_TLS_KEY");
+  add_file("--tls-client-ca", access.tls.client_ca,
+           "Demand client certificates that one of these authorities has signed",
+           "QUANTD_TLS_CLIENT_CA");
+  add_file("--tokens", access.tokens_path,
+           "Demand tokens: lines of NAME SHA256 [streams=N] [in_flight=SIZE]; read again on SIGHUP",
+           "QUANTD_TOKENS");
+  app.add_option("--allow-uid", access.allowed_uids,
+                 "Let only these user ids use the UNIX sockets (default: all that may open them)")
+      ->envname("QUANTD_ALLOW_UID")
+      ->delimiter(',');
+  app.add_option("--socket-mode", access.socket_mode, "Permissions of the UNIX sockets, in octal")
+      ->envname("QUANTD_SOCKET_MODE")
+      ->check([](const std::string& text) {
+        return text[0] == '0' ? std::string() : "an octal mode begins with 0, such as 0660";
+      })
+      ->check(CLI::Range(0u, 0777u))
+      ->default_str("0660");
+  app.add_option("--max-connections", access.max_connections,
+                 "Connections at once; further ones are closed as they come")
+      ->envname("QUANTD_MAX_CONNECTIONS")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--max-metadata", access.max_metadata_bytes, "Largest headers of a call in bytes")
+      ->envname("QUANTD_MAX_METADATA")
+      ->check(CLI::Range(1024, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--idle-timeout", flags.idle_timeout_seconds,
+                 "Seconds that a stream waits for its peer to send or take a frame; 0: for ever")
+      ->envname("QUANTD_IDLE_TIMEOUT")
+      ->check(CLI::Range(1.0, 86400.0) | CLI::IsMember({"0"}))
+      ->capture_default_str();
+}
+
+}  // namespace
 
 void AddFlags(CLI::App& app, Flags& flags) {
   app.set_version_flag("--version", std::string("quantd ") + std::string(Version()));
@@ -34,6 +84,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_flag("--insecure", flags.insecure,
                "Allow plain TCP on addresses that other machines reach")
       ->envname("QUANTD_INSECURE");
+  AddAccessFlags(app, flags);
   app.add_option("--port-file", flags.port_file, "Write the address here once the server is ready")
       ->envname("QUANTD_PORT_FILE");
   app.add_option("--log-level", flags.log_level, "Least severe of what is logged")
@@ -48,6 +99,10 @@ ServerOptions OptionsOf(const Flags& flags) {
   ServerOptions options;
   options.listen = flags.listen;
   options.allow_insecure = flags.insecure;
+  options.access = flags.access;
+  options.access.idle_timeout = flags.idle_timeout_seconds > 0
+                                    ? absl::Seconds(flags.idle_timeout_seconds)
+                                    : absl::InfiniteDuration();
   options.threads = flags.threads;
   options.memory_budget_bytes = static_cast<int64_t>(flags.memory_bytes);
   options.session_budget_bytes = static_cast<int64_t>(flags.tensor_memory_bytes);

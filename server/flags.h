@@ -19,6 +19,8 @@ struct Flags {
   int threads = 0;
   double drain_seconds = 30;
   bool insecure = false;
+  AccessOptions access;
+  double idle_timeout_seconds = 120;
   std::string port_file;
   std::string log_level = "info";
   std::string simd;

@@ -5,8 +5,10 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/grpc_status.h"
+#include "server/refused_call.h"
 
 namespace quantd {
 namespace {
@@ -20,9 +22,14 @@ int64_t NowMicros() { return absl::GetCurrentTimeNanos() / 1000; }
 
 }  // namespace
 
-FrameStream::FrameStream(ServiceContext& context, grpc::CallbackServerContext& call,
+FrameStream::FrameStream(ServiceContext& context, grpc::CallbackServerContext& call, Caller caller,
                          absl::string_view method)
-    : context_(context), call_(call), method_(method), start_us_(NowMicros()) {
+    : context_(context),
+      call_(call),
+      caller_(std::move(caller)),
+      method_(method),
+      start_us_(NowMicros()),
+      progress_us_(start_us_) {
   MutexLock lock(&mutex_);  // what gRPC's threads do next comes after this
   context_.active_calls.fetch_add(1);
   context_.started_calls.fetch_add(1);
@@ -39,6 +46,7 @@ FrameStream::~FrameStream() {
 void FrameStream::Run(std::unique_ptr<FrameHandler> handler) {
   MutexLock lock(&mutex_);
   self_ = shared_from_this();
+  context_.idle_watch->Add(self_);
   handler_ = std::move(handler);
   MaybeRead();
 }
@@ -54,6 +62,7 @@ void FrameStream::Send(grpc::ByteBuffer frame) {
 void FrameStream::HandleRead(bool ok) {
   MutexLock lock(&mutex_);
   reading_ = false;
+  progress_us_ = NowMicros();
   if (ok) {
     bytes_in_ += static_cast<int64_t>(incoming_.Length());
     inbox_.emplace_back().Swap(&incoming_);
@@ -69,6 +78,7 @@ void FrameStream::HandleRead(bool ok) {
 void FrameStream::HandleWrite(bool ok) {
   MutexLock lock(&mutex_);
   writing_ = false;
+  progress_us_ = NowMicros();
   if (!ok) cancel_.Cancel();  // the peer is gone
   const size_t frame_bytes = outbox_.front().Length();
   queued_bytes_ -= frame_bytes;
@@ -84,15 +94,31 @@ void FrameStream::HandleCancel() {
   MaybeEnd();
 }
 
+bool FrameStream::EndIfIdle(absl::Duration timeout) {
+  MutexLock lock(&mutex_);
+  const int64_t idle_us = NowMicros() - progress_us_;
+  const bool waits_for_peer = !working_ && (reading_ || writing_);
+  if (ended_ || MustStop() || !waits_for_peer || absl::Microseconds(idle_us) < timeout) {
+    return false;
+  }
+  status_ = absl::DeadlineExceededError(
+      absl::StrCat("the client has neither sent nor taken a frame for ",
+                   absl::FormatDuration(absl::Seconds(idle_us / 1'000'000))));
+  if (writing_) call_.TryCancel();  // nothing else ends a write that the peer does not take
+  MaybeEnd();
+  return true;
+}
+
 void FrameStream::HandleDone() {
   std::shared_ptr<FrameStream> self;  // destroyed after the lock
   MutexLock lock(&mutex_);
   self = std::move(self_);
   if (context_.logger != nullptr) {
-    context_.logger->info(
-        "{} from {}: {}; {}; {} bytes in, {} out, {:.3f} s", method_, call_.peer(),
-        status_.ok() ? "OK" : absl::Utf8SafeCHexEscape(status_.ToString()), handler_->Summary(),
-        bytes_in_, bytes_out_, static_cast<double>(NowMicros() - start_us_) * 1e-6);
+    context_.logger->info("{} from {} at {}: {}; {}; {} bytes in, {} out, {:.3f} s", method_,
+                          absl::Utf8SafeCHexEscape(caller_.name), call_.peer(),
+                          status_.ok() ? "OK" : absl::Utf8SafeCHexEscape(status_.ToString()),
+                          handler_->Summary(), bytes_in_, bytes_out_,
+                          static_cast<double>(NowMicros() - start_us_) * 1e-6);
   }
 }
 
@@ -148,6 +174,7 @@ FrameStream::Next FrameStream::TakeNext(grpc::ByteBuffer& frame) {
     return Next::kClose;
   }
   working_ = false;
+  progress_us_ = NowMicros();  // what the peer waited for the work is not held against it
   MaybeEnd();
   return Next::kStop;
 }
@@ -159,6 +186,7 @@ void FrameStream::Turn() {
       paused_ = queued_bytes_ >= static_cast<size_t>(context_.limits.max_queued_bytes);
       if (paused_ || MustStop()) {
         working_ = false;
+        progress_us_ = NowMicros();
         MaybeEnd();
         return;
       }
@@ -238,7 +266,12 @@ class HandlerWithSlot final : public FrameHandler {
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ServeBidi(
     ServiceContext& context, grpc::CallbackServerContext& call, absl::string_view method,
     const MakeHandler& make_handler) {
-  const auto stream = std::make_shared<BidiStream>(context, call, method);
+  absl::StatusOr<Caller> caller = IdentifyCaller(call, context.tokens);
+  if (!caller.ok()) {
+    return new Refused<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>>(
+        caller.status());
+  }
+  const auto stream = std::make_shared<BidiStream>(context, call, *std::move(caller), method);
   stream->Run(make_handler(*stream, stream->cancel_token()));
   return stream.get();
 }
@@ -248,7 +281,11 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* ServeClientStream(ServiceContext& con
                                                              grpc::ByteBuffer* response,
                                                              absl::string_view method,
                                                              const MakeHandler& make_handler) {
-  const auto stream = std::make_shared<ClientStream>(context, call, method);
+  absl::StatusOr<Caller> caller = IdentifyCaller(call, context.tokens);
+  if (!caller.ok()) {
+    return new Refused<grpc::ServerReadReactor<grpc::ByteBuffer>>(caller.status());
+  }
+  const auto stream = std::make_shared<ClientStream>(context, call, *std::move(caller), method);
   auto slot = std::make_unique<ResponseSlot>(response);
   auto handler = make_handler(*slot, stream->cancel_token());
   stream->Run(std::make_unique<HandlerWithSlot>(std::move(slot), std::move(handler)));

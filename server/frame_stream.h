@@ -17,6 +17,8 @@
 #include "absl/strings/string_view.h"
 #include "core/base/mutex.h"
 #include "core/session/sink.h"
+#include "server/caller.h"
+#include "server/idle_watch.h"
 #include "server/service_context.h"
 
 namespace quantd {
@@ -50,15 +52,21 @@ class FrameHandler {
 // kMaxFramesRead wait here or while too much output is queued.
 //
 // Lives until gRPC is done with the call and no worker is at it. Thread-safe.
-class FrameStream : public FrameOutbox, public std::enable_shared_from_this<FrameStream> {
+class FrameStream : public FrameOutbox,
+                    public Idler,
+                    public std::enable_shared_from_this<FrameStream> {
  public:
-  FrameStream(ServiceContext& context, grpc::CallbackServerContext& call, absl::string_view method);
+  FrameStream(ServiceContext& context, grpc::CallbackServerContext& call, Caller caller,
+              absl::string_view method);
   ~FrameStream() override;
 
   // Begins to read. `handler` may use this stream as its outbox, and `cancel_token`.
   void Run(std::unique_ptr<FrameHandler> handler);
 
   void Send(grpc::ByteBuffer frame) override;
+  // Ends the call with kDeadlineExceeded; while the peer leaves a response untaken, it cannot be
+  // told and finds the call cancelled.
+  bool EndIfIdle(absl::Duration timeout) override;
   const CancelToken& cancel_token() const { return cancel_; }
 
  protected:
@@ -85,6 +93,7 @@ class FrameStream : public FrameOutbox, public std::enable_shared_from_this<Fram
 
   ServiceContext& context_;
   grpc::CallbackServerContext& call_;
+  const Caller caller_;
   const std::string method_;
   const int64_t start_us_;
   CancelToken cancel_;
@@ -104,6 +113,7 @@ class FrameStream : public FrameOutbox, public std::enable_shared_from_this<Fram
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;       // too much is queued
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;        // EndCall was called
   absl::Status status_ ABSL_GUARDED_BY(mutex_);       // an error ends the stream
+  int64_t progress_us_ ABSL_GUARDED_BY(mutex_);       // when the peer or a turn last did something
   int64_t bytes_in_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t bytes_out_ ABSL_GUARDED_BY(mutex_) = 0;
 };
@@ -111,7 +121,8 @@ class FrameStream : public FrameOutbox, public std::enable_shared_from_this<Fram
 using MakeHandler =
     std::function<std::unique_ptr<FrameHandler>(FrameOutbox& outbox, const CancelToken& cancel)>;
 
-// Returns the reactor of a bidirectional stream, which deletes itself.
+// Returns the reactor of a bidirectional stream, which deletes itself. Callers that may not make
+// calls are told so.
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ServeBidi(
     ServiceContext& context, grpc::CallbackServerContext& call, absl::string_view method,
     const MakeHandler& make_handler);

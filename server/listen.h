@@ -1,8 +1,12 @@
 #ifndef QUANTD_SERVER_LISTEN_H_
 #define QUANTD_SERVER_LISTEN_H_
 
+#include <sys/types.h>
+
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -14,6 +18,7 @@ namespace quantd {
 struct ListenAddress {
   std::string text;
   std::string host;       // TCP, as written; brackets around IPv6 are kept
+  int port = 0;           // TCP
   std::string unix_path;  // empty: TCP
 
   bool is_unix() const { return !unix_path.empty(); }
@@ -40,6 +45,37 @@ class SocketLock {
  private:
   explicit SocketLock(int fd) : fd_(fd) {}
   int fd_ = -1;
+};
+
+// A socket that listens, until it goes away; a UNIX one takes its path along. Movable.
+class ListeningSocket {
+ public:
+  // Returns the sockets of `address`: several for a name that has several addresses, all with one
+  // port. `[::]` takes IPv4 too. A UNIX socket has the permissions `unix_mode`, and replaces one
+  // that a server left behind. kFailedPrecondition: the address is taken, or is not one of this
+  // machine.
+  static absl::StatusOr<std::vector<ListeningSocket>> Open(const ListenAddress& address,
+                                                           mode_t unix_mode);
+  ListeningSocket(ListeningSocket&& other) noexcept
+      : fd_(std::exchange(other.fd_, -1)),
+        port_(other.port_),
+        unix_path_(std::move(other.unix_path_)),
+        lock_(std::move(other.lock_)) {}
+  ListeningSocket& operator=(ListeningSocket&&) = delete;
+  ~ListeningSocket();
+
+  int fd() const { return fd_; }
+  int port() const { return port_; }
+  bool is_unix() const { return lock_.has_value(); }
+
+ private:
+  ListeningSocket(int fd, int port) : fd_(fd), port_(port) {}
+  static absl::StatusOr<ListeningSocket> OpenUnix(const ListenAddress& address, mode_t mode);
+
+  int fd_;
+  int port_;
+  std::string unix_path_;
+  std::optional<SocketLock> lock_;  // of a UNIX socket; goes after the path
 };
 
 }  // namespace quantd

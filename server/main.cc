@@ -74,7 +74,8 @@ void HandleSignal(int signal) {
   errno = saved_errno;
 }
 
-// Returns the end of a pipe that gives each SIGTERM and SIGINT as a byte; -1 if there is no pipe.
+// Returns the end of a pipe that gives each SIGTERM, SIGINT and SIGHUP as a byte; -1 if there is no
+// pipe.
 int CatchSignals() {
   int fds[2];
   if (pipe2(fds, O_CLOEXEC) != 0) return -1;
@@ -84,16 +85,30 @@ int CatchSignals() {
   action.sa_flags = SA_RESTART;
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGHUP, &action, nullptr);
   return fds[0];
 }
 
-// Waits for a signal from `fd`, and looks after memory meanwhile.
-int WaitForSignal(int fd, QuantdServer& server) {
+void ReloadTokens(QuantdServer& server, spdlog::logger& logger) {
+  const absl::Status status = server.ReloadTokens();
+  if (status.ok()) {
+    logger.info("SIGHUP: the tokens are up to date");
+  } else {
+    logger.error("SIGHUP: {}; the tokens stay as they were", std::string(status.message()));
+  }
+}
+
+// Waits for a signal that ends the server from `fd`, and looks after memory meanwhile.
+int WaitForSignal(int fd, QuantdServer& server, spdlog::logger& logger) {
   IdleTrimmer trimmer(server);
   for (;;) {
     pollfd ready = {.fd = fd, .events = POLLIN, .revents = 0};
     char number;
-    if (poll(&ready, 1, /*timeout=*/5000) > 0 && read(fd, &number, 1) == 1) return number;
+    if (poll(&ready, 1, /*timeout=*/5000) > 0 && read(fd, &number, 1) == 1) {
+      if (number != SIGHUP) return number;
+      ReloadTokens(server, logger);
+      continue;
+    }
     trimmer.Tick();
   }
 }
@@ -138,7 +153,7 @@ int Serve(const Flags& flags, int signals) {
     logger->error("cannot write {}", flags.port_file);
     return kExitFailure;
   }
-  const int signal_number = WaitForSignal(signals, server);
+  const int signal_number = WaitForSignal(signals, server, *logger);
   logger->info("stops on signal {}; running calls: {}", signal_number, server.active_calls());
   // A second signal ends the process at once.
   signal(SIGTERM, SIG_DFL);

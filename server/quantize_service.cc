@@ -10,8 +10,10 @@
 #include "core/base/mutex.h"
 #include "core/session/sink.h"
 #include "proto/frame_codec.h"
+#include "server/caller.h"
 #include "server/frame_stream.h"
 #include "server/grpc_status.h"
+#include "server/refused_call.h"
 #include "server/streams.h"
 #include "server/unary_calls.h"
 
@@ -60,9 +62,13 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 };
 
 template <typename Request, typename Response>
-grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, const ByteBuffer* in, ByteBuffer* out,
+grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context,
+                                     const grpc::CallbackServerContext& server_context,
+                                     const ByteBuffer* in, ByteBuffer* out,
                                      absl::Status (*answer)(ServiceContext&, const Request&,
                                                             Response&, const CancelToken&)) {
+  const absl::StatusOr<Caller> caller = IdentifyCaller(server_context, context.tokens);
+  if (!caller.ok()) return new Refused<grpc::ServerUnaryReactor>(caller.status());
   const std::shared_ptr<UnaryCall> call = UnaryCall::Make(context);
   context.session.executor->Submit([&context, in, out, answer, call] {
     absl::Status status;
@@ -95,20 +101,22 @@ class QuantizeService final : public RawService {
  public:
   explicit QuantizeService(ServiceContext& context) : context_(context) {}
 
-  grpc::ServerUnaryReactor* Quantize(Call*, const ByteBuffer* in, ByteBuffer* out) override {
-    return ServeUnary(context_, in, out, &quantd::Quantize);
+  grpc::ServerUnaryReactor* Quantize(Call* call, const ByteBuffer* in, ByteBuffer* out) override {
+    return ServeUnary(context_, *call, in, out, &quantd::Quantize);
   }
-  grpc::ServerUnaryReactor* Dequantize(Call*, const ByteBuffer* in, ByteBuffer* out) override {
-    return ServeUnary(context_, in, out, &quantd::Dequantize);
+  grpc::ServerUnaryReactor* Dequantize(Call* call, const ByteBuffer* in, ByteBuffer* out) override {
+    return ServeUnary(context_, *call, in, out, &quantd::Dequantize);
   }
-  grpc::ServerUnaryReactor* Plan(Call*, const ByteBuffer* in, ByteBuffer* out) override {
-    return ServeUnary(context_, in, out, &quantd::PlanTensor);
+  grpc::ServerUnaryReactor* Plan(Call* call, const ByteBuffer* in, ByteBuffer* out) override {
+    return ServeUnary(context_, *call, in, out, &quantd::PlanTensor);
   }
-  grpc::ServerUnaryReactor* ListSchemes(Call*, const ByteBuffer* in, ByteBuffer* out) override {
-    return ServeUnary(context_, in, out, &quantd::ListSchemes);
+  grpc::ServerUnaryReactor* ListSchemes(Call* call, const ByteBuffer* in,
+                                        ByteBuffer* out) override {
+    return ServeUnary(context_, *call, in, out, &quantd::ListSchemes);
   }
-  grpc::ServerUnaryReactor* GetServerInfo(Call*, const ByteBuffer* in, ByteBuffer* out) override {
-    return ServeUnary(context_, in, out, &quantd::GetServerInfo);
+  grpc::ServerUnaryReactor* GetServerInfo(Call* call, const ByteBuffer* in,
+                                          ByteBuffer* out) override {
+    return ServeUnary(context_, *call, in, out, &quantd::GetServerInfo);
   }
 
   BidiReactor* StreamingQuantize(Call* call) override {

@@ -17,15 +17,20 @@
 #include "core/exec/buffer_pool.h"
 #include "core/exec/executor.h"
 #include "core/exec/memory_budget.h"
-#include "server/listen.h"
+#include "server/acceptor.h"
+#include "server/access.h"
+#include "server/idle_watch.h"
 #include "server/service_context.h"
+#include "server/tls.h"
+#include "server/tokens.h"
 
 namespace quantd {
 
 struct ServerOptions {
   std::vector<std::string> listen;  // "HOST:PORT" or "unix:PATH"; none: in-process channels only
   bool allow_insecure = false;      // plain TCP on addresses that other machines reach
-  int threads = 0;                  // that work; 0: one for each CPU
+  AccessOptions access;
+  int threads = 0;  // that work; 0: one for each CPU
   int64_t memory_budget_bytes = int64_t{1} << 30;
   int64_t session_budget_bytes = 0;  // what one tensor may hold; 0: a quarter of the budget
   int64_t max_message_bytes = int64_t{16} << 20;
@@ -37,11 +42,12 @@ struct ServerOptions {
 };
 
 // A quantization service with its threads, memory and listening sockets. Beside its own service it
-// answers grpc.health.v1 and reflection. Thread-safe.
+// answers grpc.health.v1, which is open to all, and, where no tokens are needed, reflection.
+// Thread-safe.
 class QuantdServer {
  public:
   // Returns a server that listens. kInvalidArgument: an option. kFailedPrecondition: an address is
-  // taken, or insecure.
+  // taken, or insecure. Others: those of files that cannot be read.
   static absl::StatusOr<std::unique_ptr<QuantdServer>> Start(const ServerOptions& options);
   // Shuts down without waiting for calls.
   ~QuantdServer();
@@ -59,8 +65,14 @@ class QuantdServer {
   // when all are gone.
   void Shutdown(absl::Duration drain);
 
+  // Reads the tokens again; on an error those that were there stay.
+  absl::Status ReloadTokens();
+
   int64_t active_calls() const { return context_.active_calls.load(); }
   int64_t started_calls() const { return context_.started_calls.load(); }
+  int64_t open_connections() const { return acceptor_->open_connections(); }
+  int64_t refused_connections() const { return acceptor_->refused_connections(); }
+  int64_t idle_streams_ended() const { return idle_watch_.ended(); }
   const MemoryBudget& budget() const { return budget_; }
   int worker_threads() const { return context_.worker_threads; }
 
@@ -69,15 +81,20 @@ class QuantdServer {
 
  private:
   QuantdServer(const ServerOptions& options, int threads);
+  absl::Status LoadAccess(const AccessOptions& access);
   absl::Status Listen(const ServerOptions& options);
+  absl::Status OpenSockets(const ServerOptions& options, grpc::ServerBuilder& builder);
 
   MemoryBudget budget_;
-  ServiceContext context_;  // outlives the executor's tasks
+  IdleWatch idle_watch_;
+  std::unique_ptr<TokenTable> tokens_;    // null: calls need none
+  std::unique_ptr<TlsCertificates> tls_;  // null: plain TCP
+  ServiceContext context_;                // outlives the executor's tasks
   Executor executor_;
   std::unique_ptr<grpc::Service> service_;
-  std::vector<SocketLock> locks_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<Acceptor> acceptor_;  // goes before the server
   Mutex shutdown_mutex_;
   bool is_shut_down_ ABSL_GUARDED_BY(shutdown_mutex_) = false;
 };

@@ -8,6 +8,8 @@
 #include <memory>
 
 #include "core/session/session_context.h"
+#include "server/idle_watch.h"
+#include "server/tokens.h"
 
 namespace quantd {
 
@@ -25,6 +27,8 @@ struct ServiceContext {
   SessionContext session;  // `pool` is `shared_pool`; the executor has a worker at least
   std::shared_ptr<BufferPool> shared_pool;  // responses on their way keep it alive
   ServiceLimits limits;
+  const TokenTable* tokens = nullptr;      // null: calls need none
+  IdleWatch* idle_watch = nullptr;         // never null while there are calls
   std::shared_ptr<spdlog::logger> logger;  // null: silent
   int worker_threads = 0;
   std::atomic<int64_t> active_calls = 0;
