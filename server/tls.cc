@@ -104,8 +104,11 @@ class FollowingCredentials final : public grpc::ServerCredentials {
     const TlsMaterial material = certificates_.current(&generation);
     if (generation == given_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     const grpc_ssl_pem_key_cert_pair pair = {material.key.c_str(), material.certificate.c_str()};
-    *config = grpc_ssl_server_certificate_config_create(
-        certificates_.wants_client_certificates() ? material.client_ca.c_str() : nullptr, &pair, 1);
+    // gRPC 1.51 aborts without authorities, also where it asks for no client certificates and so
+    // uses none; any that parse will do then.
+    const std::string& authorities =
+        certificates_.wants_client_certificates() ? material.client_ca : material.certificate;
+    *config = grpc_ssl_server_certificate_config_create(authorities.c_str(), &pair, 1);
     given_ = generation;
     return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
   }

@@ -1,0 +1,169 @@
+"""What a peer may do to the transport: users of UNIX sockets, numbers, silence."""
+
+import os
+import pathlib
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import tempfile
+import threading
+
+import grpc
+import pytest
+from conftest import QUANTCTL, clean_env, quantctl, running_server, wait_until
+
+OTHER_UID = 12345
+
+
+def test_mode_of_the_socket(tmp_path):
+    path = tmp_path / "sock"
+    with running_server(tmp_path / "s", listen=f"unix:{path}"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert not path.exists()
+    with running_server(tmp_path / "s2", "--socket-mode", "0600", listen=f"unix:{path}"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def as_other_user():
+    os.setgid(OTHER_UID)
+    os.setuid(OTHER_UID)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("allowed,served", [(str(OTHER_UID), True), ("4242", False), (f"4242,{OTHER_UID}", True)])
+def test_allow_uid(allowed, served):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        with running_server(folder / "s", "--allow-uid", allowed, "--socket-mode", "0666",
+                            listen=f"unix:{folder}/sock") as server:
+            result = ask_as_other_user(str(folder / "sock"))
+            assert result == (b"served" if served else b"closed"), result
+            if not served:
+                wait_until(lambda: f"user {OTHER_UID} is not one of --allow-uid" in server.log(), "a log line")
+            root = quantctl("info", "--server", server.address, "--timeout", "20", code=None)
+            assert root.returncode == 3, "root is not in the list either"
+
+
+def ask_as_other_user(path):
+    """Sends an HTTP/2 preface as another user; says whether the server answers or hangs up."""
+    script = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX)\n"
+        "s.connect(sys.argv[1])\n"
+        "try:\n"
+        "    s.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + b'\\0\\0\\0\\4\\0\\0\\0\\0\\0')\n"
+        "    print('served' if s.recv(9) else 'closed', end='')\n"
+        "except ConnectionError:\n"
+        "    print('closed', end='')\n")
+    return subprocess.run(["/usr/bin/python3", "-c", script, path], capture_output=True, timeout=60,
+                          preexec_fn=as_other_user, check=True, cwd="/").stdout
+
+
+def connect(address):
+    host, port = address.rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def closed_by_server(connection):
+    """Whether the server hangs up without a word."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_connection_limit(tmp_path):
+    with running_server(tmp_path / "s", "--max-connections", 3) as server:
+        for _ in range(3):  # those that ended make room again
+            def ask():
+                return quantctl("info", "--server", server.address, "--timeout", "20", code=None).returncode
+
+            wait_until(lambda: ask() == 0, "room for a connection")
+            held = []
+
+            def hold():
+                """gRPC greets with its SETTINGS at once, so that a byte means: accepted."""
+                connection = connect(server.address)
+                try:
+                    greeted = connection.recv(1) != b""
+                except ConnectionError:
+                    greeted = False
+                if greeted:
+                    held.append(connection)
+                else:
+                    connection.close()
+                return len(held) == 3
+
+            wait_until(hold, "three connections")
+            with connect(server.address) as further:
+                assert closed_by_server(further)
+            assert ask() == 3
+            for connection in held:
+                connection.close()
+        assert "as many as --max-connections" in server.log()
+
+
+def test_descriptors_return(tmp_path):
+    """The duplicates of accepted sockets go away, however a connection ends."""
+    with running_server(tmp_path / "s") as server:
+        def descriptors():
+            return len(os.listdir(f"/proc/{server.pid}/fd"))
+
+        quantctl("info", "--server", server.address)
+        wait_until(lambda: descriptors() > 0, "descriptors")
+        before = descriptors()
+        for number in range(60):
+            connection = connect(server.address)
+            if number % 3 == 0:
+                connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            if number % 3 == 1:  # a reset
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        wait_until(lambda: descriptors() <= before, "the end of all connections")
+
+
+def test_silent_stream_is_cut(tmp_path, stubs):
+    messages, services = stubs
+    with running_server(tmp_path / "s", "--idle-timeout", 1) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            stub = services.QuantizationServiceStub(channel)
+            start = messages.QuantizeStart(
+                tensor=messages.TensorDescriptor(name="t", data_type=messages.DATA_TYPE_F32, shape=[1 << 20]),
+                spec=messages.QuantizationSpec(text="int8"))
+
+            def requests():
+                yield messages.StreamingQuantizeRequest(tensor_id=1, start=start)
+                stop.wait(60)
+
+            stop = threading.Event()
+            responses = stub.StreamingQuantize(requests(), timeout=60)
+            assert next(responses).HasField("start")
+            with pytest.raises(grpc.RpcError) as error:
+                next(responses)
+            stop.set()
+            assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "neither sent nor taken" in error.value.details()
+            wait_until(lambda: stub.GetServerInfo(messages.GetServerInfoRequest(), timeout=60)
+                       .memory_used_bytes == 0, "the release of memory")
+
+
+def test_client_that_takes_nothing_is_cut(tmp_path):
+    """A stopped client leaves responses untaken: its stream ends and the memory comes back."""
+    rows = 16384
+    with running_server(tmp_path / "s", "--idle-timeout", 1) as server:
+        client = subprocess.Popen(
+            [QUANTCTL, "quantize", "-", "--dtype", "f32", "--shape", f"{rows},4096", "-o",
+             str(tmp_path / "o.safetensors"), "--to", "fp16", "--server", server.address],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_env())
+        try:
+            client.stdin.write(bytes(4 << 20))
+            client.stdin.flush()
+            client.send_signal(signal.SIGSTOP)
+            wait_until(lambda: "has neither sent nor taken a frame" in server.log(), "the end of the stream")
+        finally:
+            client.kill()
+            client.stdin.close()
+            client.wait()
