@@ -125,6 +125,16 @@ def test_descriptors_return(tmp_path):
         wait_until(lambda: descriptors() <= before, "the end of all connections")
 
 
+@pytest.mark.parametrize("sent", [b"", b"PRI * HT"])
+def test_half_open_connection_is_cut(tmp_path, sent):
+    """Whoever never comes to the end of the handshakes is closed after 20 seconds."""
+    with running_server(tmp_path / "s") as server:
+        with connect(server.address) as connection:
+            connection.sendall(sent)
+            while connection.recv(4096):  # the server's SETTINGS, then the end
+                pass
+
+
 def test_silent_stream_is_cut(tmp_path, stubs):
     messages, services = stubs
     with running_server(tmp_path / "s", "--idle-timeout", 1) as server:
