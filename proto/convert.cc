@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/registry.h"
 
@@ -71,8 +72,9 @@ absl::StatusOr<Core> ToCore(const std::pair<Core, Wire> (&table)[N], Wire value,
   for (const auto& [core, wire] : table) {
     if (wire == value) return core;
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, "=", static_cast<int>(value), " is not a known value; use 1 to ", N));
+  return WithField(absl::InvalidArgumentError(absl::StrCat(field, "=", static_cast<int>(value),
+                                                           " is not a known value; use 1 to ", N)),
+                   field);
 }
 
 // Leaves `out` absent where the wire says "unspecified".
@@ -85,7 +87,7 @@ absl::Status ToOptional(const std::pair<Core, Wire> (&table)[N], Wire value,
 }
 
 absl::Status FieldError(absl::string_view field, absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", what));
+  return WithField(absl::InvalidArgumentError(absl::StrCat(field, ": ", what)), field);
 }
 
 absl::StatusOr<Shape> ShapeFromProto(const google::protobuf::RepeatedField<int64_t>& dims,

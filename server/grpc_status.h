@@ -4,11 +4,18 @@
 #include <grpcpp/support/status.h>
 
 #include "absl/status/status.h"
+#include "quantd/v1/quantization.pb.h"
 
+// The one place that turns a status into what peers get. The code keeps its number, the message its
+// text; what core/base/status_detail.h has attached becomes messages of google.rpc, of which every
+// error has an ErrorInfo. Details that would not fit into the trailers are left out.
 namespace quantd {
 
-// Returns `status` as gRPC sends it; the code keeps its number.
+// Returns `status` as gRPC sends it, with a google.rpc.Status.
 grpc::Status ToGrpc(const absl::Status& status);
+
+// Returns `status`, which is not OK, as the error of one tensor.
+v1::TensorError ToTensorError(const absl::Status& status);
 
 }  // namespace quantd
 

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/crc32c.h"
+#include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 
 namespace quantd {
@@ -22,9 +23,11 @@ constexpr int64_t kMinChunkBytes = 1024;
 absl::StatusOr<ChunkOptions> ChunkOptionsOf(int64_t max_chunk_bytes, bool omit_crc) {
   if (max_chunk_bytes == 0) return ChunkOptions{kDefaultChunkBytes, !omit_crc};
   if (max_chunk_bytes < kMinChunkBytes || max_chunk_bytes > kMaxChunkBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_chunk_bytes=", max_chunk_bytes, " is not allowed; use ", kMinChunkBytes,
-                     " to ", kMaxChunkBytes, ", or 0 for ", kDefaultChunkBytes));
+    return WithField(
+        absl::InvalidArgumentError(absl::StrCat("max_chunk_bytes=", max_chunk_bytes,
+                                                " is not allowed; use ", kMinChunkBytes, " to ",
+                                                kMaxChunkBytes, ", or 0 for ", kDefaultChunkBytes)),
+        "max_chunk_bytes");
   }
   return ChunkOptions{max_chunk_bytes, !omit_crc};
 }

@@ -2,6 +2,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/status_detail.h"
 
 namespace quantd {
 
@@ -10,9 +11,10 @@ absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(int64_t bytes,
   MutexLock lock(&mutex_);
   const int64_t free_bytes = limit_bytes_ - used_bytes_;
   if (bytes < 0 || bytes > free_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(what, " needs ", bytes, " bytes of memory; ",
-                                                     free_bytes, " of the budget of ", limit_bytes_,
-                                                     " are free"));
+    return WithLimit(absl::ResourceExhaustedError(
+                         absl::StrCat(what, " needs ", bytes, " bytes of memory; ", free_bytes,
+                                      " of the budget of ", limit_bytes_, " are free")),
+                     "memory_bytes", limit_bytes_);
   }
   used_bytes_ += bytes;
   Reservation reservation;

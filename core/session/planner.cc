@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/checked_math.h"
 #include "core/base/digest.h"
+#include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "core/calibrate/calibrator.h"
 #include "core/scheme/registry.h"
@@ -157,9 +158,10 @@ absl::StatusOr<Plan> MakePlan(const QuantSpec& spec, const TensorDesc& tensor, i
     plan.window_elems = second.window_elems;
     return plan;
   }
-  return absl::ResourceExhaustedError(absl::StrCat("tensor \"", tensor.name, "\" needs ",
-                                                   plan.resident_bytes, " bytes of memory; ",
-                                                   budget_bytes, " are allowed for one session"));
+  return WithLimit(absl::ResourceExhaustedError(absl::StrCat(
+                       "tensor \"", tensor.name, "\" needs ", plan.resident_bytes,
+                       " bytes of memory; ", budget_bytes, " are allowed for one session")),
+                   "tensor_memory_bytes", budget_bytes);
 }
 
 }  // namespace quantd
