@@ -1,12 +1,15 @@
+#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "core/exec/memory_budget.h"
 #include "core/session/calibration.h"
+#include "core/session/work.h"
 #include "proto/convert.h"
 #include "server/requests.h"
 #include "server/streams.h"
@@ -21,6 +24,18 @@ class CalibrateStream final : public FrameHandler {
  public:
   CalibrateStream(ServiceContext& context, FrameOutbox& outbox, const CancelToken& cancel)
       : context_(context), outbox_(outbox), cancel_(cancel) {}
+  ~CalibrateStream() override {
+    TensorOutcome outcome;
+    if (session_ != nullptr) outcome.scheme = session_->plan().scheme->info.name;
+    if (done_) {
+      outcome.result = TensorOutcome::Result::kOk;
+    } else if (cancel_.cancelled()) {
+      outcome.result = TensorOutcome::Result::kCancelled;
+    }
+    outcome.input_bytes = values_.received_bytes;
+    outcome.elapsed = absl::FromChrono(std::chrono::steady_clock::now() - start_);
+    context_.metrics.rpc("Calibrate").TensorEnded(outcome);
+  }
 
   absl::Status Accept(const grpc::ByteBuffer& buffer) override {
     QUANTD_ASSIGN_OR_RETURN(ParsedFrame frame, ParseFrame(buffer, kCalibrateFrame));
@@ -49,6 +64,7 @@ class CalibrateStream final : public FrameHandler {
       frame_reservation_ = MemoryBudget::Reservation();
       return false;
     }
+    ScopedTimer timer(statistics_);
     int64_t taken_bytes = 0;
     do {
       QUANTD_ASSIGN_OR_RETURN(const StepResult step, session_->Step(chunk_.Peek(), cancel_));
@@ -67,6 +83,7 @@ class CalibrateStream final : public FrameHandler {
   std::string Summary() const override {
     return absl::StrCat(done_ ? 1 : 0, " tensors done, ", done_ ? 0 : 1, " failed");
   }
+  CallTimes times() const override { return {.statistics = absl::FromChrono(statistics_)}; }
 
  private:
   absl::Status Start(const std::string& bytes) {
@@ -123,6 +140,8 @@ class CalibrateStream final : public FrameHandler {
   ChunkCursor chunk_;
   bool wants_input_ = true;
   bool done_ = false;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::chrono::nanoseconds statistics_{};
 };
 
 }  // namespace

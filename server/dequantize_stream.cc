@@ -1,10 +1,13 @@
+#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "core/session/dequantize_session.h"
+#include "core/session/work.h"
 #include "proto/convert.h"
 #include "server/payload_frames.h"
 #include "server/requests.h"
@@ -22,7 +25,8 @@ class DequantizeTensor final : public OpenTensor {
       : id_(id),
         session_(std::move(session)),
         planes_(IncomingPlanes(session_->plan())),
-        sink_(context.shared_pool, outbox, id, {{"values", output_bytes}}, chunks) {}
+        sink_(context.shared_pool, outbox, id, {{"values", output_bytes}}, chunks),
+        output_bytes_(output_bytes) {}
 
   absl::Status Accept(ParsedFrame chunk) override {
     QUANTD_ASSIGN_OR_RETURN(plane_, FindPlane(planes_, chunk.plane));
@@ -35,6 +39,7 @@ class DequantizeTensor final : public OpenTensor {
 
   absl::StatusOr<bool> Work(const CancelToken& cancel) override {
     if (chunk_.empty() && wants_input_) return false;
+    ScopedTimer timer(decoding_);
     int64_t taken_bytes = 0;
     do {
       QUANTD_ASSIGN_OR_RETURN(const StepResult step,
@@ -52,7 +57,18 @@ class DequantizeTensor final : public OpenTensor {
     v1::StreamingDequantizeResponse frame;
     frame.set_tensor_id(id_);
     *frame.mutable_end() = ToProto(report, session_->plan().resolved.layout.planes);
+    done_ = true;
     return SerializeFrame(frame);
+  }
+
+  TensorOutcome outcome() const override {
+    TensorOutcome outcome;
+    outcome.scheme = session_->plan().scheme->info.name;
+    for (const IncomingPlane& plane : planes_) outcome.input_bytes += plane.received_bytes;
+    if (done_) outcome.output_bytes = output_bytes_;
+    outcome.elapsed = absl::FromChrono(std::chrono::steady_clock::now() - start_);
+    outcome.encode = absl::FromChrono(decoding_);
+    return outcome;
   }
 
  private:
@@ -63,6 +79,10 @@ class DequantizeTensor final : public OpenTensor {
   ChunkCursor chunk_;
   int plane_ = 0;  // that chunk_ belongs to
   bool wants_input_ = true;
+  const int64_t output_bytes_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::chrono::nanoseconds decoding_{};
+  bool done_ = false;
 };
 
 absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(ServiceContext& context,
@@ -86,7 +106,8 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(ServiceContext& conte
 
 std::unique_ptr<FrameHandler> MakeDequantizeStream(ServiceContext& context, FrameOutbox& outbox,
                                                    const CancelToken& cancel) {
-  return std::make_unique<TensorStream>(context, outbox, cancel,
+  return std::make_unique<TensorStream>(context, context.metrics.rpc("StreamingDequantize"), outbox,
+                                        cancel,
                                         [&context, &outbox](uint64_t id, const std::string& start) {
                                           return OpenDequantize(context, outbox, id, start);
                                         });

@@ -5,6 +5,9 @@
 
 #include "absl/time/time.h"
 
+#include "absl/time/time.h"
+#include "server/config_file.h"
+
 namespace quantd {
 
 namespace {
@@ -59,7 +62,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--listen", flags.listen, "HOST:PORT or unix:PATH; may be given several times")
       ->envname("QUANTD_LISTEN")
       ->delimiter(',')
-      ->capture_default_str();
+      ->default_str(flags.listen.front());
   app.add_option("--threads", flags.threads, "Threads that work; 0: one for each CPU")
       ->envname("QUANTD_THREADS")
       ->check(CLI::Range(0, 1024))
@@ -81,6 +84,19 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->envname("QUANTD_DRAIN")
       ->check(CLI::Range(0.0, 86400.0))
       ->capture_default_str();
+  app.add_option("--max-connection-age", flags.max_connection_age_seconds,
+                 "Seconds after which a connection is asked to make place for a new one; 0: never")
+      ->envname("QUANTD_MAX_CONNECTION_AGE")
+      ->check(CLI::Range(0.0, 86400.0 * 365))
+      ->capture_default_str();
+  app.add_option("--max-connection-age-grace", flags.max_connection_age_grace_seconds,
+                 "Seconds that its calls then still get")
+      ->envname("QUANTD_MAX_CONNECTION_AGE_GRACE")
+      ->check(CLI::Range(0.0, 86400.0 * 365))
+      ->capture_default_str();
+  app.add_option("--metrics", flags.metrics,
+                 "Serve Prometheus metrics on HOST:PORT, or on PORT of loopback; empty: do not")
+      ->envname("QUANTD_METRICS");
   app.add_flag("--insecure", flags.insecure,
                "Allow plain TCP on addresses that other machines reach")
       ->envname("QUANTD_INSECURE");
@@ -91,8 +107,16 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->envname("QUANTD_LOG_LEVEL")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
+  app.add_option("--log-format", flags.log_format, "Lines for people, or one JSON object a line")
+      ->envname("QUANTD_LOG_FORMAT")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
   app.add_option("--simd", flags.simd, "SIMD target to use (default: the best); same bytes by all")
       ->envname("QUANTD_SIMD");
+  app.add_flag("--check-config", flags.check_config,
+               "Check everything, print what is in effect as a configuration file, and end")
+      ->configurable(false);
+  AddConfigFile(app);
 }
 
 ServerOptions OptionsOf(const Flags& flags) {
@@ -107,6 +131,10 @@ ServerOptions OptionsOf(const Flags& flags) {
   options.memory_budget_bytes = static_cast<int64_t>(flags.memory_bytes);
   options.session_budget_bytes = static_cast<int64_t>(flags.tensor_memory_bytes);
   options.max_message_bytes = static_cast<int64_t>(flags.max_message_bytes);
+  options.max_connection_age = absl::Seconds(flags.max_connection_age_seconds);
+  options.max_connection_age_grace = absl::Seconds(flags.max_connection_age_grace_seconds);
+  options.metrics = flags.metrics;
+  options.json_log = flags.log_format == "json";
   return options;
 }
 

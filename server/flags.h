@@ -18,15 +18,21 @@ struct Flags {
   uint64_t max_message_bytes = uint64_t{16} << 20;
   int threads = 0;
   double drain_seconds = 30;
+  double max_connection_age_seconds = 0;
+  double max_connection_age_grace_seconds = 30;
   bool insecure = false;
   AccessOptions access;
   double idle_timeout_seconds = 120;
+  std::string metrics;
   std::string port_file;
   std::string log_level = "info";
+  std::string log_format = "text";
   std::string simd;
+  bool check_config = false;
 };
 
-// Lets `app` read each of `flags` from its flag or its environment variable. `flags` outlives it.
+// Lets `app` read each of `flags` from its flag, its environment variable or a file. `flags`
+// outlives it.
 void AddFlags(CLI::App& app, Flags& flags);
 
 // Returns the options that a server takes of `flags`.

@@ -4,7 +4,6 @@
 
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/grpc_status.h"
@@ -18,8 +17,6 @@ constexpr size_t kMaxFramesRead = 1;
 // After this many frames and windows a stream lets others have the worker.
 constexpr int kStepsPerTurn = 16;
 
-int64_t NowMicros() { return absl::GetCurrentTimeNanos() / 1000; }
-
 }  // namespace
 
 FrameStream::FrameStream(ServiceContext& context, grpc::CallbackServerContext& call, Caller caller,
@@ -27,20 +24,14 @@ FrameStream::FrameStream(ServiceContext& context, grpc::CallbackServerContext& c
     : context_(context),
       call_(call),
       caller_(std::move(caller)),
-      method_(method),
-      start_us_(NowMicros()),
-      progress_us_(start_us_) {
+      progress_(absl::Now()),
+      record_(context, call, caller_, method, CallKind::kStream) {
   MutexLock lock(&mutex_);  // what gRPC's threads do next comes after this
-  context_.active_calls.fetch_add(1);
-  context_.started_calls.fetch_add(1);
 }
 
 FrameStream::~FrameStream() {
-  {
-    MutexLock lock(&mutex_);
-    handler_.reset();
-  }
-  context_.active_calls.fetch_sub(1);
+  MutexLock lock(&mutex_);
+  handler_.reset();
 }
 
 void FrameStream::Run(std::unique_ptr<FrameHandler> handler) {
@@ -62,9 +53,9 @@ void FrameStream::Send(grpc::ByteBuffer frame) {
 void FrameStream::HandleRead(bool ok) {
   MutexLock lock(&mutex_);
   reading_ = false;
-  progress_us_ = NowMicros();
+  progress_ = absl::Now();
   if (ok) {
-    bytes_in_ += static_cast<int64_t>(incoming_.Length());
+    record_.AddReceived(static_cast<int64_t>(incoming_.Length()));
     inbox_.emplace_back().Swap(&incoming_);
     MaybeRead();
   } else if (call_.IsCancelled()) {
@@ -78,11 +69,12 @@ void FrameStream::HandleRead(bool ok) {
 void FrameStream::HandleWrite(bool ok) {
   MutexLock lock(&mutex_);
   writing_ = false;
-  progress_us_ = NowMicros();
+  progress_ = absl::Now();
   if (!ok) cancel_.Cancel();  // the peer is gone
   const size_t frame_bytes = outbox_.front().Length();
   queued_bytes_ -= frame_bytes;
-  bytes_out_ += static_cast<int64_t>(frame_bytes);
+  record_.AddSent(static_cast<int64_t>(frame_bytes));
+  record_.AddSend(absl::Now() - write_began_);
   outbox_.pop_front();
   MaybeWrite();
   if (paused_ || closed_ || MustStop()) Schedule();
@@ -96,14 +88,14 @@ void FrameStream::HandleCancel() {
 
 bool FrameStream::EndIfIdle(absl::Duration timeout) {
   MutexLock lock(&mutex_);
-  const int64_t idle_us = NowMicros() - progress_us_;
+  const absl::Duration idle = absl::Now() - progress_;
   const bool waits_for_peer = !working_ && (reading_ || writing_);
-  if (ended_ || MustStop() || !waits_for_peer || absl::Microseconds(idle_us) < timeout) {
+  if (ended_ || MustStop() || !waits_for_peer || idle < timeout) {
     return false;
   }
   status_ = absl::DeadlineExceededError(
       absl::StrCat("the client has neither sent nor taken a frame for ",
-                   absl::FormatDuration(absl::Seconds(idle_us / 1'000'000))));
+                   absl::FormatDuration(absl::Trunc(idle, absl::Seconds(1)))));
   if (writing_) call_.TryCancel();  // nothing else ends a write that the peer does not take
   MaybeEnd();
   return true;
@@ -113,18 +105,17 @@ void FrameStream::HandleDone() {
   std::shared_ptr<FrameStream> self;  // destroyed after the lock
   MutexLock lock(&mutex_);
   self = std::move(self_);
-  if (context_.logger != nullptr) {
-    context_.logger->info("{} from {} at {}: {}; {}; {} bytes in, {} out, {:.3f} s", method_,
-                          absl::Utf8SafeCHexEscape(caller_.name), call_.peer(),
-                          status_.ok() ? "OK" : absl::Utf8SafeCHexEscape(status_.ToString()),
-                          handler_->Summary(), bytes_in_, bytes_out_,
-                          static_cast<double>(NowMicros() - start_us_) * 1e-6);
-  }
+  record_.End(status_, handler_->Summary());
 }
 
 void FrameStream::Schedule() {
   if (working_ || ended_) return;
   working_ = true;
+  SubmitTurn();
+}
+
+void FrameStream::SubmitTurn() {
+  submitted_ = absl::Now();
   context_.session.executor->Submit([self = shared_from_this()] { self->Turn(); });
 }
 
@@ -142,6 +133,7 @@ void FrameStream::MaybeWrite() {
   }
   if (outbox_.empty()) return;
   writing_ = true;
+  write_began_ = absl::Now();
   WriteNext(&outbox_.front());
 }
 
@@ -158,6 +150,9 @@ void FrameStream::MaybeEnd() {
     return;
   }
   ended_ = true;
+  const CallTimes times = handler_->times();
+  record_.AddTimes(times.statistics, times.encode);
+  record_.AddTrailers(status_);
   EndCall(status_);
 }
 
@@ -174,19 +169,23 @@ FrameStream::Next FrameStream::TakeNext(grpc::ByteBuffer& frame) {
     return Next::kClose;
   }
   working_ = false;
-  progress_us_ = NowMicros();  // what the peer waited for the work is not held against it
+  progress_ = absl::Now();  // what the peer waited for the work is not held against it
   MaybeEnd();
   return Next::kStop;
 }
 
 void FrameStream::Turn() {
+  {
+    MutexLock lock(&mutex_);
+    record_.AddQueueWait(absl::Now() - submitted_);
+  }
   for (int step = 0; step < kStepsPerTurn; ++step) {
     {
       MutexLock lock(&mutex_);
       paused_ = queued_bytes_ >= static_cast<size_t>(context_.limits.max_queued_bytes);
       if (paused_ || MustStop()) {
         working_ = false;
-        progress_us_ = NowMicros();
+        progress_ = absl::Now();
         MaybeEnd();
         return;
       }
@@ -203,7 +202,8 @@ void FrameStream::Turn() {
     MutexLock lock(&mutex_);
     status_.Update(status);
   }
-  context_.session.executor->Submit([self = shared_from_this()] { self->Turn(); });
+  MutexLock lock(&mutex_);
+  SubmitTurn();
 }
 
 namespace {
@@ -255,6 +255,7 @@ class HandlerWithSlot final : public FrameHandler {
   absl::StatusOr<bool> Work() override { return handler_->Work(); }
   absl::Status Close() override { return handler_->Close(); }
   std::string Summary() const override { return handler_->Summary(); }
+  CallTimes times() const override { return handler_->times(); }
 
  private:
   const std::unique_ptr<ResponseSlot> slot_;

@@ -15,8 +15,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "core/base/mutex.h"
 #include "core/session/sink.h"
+#include "server/call_record.h"
 #include "server/caller.h"
 #include "server/idle_watch.h"
 #include "server/service_context.h"
@@ -45,6 +47,8 @@ class FrameHandler {
   virtual absl::Status Close() = 0;
   // Returns what the log shall say of the stream.
   virtual std::string Summary() const = 0;
+  // Returns what of its time went into statistics and encoding.
+  virtual CallTimes times() const = 0;
 };
 
 // The machine between a gRPC stream and its handler: one frame is read while another one is worked
@@ -83,6 +87,7 @@ class FrameStream : public FrameOutbox,
 
  private:
   void Schedule() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SubmitTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MaybeRead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MaybeWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MaybeEnd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -94,8 +99,6 @@ class FrameStream : public FrameOutbox,
   ServiceContext& context_;
   grpc::CallbackServerContext& call_;
   const Caller caller_;
-  const std::string method_;
-  const int64_t start_us_;
   CancelToken cancel_;
   std::unique_ptr<FrameHandler> handler_;  // used by the turn at work alone
   std::shared_ptr<FrameStream> self_;      // until gRPC is done
@@ -113,9 +116,10 @@ class FrameStream : public FrameOutbox,
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;       // too much is queued
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;        // EndCall was called
   absl::Status status_ ABSL_GUARDED_BY(mutex_);       // an error ends the stream
-  int64_t progress_us_ ABSL_GUARDED_BY(mutex_);       // when the peer or a turn last did something
-  int64_t bytes_in_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t bytes_out_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Time progress_ ABSL_GUARDED_BY(mutex_);       // when the peer or a turn last did something
+  absl::Time submitted_ ABSL_GUARDED_BY(mutex_);      // the turn that waits for a worker
+  absl::Time write_began_ ABSL_GUARDED_BY(mutex_);    // of the frame that is gRPC's
+  CallRecord record_ ABSL_GUARDED_BY(mutex_);
 };
 
 using MakeHandler =

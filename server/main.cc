@@ -1,11 +1,9 @@
 #include <errno.h>
 #include <fcntl.h>
-#include <grpc/support/log.h>
 #include <malloc.h>
 #include <poll.h>
 #include <signal.h>
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
+#include <spdlog/logger.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -23,7 +21,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "core/simd/targets.h"
+#include "server/config_file.h"
 #include "server/flags.h"
+#include "server/log.h"
 #include "server/server.h"
 
 namespace quantd {
@@ -122,24 +122,10 @@ bool WritePortFile(const std::string& path, const std::string& address) {
   return file.good() && std::rename(temporary.c_str(), path.c_str()) == 0;
 }
 
-std::shared_ptr<spdlog::logger> MakeLogger(const std::string& level) {
-  std::shared_ptr<spdlog::logger> logger = spdlog::stderr_logger_mt("quantd");
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
-  logger->set_level(spdlog::level::from_str(level));
-  logger->flush_on(spdlog::level::info);
-  // What gRPC has to say of its insides is for whoever debugs.
-  gpr_set_log_function([](gpr_log_func_args* args) {
-    if (const auto log = spdlog::get("quantd")) {
-      log->debug("grpc: {}:{}: {}", args->file, args->line, args->message);
-    }
-  });
-  return logger;
-}
-
 int Serve(const Flags& flags, int signals) {
-  const std::shared_ptr<spdlog::logger> logger = MakeLogger(flags.log_level);
   ServerOptions options = OptionsOf(flags);
-  options.logger = logger;
+  options.logger = MakeLogger(flags.log_level, options.json_log);
+  const std::shared_ptr<spdlog::logger> logger = options.logger;
   absl::StatusOr<std::unique_ptr<QuantdServer>> started = QuantdServer::Start(options);
   if (!started.ok()) {
     logger->error("{}", std::string(started.status().message()));
@@ -149,6 +135,9 @@ int Serve(const Flags& flags, int signals) {
   logger->info("quantd {} listens on {}; simd {}, {} threads, {} bytes of memory", Version().data(),
                absl::StrJoin(server.addresses(), ", "), ChosenSimdTarget(), server.worker_threads(),
                server.budget().limit_bytes());
+  if (!server.metrics_address().empty()) {
+    logger->info("metrics on http://{}/metrics", server.metrics_address());
+  }
   if (!flags.port_file.empty() && !WritePortFile(flags.port_file, server.addresses().front())) {
     logger->error("cannot write {}", flags.port_file);
     return kExitFailure;
@@ -160,6 +149,16 @@ int Serve(const Flags& flags, int signals) {
   signal(SIGINT, SIG_DFL);
   server.Shutdown(absl::Seconds(flags.drain_seconds));
   logger->info("stopped");
+  return EXIT_SUCCESS;
+}
+
+// Says on stdout what is in effect, or on stderr why it cannot be.
+int CheckConfig(const CLI::App& app, const Flags& flags) {
+  if (const absl::Status status = CheckOptions(OptionsOf(flags)); !status.ok()) {
+    std::fprintf(stderr, "quantd: %s\n", std::string(status.message()).c_str());
+    return kExitUsage;
+  }
+  std::printf("%s", EffectiveConfig(app).c_str());
   return EXIT_SUCCESS;
 }
 
@@ -179,6 +178,7 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "quantd: --simd: %s\n", std::string(status.message()).c_str());
     return kExitUsage;
   }
+  if (flags.check_config) return CheckConfig(app, flags);
   const int signals = CatchSignals();
   if (signals < 0) {
     std::fprintf(stderr, "quantd: no pipe for signals: %s\n", std::strerror(errno));

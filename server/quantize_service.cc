@@ -7,9 +7,13 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "core/base/mutex.h"
 #include "core/session/sink.h"
 #include "proto/frame_codec.h"
+#include "server/call_record.h"
 #include "server/caller.h"
 #include "server/frame_stream.h"
 #include "server/grpc_status.h"
@@ -27,51 +31,62 @@ using Call = grpc::CallbackServerContext;
 // executor.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  static std::shared_ptr<UnaryCall> Make(ServiceContext& context) {
-    auto call = std::make_shared<UnaryCall>(context);
+  static std::shared_ptr<UnaryCall> Make(ServiceContext& context, Call& grpc_call,
+                                         const Caller& caller, absl::string_view rpc) {
+    auto call = std::make_shared<UnaryCall>(context, grpc_call, caller, rpc);
     MutexLock lock(&call->mutex_);
     call->self_ = call;
     return call;
   }
-  explicit UnaryCall(ServiceContext& context) : context_(context) {
+  UnaryCall(ServiceContext& context, Call& call, const Caller& caller, absl::string_view rpc)
+      : record_(context, call, caller, rpc, CallKind::kUnary) {
     MutexLock lock(&mutex_);  // tells ThreadSanitizer what gRPC's own threads do in which order
-    context_.active_calls.fetch_add(1);
-    context_.started_calls.fetch_add(1);
   }
-  ~UnaryCall() override {
-    MutexLock lock(&mutex_);
-    context_.active_calls.fetch_sub(1);
-  }
+  ~UnaryCall() override { MutexLock lock(&mutex_); }
   void OnCancel() override { cancel_.Cancel(); }
   void OnDone() override {
     std::shared_ptr<UnaryCall> self;  // destroyed after the lock
     MutexLock lock(&mutex_);
     self = std::move(self_);
+    record_.End(status_, "");
   }
   const CancelToken& cancel_token() const { return cancel_; }
-  void End(const absl::Status& status) {
+  void Begin(const ByteBuffer& request) {
     MutexLock lock(&mutex_);
+    record_.AddQueueWait(absl::Now() - submitted_);
+    record_.AddReceived(static_cast<int64_t>(request.Length()));
+  }
+  void End(const absl::Status& status, const CallTimes& times, const ByteBuffer& response) {
+    MutexLock lock(&mutex_);
+    status_ = status;
+    record_.AddTimes(times.statistics, times.encode);
+    if (status.ok()) record_.AddSent(static_cast<int64_t>(response.Length()));
+    record_.AddTrailers(status);
     Finish(ToGrpc(status));
   }
 
  private:
-  ServiceContext& context_;
   CancelToken cancel_;
+  const absl::Time submitted_ = absl::Now();
   Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  CallRecord record_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<UnaryCall> self_ ABSL_GUARDED_BY(mutex_);  // until gRPC is done
 };
 
 template <typename Request, typename Response>
-grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context,
-                                     const grpc::CallbackServerContext& server_context,
-                                     const ByteBuffer* in, ByteBuffer* out,
+grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, Call& grpc_call,
+                                     absl::string_view rpc, const ByteBuffer* in, ByteBuffer* out,
                                      absl::Status (*answer)(ServiceContext&, const Request&,
-                                                            Response&, const CancelToken&)) {
-  const absl::StatusOr<Caller> caller = IdentifyCaller(server_context, context.tokens);
+                                                            Response&, const CancelToken&,
+                                                            CallTimes&)) {
+  const absl::StatusOr<Caller> caller = IdentifyCaller(grpc_call, context.tokens);
   if (!caller.ok()) return new Refused<grpc::ServerUnaryReactor>(caller.status());
-  const std::shared_ptr<UnaryCall> call = UnaryCall::Make(context);
+  const std::shared_ptr<UnaryCall> call = UnaryCall::Make(context, grpc_call, *caller, rpc);
   context.session.executor->Submit([&context, in, out, answer, call] {
+    call->Begin(*in);
     absl::Status status;
+    CallTimes times;
     Request request;
     ByteBuffer buffer = *in;  // shares its slices
     grpc::ProtoBufferReader reader(&buffer);
@@ -81,10 +96,10 @@ grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context,
     }
     if (status.ok()) {
       Response response;
-      status = answer(context, request, response, call->cancel_token());
+      status = answer(context, request, response, call->cancel_token(), times);
       if (status.ok()) *out = SerializeFrame(response);
     }
-    call->End(status);
+    call->End(status, times, *out);
   });
   return call.get();
 }
@@ -102,21 +117,21 @@ class QuantizeService final : public RawService {
   explicit QuantizeService(ServiceContext& context) : context_(context) {}
 
   grpc::ServerUnaryReactor* Quantize(Call* call, const ByteBuffer* in, ByteBuffer* out) override {
-    return ServeUnary(context_, *call, in, out, &quantd::Quantize);
+    return ServeUnary(context_, *call, "Quantize", in, out, &quantd::Quantize);
   }
   grpc::ServerUnaryReactor* Dequantize(Call* call, const ByteBuffer* in, ByteBuffer* out) override {
-    return ServeUnary(context_, *call, in, out, &quantd::Dequantize);
+    return ServeUnary(context_, *call, "Dequantize", in, out, &quantd::Dequantize);
   }
   grpc::ServerUnaryReactor* Plan(Call* call, const ByteBuffer* in, ByteBuffer* out) override {
-    return ServeUnary(context_, *call, in, out, &quantd::PlanTensor);
+    return ServeUnary(context_, *call, "Plan", in, out, &quantd::PlanTensor);
   }
   grpc::ServerUnaryReactor* ListSchemes(Call* call, const ByteBuffer* in,
                                         ByteBuffer* out) override {
-    return ServeUnary(context_, *call, in, out, &quantd::ListSchemes);
+    return ServeUnary(context_, *call, "ListSchemes", in, out, &quantd::ListSchemes);
   }
   grpc::ServerUnaryReactor* GetServerInfo(Call* call, const ByteBuffer* in,
                                           ByteBuffer* out) override {
-    return ServeUnary(context_, *call, in, out, &quantd::GetServerInfo);
+    return ServeUnary(context_, *call, "GetServerInfo", in, out, &quantd::GetServerInfo);
   }
 
   BidiReactor* StreamingQuantize(Call* call) override {

@@ -1,6 +1,7 @@
 #include <google/protobuf/util/time_util.h>
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -68,9 +69,18 @@ class QuantizeTensor final : public OpenTensor {
     frame.set_tensor_id(id_);
     v1::QuantizationReport& message = *frame.mutable_end()->mutable_report();
     message = ToProto(report, session_->plan().resolved.layout.planes);
+    report_ = report;
     *message.mutable_elapsed() = ToDuration(Clock::now() - start_);
     *message.mutable_encoding() = ToDuration(encoding_);
     return SerializeFrame(frame);
+  }
+
+  TensorOutcome outcome() const override {
+    TensorOutcome outcome = OutcomeOf(*session_);
+    outcome.input_bytes = values_.received_bytes;
+    outcome.elapsed = absl::FromChrono(Clock::now() - start_);
+    if (report_.has_value()) AddReport(session_->plan(), *report_, outcome);
+    return outcome;
   }
 
  private:
@@ -90,6 +100,7 @@ class QuantizeTensor final : public OpenTensor {
   bool wants_input_ = true;
   const Clock::time_point start_ = Clock::now();
   Clock::duration encoding_{};
+  std::optional<EncodingReport> report_;  // once all is done
 };
 
 absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(ServiceContext& context,
@@ -112,7 +123,8 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(ServiceContext& context
 
 std::unique_ptr<FrameHandler> MakeQuantizeStream(ServiceContext& context, FrameOutbox& outbox,
                                                  const CancelToken& cancel) {
-  return std::make_unique<TensorStream>(context, outbox, cancel,
+  return std::make_unique<TensorStream>(context, context.metrics.rpc("StreamingQuantize"), outbox,
+                                        cancel,
                                         [&context, &outbox](uint64_t id, const std::string& start) {
                                           return OpenQuantize(context, outbox, id, start);
                                         });

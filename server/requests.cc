@@ -7,10 +7,18 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "proto/convert.h"
 
 namespace quantd {
+absl::StatusOr<Plan> PlanFor(const QuantSpec& spec, const TensorDesc& tensor,
+                             const ServiceContext& context, bool has_ranges) {
+  absl::StatusOr<Plan> plan =
+      MakePlan(spec, tensor, context.limits.session_budget_bytes, {.has_ranges = has_ranges});
+  if (plan.ok() || absl::IsResourceExhausted(plan.status())) return plan;
+  return WithField(plan.status(), "spec");
+}
 
 absl::StatusOr<QuantizeHead> ReadHead(const v1::QuantizeStart& start,
                                       const ServiceContext& context) {
@@ -24,8 +32,7 @@ absl::StatusOr<QuantizeHead> ReadHead(const v1::QuantizeStart& start,
     head.options.ranges = std::move(ranges.groups);
     if (start.ranges().has_tensor()) head.options.tensor_range = ranges.tensor;
   }
-  QUANTD_ASSIGN_OR_RETURN(head.plan, MakePlan(spec, tensor, context.limits.session_budget_bytes,
-                                              {.has_ranges = start.has_ranges()}));
+  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, start.has_ranges()));
   return head;
 }
 
@@ -41,8 +48,7 @@ absl::StatusOr<DequantizeHead> ReadHead(const v1::DequantizeStart& start,
                             FromProto(start.output_data_type(), "output_data_type"));
   }
   // Whoever dequantizes has the parameters, so no pass over the values is needed.
-  QUANTD_ASSIGN_OR_RETURN(
-      head.plan, MakePlan(spec, tensor, context.limits.session_budget_bytes, {.has_ranges = true}));
+  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, /*has_ranges=*/true));
   tensor.dtype = head.output_dtype;
   QUANTD_ASSIGN_OR_RETURN(head.output_bytes, SizeBytes(tensor));
   return head;
@@ -53,8 +59,7 @@ absl::StatusOr<CalibrateHead> ReadHead(const v1::CalibrateStart& start,
   CalibrateHead head;
   QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(start.tensor()));
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(start.spec()));
-  QUANTD_ASSIGN_OR_RETURN(head.plan,
-                          MakePlan(spec, tensor, context.limits.session_budget_bytes, {}));
+  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, /*has_ranges=*/false));
   head.options = {.histogram = start.histogram(),
                   .column_moments = start.column_moments(),
                   .gram = start.gram()};
@@ -96,6 +101,22 @@ std::vector<IncomingPlane> IncomingPlanes(const Plan& plan) {
     planes.push_back({plane.name, plane.size_bytes, 0});
   }
   return planes;
+}
+
+TensorOutcome OutcomeOf(const QuantizeSession& session) {
+  TensorOutcome outcome;
+  outcome.scheme = session.plan().scheme->info.name;
+  outcome.windows = session.work().windows;
+  outcome.statistics = absl::FromChrono(session.work().statistics);
+  outcome.encode = absl::FromChrono(session.work().encoding);
+  return outcome;
+}
+
+void AddReport(const Plan& plan, const EncodingReport& report, TensorOutcome& outcome) {
+  outcome.output_bytes = plan.output_bytes;
+  outcome.result = TensorOutcome::Result::kOk;
+  outcome.clipped = report.clipped;
+  outcome.non_finite = report.non_finite;
 }
 
 absl::StatusOr<int> FindPlane(const std::vector<IncomingPlane>& planes, absl::string_view name) {

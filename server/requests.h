@@ -12,12 +12,18 @@
 #include "core/session/planner.h"
 #include "core/session/quantize_session.h"
 #include "quantd/v1/quantization.pb.h"
+#include "server/metrics.h"
 #include "server/payload_frames.h"
 #include "server/service_context.h"
 #include "server/tensor_stream.h"
 
 // Heads of requests, checked and planned. Errors: those of FromProto and MakePlan.
 namespace quantd {
+
+// Plans within the limits; where the spec is unknown, bad, or bad for the tensor, the error says
+// that it is the field `spec`.
+absl::StatusOr<Plan> PlanFor(const QuantSpec& spec, const TensorDesc& tensor,
+                             const ServiceContext& context, bool has_ranges);
 
 struct QuantizeHead {
   Plan plan;
@@ -54,6 +60,10 @@ v1::DequantizeStarted StartedMessage(const DequantizeHead& head);
 
 // Returns the planes of the packed form as they come in.
 std::vector<IncomingPlane> IncomingPlanes(const Plan& plan);
+
+// Returns what metrics count of a session so far; AddReport adds what its good end has shown.
+TensorOutcome OutcomeOf(const QuantizeSession& session);
+void AddReport(const Plan& plan, const EncodingReport& report, TensorOutcome& outcome);
 
 // Returns the place of the plane called `name`; kNotFound lists those that there are.
 absl::StatusOr<int> FindPlane(const std::vector<IncomingPlane>& planes, absl::string_view name);

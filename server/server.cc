@@ -1,10 +1,12 @@
 #include "server/server.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/impl/server_builder_plugin.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <limits>
 #include <thread>
@@ -12,7 +14,12 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "core/base/status_macros.h"
+#include "core/simd/targets.h"
+#include "core/stats/blas.h"
+#include "server/log.h"
+#include "server/metrics_endpoint.h"
 #include "server/quantize_service.h"
 
 namespace quantd {
@@ -28,6 +35,8 @@ constexpr int64_t kMinMessageBytes = int64_t{64} << 10;
 constexpr int kMaxThreads = 1024;
 // What a peer has for the handshakes of TLS and HTTP/2; gRPC itself allows two minutes.
 constexpr int kHandshakeTimeoutMs = 20'000;
+constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
+constexpr int kDrainIdlePolls = 40;
 
 absl::Status CheckOption(absl::string_view name, int64_t value, int64_t min, int64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();
@@ -35,7 +44,16 @@ absl::Status CheckOption(absl::string_view name, int64_t value, int64_t min, int
       absl::StrCat(name, "=", value, " is not allowed; use ", min, " to ", max));
 }
 
-absl::Status CheckOptions(const ServerOptions& options) {
+// kFailedPrecondition: other machines would reach `address` in plain text, and that is not allowed.
+absl::Status CheckIsAllowed(const ListenAddress& address, bool encrypted,
+                            const ServerOptions& options) {
+  if (address.is_local() || encrypted || options.allow_insecure) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("listening on ", address.text,
+                   " without encryption (--tls-cert) needs to be allowed with --insecure"));
+}
+
+absl::Status CheckLimits(const ServerOptions& options) {
   constexpr int64_t kMaxInt = std::numeric_limits<int>::max();
   constexpr int64_t kMaxInt64 = std::numeric_limits<int64_t>::max();
   QUANTD_RETURN_IF_ERROR(CheckOption("threads", options.threads, 0, kMaxThreads));
@@ -56,17 +74,30 @@ absl::Status CheckOptions(const ServerOptions& options) {
   return CheckOption("open tensors", options.max_open_tensors, 1, kMaxInt);
 }
 
+// Durations beyond what gRPC's arguments hold have no effect.
+int ArgumentMillis(absl::Duration duration) {
+  return static_cast<int>(
+      std::min<int64_t>(absl::ToInt64Milliseconds(duration), std::numeric_limits<int>::max()));
+}
+
 void SetChannelArguments(const ServerOptions& options, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
   builder.SetMaxSendMessageSize(-1);  // what may be sent is decided by the calls
   // Bounds what is read ahead of a stream; both together were measured to raise its rate.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 256 << 10);
-  // A peer that is stopped is noticed by pings alone; those of peers are welcome every 5 s.
+  if (options.max_connection_age > absl::ZeroDuration()) {
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                               ArgumentMillis(options.max_connection_age));
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
+                               ArgumentMillis(options.max_connection_age_grace));
+  }
+  // A peer that is stopped is noticed by pings alone. Those of peers are welcome every second:
+  // common settings are 10 s and more, and gRPC would hang up on any below 5 minutes.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1'000);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 1024);
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, options.access.max_metadata_bytes);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
@@ -83,8 +114,35 @@ class WithoutReflection final : public grpc::ServerBuilderOption {
     });
   }
 };
+// Shuts down by `deadline`, but not later than when none of `active_calls` is left. Calls of other
+// services, such as open health watches, would hold it up to the deadline: they hear the news and
+// go, once all of ours have ended and been delivered.
+void ShutdownWhenIdle(grpc::Server& server, std::chrono::system_clock::time_point deadline,
+                      const std::atomic<int64_t>& active_calls) {
+  std::atomic<bool> over = false;
+  std::thread shutdown([&server, deadline, &over] {
+    server.Shutdown(deadline);
+    over = true;
+  });
+  for (int idle_polls = 0; !over; absl::SleepFor(kDrainPoll)) {
+    idle_polls = active_calls == 0 ? idle_polls + 1 : 0;
+    if (idle_polls > kDrainIdlePolls) grpc_server_cancel_all_calls(server.c_server());
+  }
+  shutdown.join();
+}
 
 }  // namespace
+
+absl::Status CheckOptions(const ServerOptions& options) {
+  QUANTD_RETURN_IF_ERROR(CheckLimits(options));
+  for (const std::string& text : options.listen) {
+    QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(text));
+    QUANTD_RETURN_IF_ERROR(CheckIsAllowed(address, options.access.tls.enabled(), options));
+  }
+  if (options.metrics.empty()) return absl::OkStatus();
+  QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseMetricsAddress(options.metrics));
+  return CheckIsAllowed(address, /*encrypted=*/false, options);
+}
 
 absl::string_view Version() { return QUANTD_VERSION; }
 
@@ -105,6 +163,8 @@ QuantdServer::QuantdServer(const ServerOptions& options, int threads)
                      .max_open_tensors = options.max_open_tensors};
   context_.idle_watch = &idle_watch_;
   context_.logger = options.logger;
+  if (options.logger != nullptr) context_.call_logger = options.logger->clone(kCallLoggerName);
+  context_.json_log = options.json_log;
   context_.worker_threads = threads;
   service_ = MakeQuantizeService(context_);
 }
@@ -117,6 +177,7 @@ absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOp
           : std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
   std::unique_ptr<QuantdServer> server(new QuantdServer(options, threads));
   QUANTD_RETURN_IF_ERROR(server->LoadAccess(options.access));
+  if (!options.metrics.empty()) QUANTD_RETURN_IF_ERROR(server->StartMetrics(options));
   QUANTD_RETURN_IF_ERROR(server->Listen(options));
   return server;
 }
@@ -153,11 +214,6 @@ absl::Status QuantdServer::OpenSockets(const ServerOptions& options, grpc::Serve
   const auto tcp = tls_ != nullptr ? add_target(tls_->MakeCredentials()) : plain;
   for (const std::string& text : options.listen) {
     QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(text));
-    if (!address.is_local() && tls_ == nullptr && !options.allow_insecure) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("listening on ", address.text,
-                       " without encryption (--tls-cert) needs to be allowed with --insecure"));
-    }
     QUANTD_ASSIGN_OR_RETURN(std::vector<ListeningSocket> sockets,
                             ListeningSocket::Open(address, options.access.socket_mode));
     addresses_.push_back(
@@ -166,6 +222,19 @@ absl::Status QuantdServer::OpenSockets(const ServerOptions& options, grpc::Serve
       acceptor_->Add(std::move(socket), address.is_unix() ? plain : tcp);
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status QuantdServer::StartMetrics(const ServerOptions& options) {
+  context_.metrics.TurnOn({.version = std::string(Version()),
+                           .build = QUANTD_BUILD,
+                           .simd_target = std::string(ChosenSimdTarget()),
+                           .blas_core = BlasCoreName(),
+                           .start = context_.start_time,
+                           .memory_limit_bytes = budget_.limit_bytes(),
+                           .memory_reserved_bytes = [this] { return budget_.used_bytes(); }});
+  QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseMetricsAddress(options.metrics));
+  QUANTD_ASSIGN_OR_RETURN(metrics_endpoint_, MetricsEndpoint::Start(address, context_.metrics));
   return absl::OkStatus();
 }
 
@@ -203,9 +272,14 @@ void QuantdServer::Shutdown(absl::Duration drain) {
   server_->GetHealthCheckService()->SetServingStatus(false);
   acceptor_->Stop();
   using Clock = std::chrono::system_clock;
-  server_->Shutdown(drain == absl::InfiniteDuration()
-                        ? Clock::time_point::max()
-                        : Clock::now() + absl::ToChronoMicroseconds(drain));
+  const Clock::time_point deadline = drain == absl::InfiniteDuration()
+                                         ? Clock::time_point::max()
+                                         : Clock::now() + absl::ToChronoMicroseconds(drain);
+  if (drain <= absl::ZeroDuration()) {
+    server_->Shutdown(deadline);
+  } else {
+    ShutdownWhenIdle(*server_, deadline, context_.active_calls);
+  }
   server_->Wait();
 }
 

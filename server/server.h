@@ -20,6 +20,7 @@
 #include "server/acceptor.h"
 #include "server/access.h"
 #include "server/idle_watch.h"
+#include "server/metrics_endpoint.h"
 #include "server/service_context.h"
 #include "server/tls.h"
 #include "server/tokens.h"
@@ -37,9 +38,17 @@ struct ServerOptions {
   // Foreign clients refuse responses of more than 4 MiB; the rest is for everything but the
   // payload.
   int64_t max_unary_bytes = (int64_t{4} << 20) - (int64_t{256} << 10);
-  int max_open_tensors = 256;              // of a stream
+  int max_open_tensors = 256;                                // of a stream
+  absl::Duration max_connection_age = absl::ZeroDuration();  // zero: any
+  absl::Duration max_connection_age_grace = absl::Seconds(30);
+  std::string metrics;  // "HOST:PORT", or "PORT" of loopback: where to serve them; empty: nowhere
   std::shared_ptr<spdlog::logger> logger;  // null: silent
+  bool json_log = false;                   // the logger's lines are those of MakeLogger's JSON
 };
+
+// Checks everything of `options` that can be checked without taking any of it into use.
+// kInvalidArgument: an option. kFailedPrecondition: an address that needs allow_insecure.
+absl::Status CheckOptions(const ServerOptions& options);
 
 // A quantization service with its threads, memory and listening sockets. Beside its own service it
 // answers grpc.health.v1, which is open to all, and, where no tokens are needed, reflection.
@@ -56,6 +65,11 @@ class QuantdServer {
 
   // Returns where the server listens, in the order of the options, with the ports that were chosen.
   const std::vector<std::string>& addresses() const { return addresses_; }
+
+  // Returns where metrics are served, as HOST:PORT; empty: nowhere.
+  std::string metrics_address() const {
+    return metrics_endpoint_ == nullptr ? "" : metrics_endpoint_->address();
+  }
 
   // Returns a channel to the server that goes through memory. Make no call on it after Shutdown:
   // gRPC 1.51 crashes.
@@ -84,6 +98,7 @@ class QuantdServer {
   absl::Status LoadAccess(const AccessOptions& access);
   absl::Status Listen(const ServerOptions& options);
   absl::Status OpenSockets(const ServerOptions& options, grpc::ServerBuilder& builder);
+  absl::Status StartMetrics(const ServerOptions& options);
 
   MemoryBudget budget_;
   IdleWatch idle_watch_;
@@ -91,6 +106,7 @@ class QuantdServer {
   std::unique_ptr<TlsCertificates> tls_;  // null: plain TCP
   ServiceContext context_;                // outlives the executor's tasks
   Executor executor_;
+  std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
   std::unique_ptr<grpc::Service> service_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> server_;

@@ -7,8 +7,11 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "core/session/session_context.h"
 #include "server/idle_watch.h"
+#include "server/metrics.h"
 #include "server/tokens.h"
 
 namespace quantd {
@@ -27,9 +30,13 @@ struct ServiceContext {
   SessionContext session;  // `pool` is `shared_pool`; the executor has a worker at least
   std::shared_ptr<BufferPool> shared_pool;  // responses on their way keep it alive
   ServiceLimits limits;
-  const TokenTable* tokens = nullptr;      // null: calls need none
-  IdleWatch* idle_watch = nullptr;         // never null while there are calls
-  std::shared_ptr<spdlog::logger> logger;  // null: silent
+  const TokenTable* tokens = nullptr;           // null: calls need none
+  IdleWatch* idle_watch = nullptr;              // never null while there are calls
+  std::shared_ptr<spdlog::logger> logger;       // null: silent
+  std::shared_ptr<spdlog::logger> call_logger;  // for one line a call; null: silent
+  bool json_log = false;                        // what those lines are
+  Metrics metrics;                              // off unless the server was told to have them
+  absl::Time start_time = absl::Now();
   int worker_threads = 0;
   std::atomic<int64_t> active_calls = 0;
   std::atomic<int64_t> started_calls = 0;

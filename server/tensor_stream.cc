@@ -7,8 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "core/base/crc32c.h"
+#include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "quantd/v1/quantization.pb.h"
+#include "server/grpc_status.h"
 
 namespace quantd {
 namespace {
@@ -22,8 +24,7 @@ constexpr int64_t kReadAheadBytes = int64_t{4} << 20;
 grpc::ByteBuffer ErrorFrame(uint64_t tensor_id, const absl::Status& status) {
   v1::StreamingQuantizeResponse frame;
   frame.set_tensor_id(tensor_id);
-  frame.mutable_error()->set_code(static_cast<int>(status.code()));
-  frame.mutable_error()->set_message(std::string(status.message()));
+  *frame.mutable_error() = ToTensorError(status);
   return SerializeFrame(frame);
 }
 
@@ -59,9 +60,19 @@ absl::Status CheckChunk(const ParsedFrame& chunk, const IncomingPlane& plane) {
   return absl::OkStatus();
 }
 
-TensorStream::TensorStream(ServiceContext& context, FrameOutbox& outbox, const CancelToken& cancel,
-                           OpenTensorFn open)
-    : context_(context), outbox_(outbox), cancel_(cancel), open_(std::move(open)) {}
+TensorStream::TensorStream(ServiceContext& context, RpcMetrics& metrics, FrameOutbox& outbox,
+                           const CancelToken& cancel, OpenTensorFn open)
+    : context_(context),
+      metrics_(metrics),
+      outbox_(outbox),
+      cancel_(cancel),
+      open_(std::move(open)) {}
+
+TensorStream::~TensorStream() {
+  for (const auto& [id, tensor] : tensors_) {
+    Record(tensor.get(), TensorOutcome::Result::kCancelled);
+  }
+}
 
 absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
   QUANTD_ASSIGN_OR_RETURN(ParsedFrame frame, ParseFrame(buffer, kRequestFrame));
@@ -100,9 +111,10 @@ absl::Status TensorStream::Open(const ParsedFrame& frame) {
   }
   if (std::ssize(tensors_) >= context_.limits.max_open_tensors) {
     return Fail(id,
-                absl::ResourceExhaustedError(
-                    absl::StrCat("the stream has ", tensors_.size(), " open tensors; at most ",
-                                 context_.limits.max_open_tensors, " are allowed")),
+                WithLimit(absl::ResourceExhaustedError(absl::StrCat(
+                              "the stream has ", tensors_.size(), " open tensors; at most ",
+                              context_.limits.max_open_tensors, " are allowed")),
+                          "open_tensors", context_.limits.max_open_tensors),
                 true);
   }
   if (stream_reservation_.bytes() == 0) {
@@ -159,6 +171,7 @@ absl::Status TensorStream::FinishTensor(uint64_t id) {
   }
   absl::StatusOr<grpc::ByteBuffer> end = tensor->second->Finish();
   if (!end.ok()) return Fail(id, end.status(), false);
+  Record(tensor->second.get(), TensorOutcome::Result::kOk);
   tensors_.erase(tensor);
   ++num_done_;
   outbox_.Send(*std::move(end));
@@ -168,15 +181,28 @@ absl::Status TensorStream::FinishTensor(uint64_t id) {
 absl::Status TensorStream::Fail(uint64_t id, const absl::Status& status, bool more_to_come) {
   if (current_id_ == id) current_ = nullptr;
   frame_reservation_ = MemoryBudget::Reservation();
+  const auto tensor = tensors_.find(id);
+  Record(tensor == tensors_.end() ? nullptr : tensor->second.get(), TensorOutcome::Result::kFailed);
+  context_.metrics.CountRefusal(status);
   tensors_.erase(id);
   ++num_failed_;
   outbox_.Send(ErrorFrame(id, status));
   if (!more_to_come) return absl::OkStatus();
   failed_.insert(id);
   if (failed_.size() <= kMaxFailedTensors) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat(failed_.size(), " tensors have failed and not been ended; at most ",
-                   kMaxFailedTensors, " are allowed on a stream"));
+  return WithLimit(absl::ResourceExhaustedError(absl::StrCat(
+                       failed_.size(), " tensors have failed and not been ended; at most ",
+                       kMaxFailedTensors, " are allowed on a stream")),
+                   "failed_tensors", kMaxFailedTensors);
+}
+
+void TensorStream::Record(const OpenTensor* tensor, TensorOutcome::Result result) {
+  TensorOutcome outcome;
+  if (tensor != nullptr) outcome = tensor->outcome();
+  outcome.result = result;
+  times_.statistics += outcome.statistics;
+  times_.encode += outcome.encode;
+  metrics_.TensorEnded(outcome);
 }
 
 absl::Status TensorStream::Close() {

@@ -31,6 +31,8 @@ class OpenTensor {
   virtual absl::StatusOr<bool> Work(const CancelToken& cancel) = 0;
   // Returns the `end` frame; everything that came is worked off.
   virtual absl::StatusOr<grpc::ByteBuffer> Finish() = 0;
+  // Returns what is known of it so far, but for the result.
+  virtual TensorOutcome outcome() const = 0;
 };
 
 // Opens a tensor from the bytes of its start message, and answers `start`.
@@ -41,13 +43,15 @@ using OpenTensorFn = std::function<absl::StatusOr<std::unique_ptr<OpenTensor>>(
 // what the peer still sends for it is dropped up to its `end`. Not thread-safe.
 class TensorStream final : public FrameHandler {
  public:
-  TensorStream(ServiceContext& context, FrameOutbox& outbox, const CancelToken& cancel,
-               OpenTensorFn open);
+  TensorStream(ServiceContext& context, RpcMetrics& metrics, FrameOutbox& outbox,
+               const CancelToken& cancel, OpenTensorFn open);
+  ~TensorStream() override;
 
   absl::Status Accept(const grpc::ByteBuffer& frame) override;
   absl::StatusOr<bool> Work() override;
   absl::Status Close() override;
   std::string Summary() const override;
+  CallTimes times() const override { return times_; }
 
  private:
   absl::Status Open(const ParsedFrame& frame);
@@ -55,8 +59,11 @@ class TensorStream final : public FrameHandler {
   absl::Status FinishTensor(uint64_t tensor_id);
   // Closes the tensor with an error frame; its frames are dropped from now on if `more_to_come`.
   absl::Status Fail(uint64_t tensor_id, const absl::Status& status, bool more_to_come);
+  // Takes what is known of a tensor that ends into the metrics; null: it was never open.
+  void Record(const OpenTensor* tensor, TensorOutcome::Result result);
 
   ServiceContext& context_;
+  RpcMetrics& metrics_;
   FrameOutbox& outbox_;
   const CancelToken& cancel_;
   const OpenTensorFn open_;
@@ -68,6 +75,7 @@ class TensorStream final : public FrameHandler {
   OpenTensor* current_ = nullptr;  // has work left
   bool any_start_ = false;
   int64_t num_done_ = 0, num_failed_ = 0;
+  CallTimes times_;
 };
 
 // One plane as it comes in.

@@ -1,5 +1,7 @@
 #include "server/unary_calls.h"
 
+#include <google/protobuf/util/time_util.h>
+
 #include <algorithm>
 #include <cstring>
 #include <span>
@@ -9,7 +11,10 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "core/base/checked_math.h"
+#include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "core/exec/memory_budget.h"
 #include "core/scheme/registry.h"
@@ -30,14 +35,41 @@ absl::StatusOr<MemoryBudget::Reservation> ReserveUnary(const ServiceContext& con
                                                        absl::string_view method,
                                                        int64_t input_bytes, int64_t output_bytes) {
   if (output_bytes > context.limits.max_unary_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the response of ", method, " would have ", output_bytes, " bytes; a unary one may have ",
-        context.limits.max_unary_bytes, "; use Streaming", method));
+    return WithLimit(absl::ResourceExhaustedError(
+                         absl::StrCat("the response of ", method, " would have ", output_bytes,
+                                      " bytes; a unary one may have ",
+                                      context.limits.max_unary_bytes, "; use Streaming", method)),
+                     "unary_response_bytes", context.limits.max_unary_bytes);
   }
   // The response lies there twice: as the message, and serialized.
   QUANTD_ASSIGN_OR_RETURN(const int64_t bytes, CheckedAdd(input_bytes, 2 * output_bytes));
   return context.session.budget->Reserve(bytes, "a unary call");
 }
+
+// What is counted of a unary call's tensor; at its end, `outcome` goes to the metrics and its times
+// to the call.
+class UnaryTensor {
+ public:
+  UnaryTensor(RpcMetrics& metrics, const CancelToken& cancel, CallTimes& times)
+      : metrics_(metrics), cancel_(cancel), times_(times) {}
+  ~UnaryTensor() {
+    if (outcome.result != TensorOutcome::Result::kOk && cancel_.cancelled()) {
+      outcome.result = TensorOutcome::Result::kCancelled;
+    }
+    outcome.elapsed = absl::Now() - start_;
+    times_.statistics += outcome.statistics;
+    times_.encode += outcome.encode;
+    metrics_.TensorEnded(outcome);
+  }
+
+  TensorOutcome outcome;
+
+ private:
+  RpcMetrics& metrics_;
+  const CancelToken& cancel_;
+  CallTimes& times_;
+  const absl::Time start_ = absl::Now();
+};
 
 std::span<const std::byte> AsBytes(const std::string& text) {
   return std::as_bytes(std::span(text.data(), text.size()));
@@ -96,8 +128,11 @@ absl::Status Feed(DequantizeSession& session, int plane, std::span<const std::by
 }  // namespace
 
 absl::Status Quantize(ServiceContext& context, const v1::QuantizeRequest& request,
-                      v1::QuantizeResponse& response, const CancelToken& cancel) {
+                      v1::QuantizeResponse& response, const CancelToken& cancel, CallTimes& times) {
+  UnaryTensor tensor(context.metrics.rpc("Quantize"), cancel, times);
   QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(request.start(), context));
+  tensor.outcome.scheme = head.plan.scheme->info.name;
+  tensor.outcome.input_bytes = static_cast<int64_t>(request.data().size());
   QUANTD_ASSIGN_OR_RETURN(
       const MemoryBudget::Reservation reservation,
       ReserveUnary(context, "Quantize", static_cast<int64_t>(request.data().size()),
@@ -122,12 +157,20 @@ absl::Status Quantize(ServiceContext& context, const v1::QuantizeRequest& reques
   }
   QUANTD_ASSIGN_OR_RETURN(const EncodingReport report, session->Finish());
   *response.mutable_report() = ToProto(report, session->plan().resolved.layout.planes);
+  const int64_t input_bytes = tensor.outcome.input_bytes;
+  tensor.outcome = OutcomeOf(*session);
+  tensor.outcome.input_bytes = input_bytes;
+  AddReport(session->plan(), report, tensor.outcome);
   return absl::OkStatus();
 }
 
 absl::Status Dequantize(ServiceContext& context, const v1::DequantizeRequest& request,
-                        v1::DequantizeResponse& response, const CancelToken& cancel) {
+                        v1::DequantizeResponse& response, const CancelToken& cancel,
+                        CallTimes& times) {
+  UnaryTensor tensor(context.metrics.rpc("Dequantize"), cancel, times);
   QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(request.start(), context));
+  tensor.outcome.scheme = head.plan.scheme->info.name;
+  tensor.outcome.input_bytes = head.plan.output_bytes;
   QUANTD_ASSIGN_OR_RETURN(const std::vector<const std::string*> planes,
                           CollectPlanes(request, head.plan));
   QUANTD_ASSIGN_OR_RETURN(
@@ -139,38 +182,42 @@ absl::Status Dequantize(ServiceContext& context, const v1::DequantizeRequest& re
       DequantizeSession::Create(std::move(head.plan), head.output_dtype, context.session));
   response.mutable_data()->resize(static_cast<size_t>(head.output_bytes));
   StringSink sink({response.mutable_data()});
+  const absl::Time begin = absl::Now();
   for (size_t n = 0; n < planes.size(); ++n) {  // parameters first, then the codes: plane 0
     const size_t i = (n + 1) % planes.size();
     if (planes[i] == nullptr) continue;  // of no bytes
     QUANTD_RETURN_IF_ERROR(Feed(*session, static_cast<int>(i), AsBytes(*planes[i]), sink, cancel));
   }
+  tensor.outcome.encode = absl::Now() - begin;
   QUANTD_ASSIGN_OR_RETURN(const DecodingReport report, session->Finish());
   *response.mutable_finished() = ToProto(report, session->plan().resolved.layout.planes);
+  tensor.outcome.output_bytes = head.output_bytes;
+  tensor.outcome.result = TensorOutcome::Result::kOk;
   return absl::OkStatus();
 }
 
 absl::Status PlanTensor(ServiceContext& context, const v1::PlanRequest& request,
-                        v1::PlanResponse& response, const CancelToken&) {
+                        v1::PlanResponse& response, const CancelToken&, CallTimes&) {
   QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(request.tensor()));
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(request.spec()));
-  QUANTD_ASSIGN_OR_RETURN(const Plan plan,
-                          MakePlan(spec, tensor, context.limits.session_budget_bytes,
-                                   {.has_ranges = request.with_ranges()}));
+  QUANTD_ASSIGN_OR_RETURN(const Plan plan, PlanFor(spec, tensor, context, request.with_ranges()));
   *response.mutable_plan() = ToProto(plan);
   return absl::OkStatus();
 }
 
 absl::Status ListSchemes(ServiceContext&, const v1::ListSchemesRequest& request,
-                         v1::ListSchemesResponse& response, const CancelToken&) {
+                         v1::ListSchemesResponse& response, const CancelToken&, CallTimes&) {
   const std::span<const Scheme* const> schemes = AllSchemes();
   if (request.page_size() < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("page_size=", request.page_size(), " is negative"));
+    return WithField(
+        absl::InvalidArgumentError(absl::StrCat("page_size=", request.page_size(), " is negative")),
+        "page_size");
   }
   size_t begin = 0;
   if (!request.page_token().empty() &&
       (!absl::SimpleAtoi(request.page_token(), &begin) || begin > schemes.size())) {
-    return absl::InvalidArgumentError("page_token is not one that ListSchemes gave");
+    return WithField(absl::InvalidArgumentError("page_token is not one that ListSchemes gave"),
+                     "page_token");
   }
   const auto size =
       static_cast<size_t>(request.page_size() == 0 ? kDefaultPageSize : request.page_size());
@@ -181,7 +228,7 @@ absl::Status ListSchemes(ServiceContext&, const v1::ListSchemesRequest& request,
 }
 
 absl::Status GetServerInfo(ServiceContext& context, const v1::GetServerInfoRequest&,
-                           v1::GetServerInfoResponse& response, const CancelToken&) {
+                           v1::GetServerInfoResponse& response, const CancelToken&, CallTimes&) {
   response.set_version(QUANTD_VERSION);
   response.set_build(QUANTD_BUILD);
   response.set_simd_target(ChosenSimdTarget());
@@ -191,6 +238,12 @@ absl::Status GetServerInfo(ServiceContext& context, const v1::GetServerInfoReque
   response.set_memory_used_bytes(context.session.budget->used_bytes());
   response.set_max_message_bytes(context.limits.max_message_bytes);
   response.set_max_unary_bytes(context.limits.max_unary_bytes);
+  response.set_max_tensor_memory_bytes(context.limits.session_budget_bytes);
+  response.set_max_open_tensors(context.limits.max_open_tensors);
+  response.set_max_dimensions(kMaxRank);
+  response.set_max_name_bytes(static_cast<int>(kMaxTensorNameBytes));
+  *response.mutable_uptime() = google::protobuf::util::TimeUtil::NanosecondsToDuration(
+      absl::ToInt64Nanoseconds(absl::Now() - context.start_time));
   for (const DType dtype : AllDTypes()) {
     if (IsQuantizable(dtype)) response.add_input_data_types(ToProto(dtype));
   }

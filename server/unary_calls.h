@@ -4,24 +4,29 @@
 #include "absl/status/status.h"
 #include "core/session/sink.h"
 #include "quantd/v1/quantization.pb.h"
+#include "server/call_record.h"
 #include "server/service_context.h"
 
-// The unary calls: each fills `response` from `request`. Thread-safe.
+// The unary calls: each fills `response` from `request`, and says in `times` where its time went.
+// Thread-safe.
 namespace quantd {
 
 // kResourceExhausted: the response would be larger than a unary one may be.
 absl::Status Quantize(ServiceContext& context, const v1::QuantizeRequest& request,
-                      v1::QuantizeResponse& response, const CancelToken& cancel);
+                      v1::QuantizeResponse& response, const CancelToken& cancel, CallTimes& times);
 absl::Status Dequantize(ServiceContext& context, const v1::DequantizeRequest& request,
-                        v1::DequantizeResponse& response, const CancelToken& cancel);
+                        v1::DequantizeResponse& response, const CancelToken& cancel,
+                        CallTimes& times);
 
 absl::Status PlanTensor(ServiceContext& context, const v1::PlanRequest& request,
-                        v1::PlanResponse& response, const CancelToken& cancel);
+                        v1::PlanResponse& response, const CancelToken& cancel, CallTimes& times);
 // kInvalidArgument: a page size or token that is not ours.
 absl::Status ListSchemes(ServiceContext& context, const v1::ListSchemesRequest& request,
-                         v1::ListSchemesResponse& response, const CancelToken& cancel);
+                         v1::ListSchemesResponse& response, const CancelToken& cancel,
+                         CallTimes& times);
 absl::Status GetServerInfo(ServiceContext& context, const v1::GetServerInfoRequest& request,
-                           v1::GetServerInfoResponse& response, const CancelToken& cancel);
+                           v1::GetServerInfoResponse& response, const CancelToken& cancel,
+                           CallTimes& times);
 
 }  // namespace quantd
 

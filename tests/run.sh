@@ -30,6 +30,14 @@ if ! cmp -s tests/requirements.txt "$venv/installed.txt"; then
   cp tests/requirements.txt "$venv/installed.txt"
 fi
 
+# promtool alone of Debian's package `prometheus`, which would start a server when installed.
+if [[ ! -x $venv/bin/promtool ]]; then
+  download=$(mktemp -d)
+  (cd "$download" && apt-get download -q prometheus && dpkg-deb -x prometheus_*.deb .)
+  install -m 755 "$download/usr/bin/promtool" "$venv/bin/"
+  rm -r "$download"
+fi
+
 cmake --preset "$preset" -DQUANTD_BUILD_TESTS=ON "-DQUANTD_TEST_PYTHON=$PWD/$venv/bin/python"
 cmake --build --preset "$preset" --parallel "$(nproc)"
 

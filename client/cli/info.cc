@@ -6,9 +6,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/time.h"
 #include "client/cli/commands.h"
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
+#include "client/wire.h"
 #include "core/base/status_macros.h"
 #include "proto/convert.h"
 
@@ -52,6 +54,11 @@ Json InfoJson(const std::string& where, const v1::GetServerInfoResponse& info) {
   json["memory_used_bytes"] = info.memory_used_bytes();
   json["max_message_bytes"] = info.max_message_bytes();
   json["max_unary_bytes"] = info.max_unary_bytes();
+  json["max_tensor_memory_bytes"] = info.max_tensor_memory_bytes();
+  json["max_open_tensors"] = info.max_open_tensors();
+  json["max_dimensions"] = info.max_dimensions();
+  json["max_name_bytes"] = info.max_name_bytes();
+  json["uptime_seconds"] = absl::ToDoubleSeconds(ReadDuration(info.uptime()));
   json["input_data_types"] = InputTypes(info);
   return json;
 }
@@ -76,8 +83,13 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   line("worker threads", absl::StrCat(info.worker_threads()));
   line("memory budget", absl::StrCat(HumanBytes(info.memory_budget_bytes()), ", ",
                                      HumanBytes(info.memory_used_bytes()), " in use"));
+  line("tensor memory", HumanBytes(info.max_tensor_memory_bytes()));
   line("message limit", HumanBytes(info.max_message_bytes()));
   line("unary limit", HumanBytes(info.max_unary_bytes()));
+  line("tensor limits",
+       absl::StrCat(info.max_open_tensors(), " open on a stream, ", info.max_dimensions(),
+                    " dimensions, names of ", info.max_name_bytes(), " bytes"));
+  line("uptime", absl::FormatDuration(absl::Trunc(ReadDuration(info.uptime()), absl::Seconds(1))));
   line("input types", absl::StrJoin(InputTypes(info), ", "));
   return kOk;
 }

@@ -70,6 +70,7 @@ class QuantizeSession::Impl {
   }
 
   const Plan& plan() const { return plan_; }
+  const SessionWork& work() const { return work_; }
 
  private:
   // Input is gathered in `held_`, then encoded window by window from there.
@@ -96,6 +97,7 @@ class QuantizeSession::Impl {
 
   // Takes one window of what is held into the statistics; false if there is none to take.
   bool ScanHeld(bool complete) {
+    ScopedTimer timer(work_.statistics);
     const int64_t received_elems = received_bytes_ / elem_bytes_;
     int64_t end = std::min(scanned_elems_ + plan_.target_elems, received_elems);
     if (end == scanned_elems_ || (end - scanned_elems_ < plan_.target_elems && !complete))
@@ -236,6 +238,7 @@ class QuantizeSession::Impl {
 
   // Finds and writes the parameters of the groups that begin in the window.
   int64_t ResolveWindow(const Window& window, PayloadSink& sink) {
+    ScopedTimer timer(work_.statistics);
     const GroupMap& groups = layout_.groups;
     const int64_t last_row = (window.end_elem() - 1) / groups.row_elems;
     const int64_t first_group = groups.RunAt(window.first_elem).group;
@@ -265,6 +268,7 @@ class QuantizeSession::Impl {
     if (plan_.scheme->resolve != nullptr && !plan_.params_upfront) {
       view.first_group = ResolveWindow(window, sink);
     }
+    ScopedTimer timer(work_.encoding);
     for (size_t plane = 1; plane < params_.size(); ++plane) view.planes[plane] = params_[plane];
     const int64_t offset = layout_.CodeOffset(window.first_elem);
     const int64_t size_bytes = layout_.CodeOffset(window.end_elem()) - offset;
@@ -273,6 +277,7 @@ class QuantizeSession::Impl {
     digests_[0].Update(out);
     sink.Commit(0, offset, size_bytes);
     encoded_elems_ = window.end_elem();
+    ++work_.windows;
     if (done()) held_ = {};
     return absl::OkStatus();
   }
@@ -297,6 +302,7 @@ class QuantizeSession::Impl {
   int64_t scanned_elems_ = 0;
   int64_t encoded_elems_ = 0;
   bool started_ = false;
+  SessionWork work_;
 };
 
 QuantizeSession::QuantizeSession(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -344,6 +350,7 @@ absl::StatusOr<StepResult> QuantizeSession::Step(std::span<const std::byte> in, 
 bool QuantizeSession::done() const { return impl_->done(); }
 absl::StatusOr<EncodingReport> QuantizeSession::Finish() { return impl_->Finish(); }
 const Plan& QuantizeSession::plan() const { return impl_->plan(); }
+const SessionWork& QuantizeSession::work() const { return impl_->work(); }
 
 namespace {
 

@@ -14,6 +14,7 @@
 #include "core/session/report.h"
 #include "core/session/session_context.h"
 #include "core/session/sink.h"
+#include "core/session/work.h"
 
 namespace quantd {
 
@@ -50,6 +51,7 @@ class QuantizeSession {
   absl::StatusOr<EncodingReport> Finish();
 
   const Plan& plan() const;
+  const SessionWork& work() const;
 
  private:
   class Impl;

@@ -1,0 +1,170 @@
+"""Prometheus metrics, and the rules and the dashboard that use them."""
+
+import json
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import grpc
+import numpy as np
+import pytest
+from conftest import QUANTD, ROOT, clean_env, error_of, quantctl, running_server
+from safetensors.numpy import save_file
+
+DEPLOY = ROOT / "deploy"
+SUFFIXES = ("_bucket", "_sum", "_count")
+# tests/run.sh puts it beside the tests' Python.
+PROMTOOL = shutil.which("promtool", path=pathlib.Path(sys.executable).parent) or shutil.which("promtool")
+
+
+def promtool(*args, text=""):
+    assert PROMTOOL, "no promtool; tests/run.sh brings it"
+    result = subprocess.run([PROMTOOL, *map(str, args)], input=text.encode(), capture_output=True, timeout=60)
+    assert result.returncode == 0, (result.stdout + result.stderr).decode()
+    return (result.stdout + result.stderr).decode()
+
+
+def metrics_url(server):
+    return re.search(r"http://\S+/metrics", server.log()).group()
+
+
+def scrape(server):
+    with urllib.request.urlopen(metrics_url(server), timeout=30) as response:
+        return response.read().decode()
+
+
+def samples(text):
+    """Values by name and labels, sorted: {("quantd_x_total", (("code", "OK"),)): 1.0}."""
+    found = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
+        if match and not line.startswith("#"):
+            labels = tuple(sorted(re.findall(r'(\w+)="([^"]*)"', match[2] or "")))
+            found[match[1], labels] = float(match[3])
+    return found
+
+
+def value(found, name, **labels):
+    return found.get((name, tuple(sorted(labels.items()))), 0.0)
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory, stubs):
+    """A server that has done, failed and refused something of each kind, and what it was sent."""
+    pb = stubs[0]
+    folder = tmp_path_factory.mktemp("metrics")
+    x = np.random.default_rng(3).standard_normal((64, 128)).astype(np.float32)
+    x[0, 0] = np.nan
+    x[1, 1] = 100
+    save_file({"w": x}, folder / "w.safetensors")
+    with running_server(folder / "s", "--metrics", "0", "--memory", "16MiB") as server:
+        quantctl("quantize", folder / "w.safetensors", "-o", folder / "q.safetensors", "--server", server.address,
+                 "--to", "int8:range=-1..1,nonfinite=saturate")
+        quantctl("dequantize", folder / "q.safetensors", "-o", folder / "d.safetensors", "--server",
+                 server.address)
+        error_of("quantize", folder / "w.safetensors", "-o", folder / "n.safetensors", "--server",
+                 server.address, "--to", "int8:nonfinite=reject", code=2)
+        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as refused:
+            tensor = pb.TensorDescriptor(name="b", data_type=pb.DATA_TYPE_F32, shape=[1 << 22])
+            stubs[1].QuantizationServiceStub(channel).Quantize(pb.QuantizeRequest(
+                start=pb.QuantizeStart(tensor=tensor, spec=pb.QuantizationSpec(text="int8"))))
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        yield server, x
+
+
+def test_counts(busy):
+    server, x = busy
+    found = samples(scrape(server))
+    stream = {"rpc": "StreamingQuantize"}
+    assert value(found, "quantd_requests_total", code="OK", **stream) >= 1
+    assert value(found, "quantd_tensors_total", scheme="int8", outcome="ok", **stream) == 1
+    assert value(found, "quantd_tensors_total", scheme="int8", outcome="failed", **stream) == 1
+    assert value(found, "quantd_tensors_total", scheme="int8", outcome="ok", rpc="StreamingDequantize") == 1
+    assert value(found, "quantd_tensor_output_bytes_total", scheme="int8", **stream) == x.size + 4
+    assert value(found, "quantd_tensor_input_bytes_total", scheme="int8", **stream) == 2 * x.nbytes
+    assert value(found, "quantd_received_bytes_total", **stream) > 2 * x.nbytes
+    assert value(found, "quantd_sent_bytes_total", **stream) > x.size
+    assert value(found, "quantd_windows_encoded_total", scheme="int8") >= 1
+    assert value(found, "quantd_non_finite_values_total", scheme="int8") == 1
+    clipped = np.count_nonzero(np.abs(np.nan_to_num(x)) >= 1 + 0.5 / 127)
+    assert value(found, "quantd_clipped_values_total", scheme="int8") == pytest.approx(clipped, abs=2)
+    assert value(found, "quantd_refusals_total", reason="unary_response_bytes") == 1
+    assert value(found, "quantd_memory_limit_bytes") == 16 << 20
+    assert value(found, "quantd_memory_reserved_bytes") == 0
+    assert value(found, "quantd_active_calls", **stream) == 0
+    assert value(found, "quantd_request_duration_seconds_count", **stream) >= 2
+    assert value(found, "quantd_queue_wait_seconds_count", **stream) >= 2
+    assert value(found, "quantd_tensor_duration_seconds_count", scheme="int8", **stream) == 1
+    assert value(found, "quantd_start_time_seconds") > 1.6e9
+    (info,) = [dict(labels) for name, labels in found if name == "quantd_build_info"]
+    assert set(info) == {"version", "build", "simd_target", "blas_core"} and all(info.values())
+
+
+def test_labels_are_bounded(busy, stubs):
+    server, _ = busy
+    schemes = {s["name"] for s in json.loads(quantctl("schemes", "--json").stdout)["schemes"]} | {"none"}
+    rpcs = {m.name for m in stubs[0].DESCRIPTOR.services_by_name["QuantizationService"].methods}
+    for _, labels in samples(scrape(server)):
+        labels = dict(labels)
+        assert labels.get("scheme", "none") in schemes
+        assert labels.get("rpc", "Plan") in rpcs
+
+
+def test_promtool_accepts(busy):
+    assert promtool("check", "metrics", text=scrape(busy[0])).strip() == ""
+    promtool("check", "rules", DEPLOY / "alerts.yml")
+
+
+def names_in(text):
+    return set(re.findall(r"\bquantd_[a-z_]+", text))
+
+
+def known_names(server):
+    return {name for name, _ in samples(scrape(server))}
+
+
+def test_alerts_use_what_there_is(busy):
+    rules = (DEPLOY / "alerts.yml").read_text()
+    assert names_in(rules), "no metric at all"
+    assert names_in(rules) <= known_names(busy[0])
+
+
+def test_dashboard_uses_what_there_is(busy, tmp_path):
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    expressions.append(re.fullmatch(r"label_values\((\w+), \w+\)",
+                                    dashboard["templating"]["list"][1]["query"])[1])
+    known = known_names(busy[0])
+    assert names_in(" ".join(expressions)) <= known
+    # All that is exported can be seen, but for the sums of histograms.
+    ours = {n for n in known if n.startswith("quantd_") and not n.endswith(("_sum", "_count"))}
+    assert ours <= names_in(" ".join(expressions))
+    rules = {"groups": [{"name": "dashboard", "rules": [
+        {"record": f"dashboard:{i}", "expr": e.replace("$__rate_interval", "5m").replace("$instance", ".*")}
+        for i, e in enumerate(expressions)]}]}
+    (tmp_path / "rules.yml").write_text(json.dumps(rules))  # JSON is YAML
+    promtool("check", "rules", tmp_path / "rules.yml")
+
+
+def test_off_unless_asked_for(server):
+    assert "metrics on" not in server.log()
+
+
+def test_addresses(tmp_path):
+    def run(*args):
+        result = subprocess.run([QUANTD, "--listen", "127.0.0.1:0", *args], capture_output=True, timeout=60,
+                                env=clean_env())
+        assert result.returncode != 0
+        return (result.stdout + result.stderr).decode()
+
+    assert "--insecure" in run("--metrics", "0.0.0.0:0")
+    assert "unix:" in run("--metrics", f"unix:{tmp_path}/m")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"127.0.0.1:{port}" in run("--metrics", str(port))
+    with running_server(tmp_path / "any", "--metrics", "0.0.0.0:0", "--insecure") as server:
+        assert "quantd_build_info" in scrape(server)
