@@ -131,6 +131,18 @@ def running_server(folder, *args, listen="127.0.0.1:0", env=None, preexec_fn=Non
             raise
 
 
+@contextlib.contextmanager
+def surviving_server(folder, *args):
+    """A server that has to live until the end, and must not hold any memory then."""
+    with running_server(folder, *args) as running:
+        yield running
+        assert running.process.poll() is None, running.log()
+        wait_until(
+            lambda: quantctl_json("info", "--server", running.address)["memory_used_bytes"] == 0,
+            "the release of memory")
+    assert running.process.returncode == 0, running.log()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A server on TCP that all tests share; it has to survive every one of them."""
