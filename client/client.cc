@@ -26,6 +26,8 @@ constexpr int kMaxMessageBytes = 64 << 20;
 // Measured: with the BDP probe off, this window moves frames of 1 MiB fastest over loopback.
 constexpr int kLookaheadBytes = 256 << 10;
 constexpr size_t kPlansInFlight = 64;
+// gRPC's own is 1 s, in which every attempt fails, also where the server is long back.
+constexpr int kFirstReconnectMs = 100;
 
 std::string MethodName(absl::string_view name) { return absl::StrCat(kService, name); }
 
@@ -111,6 +113,7 @@ std::vector<absl::StatusOr<Info>> RunJobs(const std::shared_ptr<grpc::Channel>& 
 grpc::ChannelArguments ClientChannelArguments() {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kLookaheadBytes);
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);

@@ -82,8 +82,9 @@ struct CallOptions {
   // When the whole call ends with kDeadlineExceeded.
   absl::Time deadline = absl::InfiniteFuture();
   // How often a tensor that fails with kUnavailable is sent in all, where its source rewinds and
-  // its sink restarts; the first pause before that, doubled each time.
-  int max_attempts = 3;
+  // its sink restarts; the first pause before that, doubled each time: a server that restarts has
+  // 3 s.
+  int max_attempts = 5;
   absl::Duration first_backoff = absl::Milliseconds(200);
   // Tensors on the way at once on a stream, and streams.
   int tensors_in_flight = 8;

@@ -146,7 +146,7 @@ TEST_F(FakeServerTest, GivesUpAfterTheLastAttempt) {
   const absl::Status status = Quantize().status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(status.message(), "going down");
-  EXPECT_EQ(server_.streams, 3);
+  EXPECT_EQ(server_.streams, CallOptions().max_attempts);
 }
 
 TEST_F(FakeServerTest, TreatsAnEarlyEndAsUnavailable) {
