@@ -39,7 +39,8 @@ void TuneAllocator() {
   mallopt(M_TOP_PAD, 64 << 20);
 }
 
-// Gives kept memory back to the system after a while without calls.
+// Gives kept memory back to the system while there are no calls; time and again, since peers that
+// make none use memory as well (a flood of pings).
 class IdleTrimmer {
  public:
   explicit IdleTrimmer(QuantdServer& server) : server_(server) {}
@@ -48,16 +49,14 @@ class IdleTrimmer {
     const int64_t started = server_.started_calls();
     const bool idle = started == started_at_last_tick_ && server_.active_calls() == 0;
     started_at_last_tick_ = started;
-    if (!idle || started == trimmed_at_) return;
+    if (!idle) return;
     server_.TrimMemory();
     malloc_trim(0);
-    trimmed_at_ = started;
   }
 
  private:
   QuantdServer& server_;
   int64_t started_at_last_tick_ = 0;
-  int64_t trimmed_at_ = 0;
 };
 
 // Where the signal handler says which signal came; a handler can reach nothing but a global.
