@@ -1,0 +1,175 @@
+"""Writes seeds for the fuzz targets: specs, frames, requests and files such as users have.
+
+    make_seeds.py FOLDER    (by a Python that has tests/requirements.txt)
+
+FOLDER/NAME gets the seeds of NAME_fuzz.cc; the head of that file tells the form of its inputs.
+"""
+
+import io
+import pathlib
+import struct
+import sys
+import tempfile
+
+import numpy as np
+from grpc_tools import protoc
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DTYPES = ["f64", "f32", "f16", "bf16", "int8", "int16", "int32", "int64", "uint8"]  # as in dtype.h
+SPECS = [
+    "int8", "int8:axis=0", "int8:axis=-1,range=2.5sigma", "int4:group=128,mode=asymmetric",
+    "uint4:group=7,tail=short", "uint8:block=3x5,tail=short,range=3sigma", "int16:scale_type=pow2",
+    "int8:round=stochastic,seed=42", "int8:round=truncate,scale=0.02,zero=3", "fp16", "bf16",
+    "fp16:nonfinite=propagate", "int8:nonfinite=saturate", "uint8:range=-1.5..2,axis=0", "q8_0",
+    "q8_0:tail=pad", "nf4", "nf4:group=128", "nvfp4", "nvfp4:tail=pad", "q8_0:incompatible=int8",
+    "int8:dialect=onnx,mode=full,scale_type=f16", "uint4:mode=symmetric,round=half_away",
+]
+SHAPES = [(6, 64), (5, 3, 32), (700,), (130, 160), (1, 20000), (2, 9001), (), (0, 5), (33, 33)]
+
+
+def messages():
+    """Returns the module that grpcio-tools makes of the proto."""
+    folder = tempfile.mkdtemp()
+    include = pathlib.Path(protoc.__file__).parent / "_proto"
+    assert 0 == protoc.main(["protoc", f"-I{ROOT / 'proto'}", f"-I{include}",
+                             f"--python_out={folder}", "quantd/v1/quantization.proto"])
+    sys.path.insert(0, folder)
+    from quantd.v1 import quantization_pb2
+
+    return quantization_pb2
+
+
+def sessions():
+    """Cases of both session targets: spec, dtype, shape, flags, seed, values."""
+    rng = np.random.default_rng(1)
+    for i in range(60):
+        spec, dtype = SPECS[i % len(SPECS)].encode(), DTYPES[1 if i < 25 else i % len(DTYPES)]
+        shape = SHAPES[(i * 5) % len(SHAPES)]
+        values = rng.standard_normal(160).astype({"f64": "f8", "f16": "f2"}.get(dtype, "f4"))
+        if i % 7 == 0:
+            values[rng.integers(160)] = [np.nan, np.inf, 3e38, 1e-45][i % 4]
+        yield (bytes([len(spec)]) + spec + bytes([DTYPES.index(dtype), len(shape)]) +
+               struct.pack(f"<{len(shape)}H", *shape) + bytes([i % 16]) +
+               struct.pack("<I", i) + values.tobytes())
+
+
+def start_of(pb, kind, i):
+    start = kind()
+    start.tensor.name = f"layer.{i}"
+    start.tensor.data_type = 1 + i % 9
+    start.tensor.shape.extend(SHAPES[i % 4])
+    if i % 3:
+        start.spec.text = SPECS[i % len(SPECS)]
+        return start
+    spec = start.spec
+    spec.scheme = SPECS[i % len(SPECS)].split(":")[0]
+    spec.mode, spec.rounding, spec.scale_type = i % 4, i % 9, i % 5
+    spec.non_finite, spec.tail, spec.range = i % 4, i % 4, ["", "minmax", "3sigma"][i % 3]
+    if i % 2:
+        spec.group_elems = 32
+    else:
+        spec.block.rows, spec.block.cols = 2, 16
+    spec.scale, spec.seed, spec.dialect = 0.5, 7, ["", "onnx"][i % 2]
+    return start
+
+
+def requests(pb):
+    """Inputs of convert: a kind and the message of that kind."""
+    for i in range(24):
+        quantize = start_of(pb, pb.QuantizeStart, i)
+        if i % 4 == 0:
+            groups = [1, 6, 12][i % 3]
+            quantize.ranges.min.extend([-1.0] * groups)
+            quantize.ranges.max.extend([2.0] * groups)
+            quantize.ranges.tensor.min, quantize.ranges.tensor.max = -1, 2
+        yield bytes([0]) + quantize.SerializeToString()
+        dequantize = start_of(pb, pb.DequantizeStart, i)
+        dequantize.output_data_type = i % 5
+        yield bytes([1]) + dequantize.SerializeToString()
+        calibrate = start_of(pb, pb.CalibrateStart, i)
+        calibrate.column_moments, calibrate.gram = i % 2 == 0, i % 5 == 0
+        state = calibrate.merge.add()
+        for _ in range([1, 6][i % 2]):
+            state.groups.add(count=64, min=-1, max=2, mean=0.1, centred_second_moment=3)
+        state.tensor.CopyFrom(state.groups[0])
+        state.rows = 6
+        yield bytes([2]) + calibrate.SerializeToString()
+        plan = pb.PlanRequest(tensor=quantize.tensor, spec=quantize.spec, with_ranges=i % 2 == 0)
+        yield bytes([3]) + plan.SerializeToString()
+    response = pb.QuantizeResponse()
+    response.start.tensor.CopyFrom(quantize.tensor)
+    response.start.plan.planes.add(name="codes", data_type=5, shape=[6, 64], size_bytes=384)
+    response.report.digests["codes"] = "xxh3:0123456789abcdef"
+    response.report.figures.count = 384
+    yield bytes([4]) + response.SerializeToString()
+    ranges = dict(min=[-1], max=[1], tensor=dict(min=-1, max=1))
+    yield bytes([5]) + pb.CalibrateResponse(ranges=ranges, state=state).SerializeToString()
+
+
+def frames(pb):
+    """Inputs of frame_codec: kind, cuts, message."""
+    for i in range(12):
+        chunk = pb.Chunk(plane=["values", "", "codes"][i % 3], offset=[0, 4096, 1 << 40][i % 3],
+                         data=bytes(range(i * 20)))
+        if i % 2:
+            chunk.crc32c = 0x12345678 + i
+        request = pb.StreamingQuantizeRequest(tensor_id=i * 1000, chunk=chunk)
+        yield bytes([0, i]) + request.SerializeToString()
+        response = pb.StreamingQuantizeResponse(tensor_id=i, chunk=chunk)
+        yield bytes([1, i]) + response.SerializeToString()
+        yield bytes([2, i]) + pb.CalibrateRequest(chunk=chunk).SerializeToString()
+        request.start.CopyFrom(start_of(pb, pb.QuantizeStart, i))
+        yield bytes([0, i]) + request.SerializeToString()
+    request.end.SetInParent()
+    yield bytes([0, 3]) + request.SerializeToString()
+    response = pb.StreamingQuantizeResponse(tensor_id=9)
+    response.error.code, response.error.message = 3, "spec.text: unknown key"
+    yield bytes([1, 3]) + response.SerializeToString()
+
+
+def container_files():
+    """The beginnings of the files in tests/data and tests/golden, and small whole ones."""
+    from safetensors.numpy import save
+
+    arrays = {"a": np.zeros((2, 3), np.float32), "b": np.ones(5, np.int8), "c": np.zeros((0, 4))}
+    yield save(arrays)
+    yield save(arrays, metadata={"author": "tests", "quantd.spec": "int8"})
+    yield save({"scalar": np.array(3.5, np.float16)})
+    for path in sorted(ROOT.glob("tests/*/*.safetensors")):
+        data = path.read_bytes()
+        header = data[8:8 + struct.unpack("<Q", data[:8])[0]]
+        yield header[:1500]  # cut short
+        if len(header) < 6000:
+            yield header
+
+
+def npy_files():
+    for array in (np.zeros((2, 3), "<f4"), np.arange(7, dtype="<i8"), np.array(1.5),
+                  np.zeros((3, 2), "<f2", order="F"), np.zeros(2, ">f4"), np.zeros((0, 4), "?"),
+                  np.zeros(3, "V2"), np.zeros((1,) * 16, "u1")):
+        for version in [(1, 0), (2, 0), (3, 0)]:
+            out = io.BytesIO()
+            np.lib.format.write_array(out, array, version=version)
+            yield bytes([15 if array.dtype.kind != "V" else 3]) + out.getvalue()
+
+
+def main():
+    folder = pathlib.Path(sys.argv[1])
+    pb = messages()
+    seeds = {
+        "spec": (spec.encode() for spec in SPECS),
+        "quantize_session": sessions(),
+        "dequantize_session": sessions(),
+        "convert": requests(pb),
+        "frame_codec": frames(pb),
+        "safetensors": container_files(),
+        "npy": npy_files(),
+    }
+    for name, inputs in seeds.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i, data in enumerate(inputs):
+            (folder / name / f"seed-{i:02}").write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()
