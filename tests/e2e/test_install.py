@@ -1,0 +1,105 @@
+"""What `cmake --install` and `cpack` make: the client library, the package and what lies in it."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import BUILD, ROOT, clean_env
+
+SECONDS = 240
+
+
+def run(*args, cwd=None, env=None):
+    result = subprocess.run([str(arg) for arg in args], capture_output=True, cwd=cwd, timeout=SECONDS,
+                            text=True, env=clean_env(env))
+    assert result.returncode == 0, f"{args}: {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def cache_entry(name):
+    text = (BUILD / "CMakeCache.txt").read_text()
+    return re.search(rf"^{name}:\w+=(.*)$", text, re.MULTILINE).group(1)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """The files of the .deb and its control files, unpacked: (root, control)."""
+    folder = tmp_path_factory.mktemp("deb")
+    run("cpack", "--config", BUILD / "CPackConfig.cmake", "-B", folder)
+    (deb,) = folder.glob("quantd_*.deb")
+    run("dpkg-deb", "-x", deb, folder / "root")
+    run("dpkg-deb", "-e", deb, folder / "control")
+    return folder / "root", folder / "control"
+
+
+def test_a_program_builds_against_the_installed_library(tmp_path, server):
+    prefix = tmp_path / "prefix"
+    run("cmake", "--install", BUILD, "--prefix", prefix)
+    sanitizers = cache_entry("QUANTD_SANITIZE")
+    flags = [f"-DCMAKE_CXX_FLAGS=-fsanitize={sanitizers}"] if sanitizers else []
+    # A copy, so that no header of the source tree is found beside it.
+    shutil.copytree(ROOT / "client" / "example", tmp_path / "example")
+    run("cmake", "-G", "Ninja", "-S", tmp_path / "example", "-B", tmp_path / "build",
+        f"-DCMAKE_PREFIX_PATH={prefix}", *flags)
+    run("cmake", "--build", tmp_path / "build")
+    printed = run(tmp_path / "build" / "example", server.address)
+    assert re.fullmatch(r"-127 -32 64 127 at \d+\.\d\d dB\n", printed), printed
+
+
+def test_the_package_holds_programs_that_run(package):
+    root, _ = package
+    for program in ("quantd", "quantctl"):
+        assert run(root / "usr" / "bin" / program, "--version").startswith(f"{program} ")
+    assert list(root.glob("usr/lib/**/libquantd_client.a"))
+
+
+def test_the_package_says_what_it_needs(package):
+    _, control = package
+    text = (control / "control").read_text()
+    for name in ("libgrpc++1.51", "libopenblas0", "libc6", "adduser"):
+        assert name in re.search("^Depends: (.*)$", text, re.MULTILINE).group(1)
+    assert (control / "conffiles").read_text() == "/etc/default/quantd\n"
+
+
+def test_each_subcommand_has_a_man_page_that_renders(package):
+    root, _ = package
+    pages = {page.name.removesuffix(".gz") for page in root.glob("usr/share/man/man*/*")}
+    lines = run(BUILD / "client" / "quantctl", "--help").split("Subcommands:\n")[1].split("\n\n")[0]
+    names = [line.split()[0] for line in lines.splitlines() if re.match("  [a-z]", line)]
+    assert "quantize" in names
+    assert pages == {"quantd.8", "quantctl.1", *(f"quantctl-{name}.1" for name in names)}
+    for page in root.glob("usr/share/man/man*/*"):
+        text = run("man", "--warnings", "-l", page, env={"MANPAGER": "cat", "LC_ALL": "C.UTF-8"})
+        assert "OPTIONS" in text and page.name.split(".")[0] in text, text
+
+
+def complete(root, *words):
+    """Returns what bash would offer for the last of `words`."""
+    script = root / "usr/share/bash-completion/completions/quantctl"
+    line = " ".join(words)
+    quoted = " ".join(f"'{word}'" for word in words)
+    return run("bash", "-c", f"""
+        source /usr/share/bash-completion/bash_completion; source {script}
+        COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; COMP_LINE='{line}'; COMP_POINT={len(line)}
+        _quantctl; printf '%s\\n' "${{COMPREPLY[@]}}" """,
+        env={"PATH": f"{root}/usr/bin:/usr/bin:/bin"}).split()
+
+
+def test_bash_completes_commands_options_and_schemes(package):
+    root, _ = package
+    assert complete(root, "quantctl", "quan") == ["quantize"]
+    assert complete(root, "quantctl", "quantize", "--no-f") == ["--no-figures"]
+    assert complete(root, "quantctl", "quantize", "x", "--to", "nf") == ["nf4"]
+    assert complete(root, "quantd", "--lis") == ["--listen"]
+
+
+def test_the_unit_starts_the_server_with_settings_that_it_knows(package):
+    root, _ = package
+    unit = (root / "usr/lib/systemd/system/quantd.service").read_text()
+    program, *flags = re.search("^ExecStart=(.*)$", unit, re.MULTILINE).group(1).split()
+    run(root / program.lstrip("/"), *flags, "--version")
+    settings = (root / "etc/default/quantd").read_text()
+    known = run(root / "usr/bin/quantd", "--help")
+    for name in re.findall(r"^#?(\w+)=", settings, re.MULTILINE):
+        assert f"Env:{name})" in known, name
