@@ -1,4 +1,5 @@
 #include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -6,11 +7,13 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "core/exec/memory_budget.h"
 #include "core/session/calibration.h"
 #include "core/session/work.h"
 #include "proto/convert.h"
+#include "server/admission.h"
 #include "server/requests.h"
 #include "server/streams.h"
 #include "server/tensor_stream.h"
@@ -22,7 +25,7 @@ namespace {
 // stream.
 class CalibrateStream final : public FrameHandler {
  public:
-  CalibrateStream(ServiceContext& context, FrameOutbox& outbox, const CancelToken& cancel)
+  CalibrateStream(CallContext& context, FrameOutbox& outbox, const CancelToken& cancel)
       : context_(context), outbox_(outbox), cancel_(cancel) {}
   ~CalibrateStream() override {
     TensorOutcome outcome;
@@ -34,7 +37,7 @@ class CalibrateStream final : public FrameHandler {
     }
     outcome.input_bytes = values_.received_bytes;
     outcome.elapsed = absl::FromChrono(std::chrono::steady_clock::now() - start_);
-    context_.metrics.rpc("Calibrate").TensorEnded(outcome);
+    context_.service.metrics.rpc("Calibrate").TensorEnded(outcome);
   }
 
   absl::Status Accept(const grpc::ByteBuffer& buffer) override {
@@ -47,7 +50,7 @@ class CalibrateStream final : public FrameHandler {
     }
     switch (frame.kind) {
       case FrameKind::kStart:
-        return Start(frame.message);
+        return Start(std::move(frame.message));
       case FrameKind::kChunk:
         return AcceptChunk(std::move(frame));
       case FrameKind::kEnd:
@@ -59,11 +62,15 @@ class CalibrateStream final : public FrameHandler {
     return absl::InvalidArgumentError("a frame has neither start nor chunk nor end");
   }
 
-  absl::StatusOr<bool> Work() override {
-    if (chunk_.empty() && wants_input_) {
-      frame_reservation_ = MemoryBudget::Reservation();
-      return false;
+  absl::StatusOr<Progress> Work() override {
+    if (pending_.has_value()) {
+      if (!context_.has_turn) return Progress::kWaiting;
+      const absl::Status status = TryStart(*pending_);
+      if (!status.ok() && MayWait(status)) return Progress::kWaiting;
+      QUANTD_RETURN_IF_ERROR(status);
+      pending_.reset();
     }
+    if (chunk_.empty() && wants_input_) return Progress::kIdle;
     ScopedTimer timer(statistics_);
     int64_t taken_bytes = 0;
     do {
@@ -72,8 +79,10 @@ class CalibrateStream final : public FrameHandler {
       taken_bytes += step.consumed_bytes;
       wants_input_ = step.wants_input;
     } while (!chunk_.empty() && wants_input_ && taken_bytes < kWorkBytes);
-    return true;
+    return Progress::kMore;
   }
+  int64_t needed_bytes() const override { return needed_bytes_; }
+  absl::Status Refuse(const absl::Status& status) override { return status; }
 
   absl::Status Close() override {
     if (done_) return absl::OkStatus();
@@ -86,10 +95,34 @@ class CalibrateStream final : public FrameHandler {
   CallTimes times() const override { return {.statistics = absl::FromChrono(statistics_)}; }
 
  private:
-  absl::Status Start(const std::string& bytes) {
+  absl::Status Start(std::string bytes) {
+    needed_bytes_ = FrameBytes();
+    if (!context_.service.admission->crowded()) {
+      const absl::Status status = TryStart(bytes);
+      if (status.ok() || !MayWait(status)) return status;
+    }
+    pending_ = std::move(bytes);
+    return absl::OkStatus();
+  }
+
+  // For the frame at work and the one that is read meanwhile.
+  int64_t FrameBytes() const { return 2 * context_.service.limits.max_message_bytes; }
+
+  // True if there would be memory later for what `status` refuses; nothing is then held.
+  bool MayWait(const absl::Status& status) {
+    const std::optional<int64_t> shortage_bytes = ShortageOf(status);
+    if (!shortage_bytes.has_value()) return false;
+    needed_bytes_ = FrameBytes() + (frame_reservation_.bytes() > 0 ? *shortage_bytes : 0);
+    frame_reservation_ = MemoryBudget::Reservation();
+    return needed_bytes_ <= context_.session.budget->limit_bytes();
+  }
+
+  absl::Status TryStart(const std::string& bytes) {
     v1::CalibrateStart start;
     QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
-    QUANTD_ASSIGN_OR_RETURN(CalibrateHead head, ReadHead(start, context_));
+    QUANTD_ASSIGN_OR_RETURN(CalibrateHead head, ReadHead(start, context_.service));
+    QUANTD_ASSIGN_OR_RETURN(frame_reservation_,
+                            context_.session.budget->Reserve(FrameBytes(), "a stream"));
     values_ = {"values", head.plan.input_bytes};
     merge_ = std::move(head.merge);
     QUANTD_ASSIGN_OR_RETURN(
@@ -102,9 +135,6 @@ class CalibrateStream final : public FrameHandler {
       QUANTD_RETURN_IF_ERROR(FindPlane({values_}, chunk.plane).status());
     }
     QUANTD_RETURN_IF_ERROR(CheckChunk(chunk, values_));
-    QUANTD_ASSIGN_OR_RETURN(frame_reservation_,
-                            context_.session.budget->Reserve(static_cast<int64_t>(chunk.data_bytes),
-                                                             "a request frame"));
     values_.received_bytes += static_cast<int64_t>(chunk.data_bytes);
     chunk_.Reset(std::move(chunk));
     return absl::OkStatus();
@@ -130,12 +160,14 @@ class CalibrateStream final : public FrameHandler {
     return absl::OkStatus();
   }
 
-  ServiceContext& context_;
+  CallContext& context_;
   FrameOutbox& outbox_;
   const CancelToken& cancel_;
   std::unique_ptr<CalibrationSession> session_;
   std::vector<CalibrationState> merge_;
   MemoryBudget::Reservation frame_reservation_;
+  std::optional<std::string> pending_;  // the start message that waits for memory
+  int64_t needed_bytes_ = 0;            // that it waits for
   IncomingPlane values_;
   ChunkCursor chunk_;
   bool wants_input_ = true;
@@ -146,7 +178,7 @@ class CalibrateStream final : public FrameHandler {
 
 }  // namespace
 
-std::unique_ptr<FrameHandler> MakeCalibrateStream(ServiceContext& context, FrameOutbox& outbox,
+std::unique_ptr<FrameHandler> MakeCalibrateStream(CallContext& context, FrameOutbox& outbox,
                                                   const CancelToken& cancel) {
   return std::make_unique<CalibrateStream>(context, outbox, cancel);
 }

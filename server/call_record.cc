@@ -7,7 +7,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "core/base/status_detail.h"
+#include "server/grpc_status.h"
 
 namespace quantd {
 namespace {
@@ -94,10 +94,7 @@ void CallRecord::AddTrailers(const absl::Status& status) {
     absl::StrAppendFormat(&timing, ", send;dur=%.3f", Millis(times_.send));
   call_.AddTrailingMetadata("server-timing", timing);
   if (!traceparent_.empty()) call_.AddTrailingMetadata("traceparent", traceparent_);
-  if (const std::optional<absl::Duration> delay = RetryAfterOf(status)) {
-    call_.AddTrailingMetadata("grpc-retry-pushback-ms",
-                              absl::StrCat(absl::ToInt64Milliseconds(*delay)));
-  }
+  AddRetryTrailer(status, call_);
 }
 
 void CallRecord::End(const absl::Status& status, absl::string_view summary) {

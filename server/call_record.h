@@ -44,6 +44,7 @@ class CallRecord {
   void AddReceived(int64_t bytes);
   void AddSent(int64_t bytes);
   void AddQueueWait(absl::Duration wait);
+  int64_t received_bytes() const { return received_bytes_; }
   void AddSend(absl::Duration time) { times_.send += time; }
   void AddTimes(absl::Duration statistics, absl::Duration encode);
 

@@ -20,12 +20,12 @@ namespace {
 // A tensor that is being dequantized.
 class DequantizeTensor final : public OpenTensor {
  public:
-  DequantizeTensor(ServiceContext& context, FrameOutbox& outbox, uint64_t id, int64_t output_bytes,
+  DequantizeTensor(CallContext& context, FrameOutbox& outbox, uint64_t id, int64_t output_bytes,
                    const ChunkOptions& chunks, std::unique_ptr<DequantizeSession> session)
       : id_(id),
         session_(std::move(session)),
         planes_(IncomingPlanes(session_->plan())),
-        sink_(context.shared_pool, outbox, id, {{"values", output_bytes}}, chunks),
+        sink_(context.service.shared_pool, outbox, id, {{"values", output_bytes}}, chunks),
         output_bytes_(output_bytes) {}
 
   absl::Status Accept(ParsedFrame chunk) override {
@@ -85,12 +85,12 @@ class DequantizeTensor final : public OpenTensor {
   bool done_ = false;
 };
 
-absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(ServiceContext& context,
+absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(CallContext& context,
                                                            FrameOutbox& outbox, uint64_t id,
                                                            const std::string& bytes) {
   v1::DequantizeStart start;
   QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
-  QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(start, context));
+  QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(start, context.service));
   v1::StreamingDequantizeResponse frame;
   frame.set_tensor_id(id);
   *frame.mutable_start() = StartedMessage(head);
@@ -104,9 +104,9 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(ServiceContext& conte
 
 }  // namespace
 
-std::unique_ptr<FrameHandler> MakeDequantizeStream(ServiceContext& context, FrameOutbox& outbox,
+std::unique_ptr<FrameHandler> MakeDequantizeStream(CallContext& context, FrameOutbox& outbox,
                                                    const CancelToken& cancel) {
-  return std::make_unique<TensorStream>(context, context.metrics.rpc("StreamingDequantize"), outbox,
+  return std::make_unique<TensorStream>(context, context.service.metrics.rpc("StreamingDequantize"), outbox,
                                         cancel,
                                         [&context, &outbox](uint64_t id, const std::string& start) {
                                           return OpenDequantize(context, outbox, id, start);

@@ -4,9 +4,8 @@
 #include <string>
 
 #include "absl/time/time.h"
-
-#include "absl/time/time.h"
 #include "server/config_file.h"
+#include "server/machine_memory.h"
 
 namespace quantd {
 
@@ -75,9 +74,23 @@ void AddFlags(CLI::App& app, Flags& flags) {
         ->check(CLI::Range(uint64_t{0}, static_cast<uint64_t>(std::numeric_limits<int64_t>::max())))
         ->capture_default_str();
   };
-  add_size("--memory", flags.memory_bytes, "Memory budget, such as 512MiB", "QUANTD_MEMORY");
+  add_size("--memory", flags.memory_bytes, "Memory budget, such as 512MiB; 0: half of what the machine or the cgroup has", "QUANTD_MEMORY");
   add_size("--tensor-memory", flags.tensor_memory_bytes,
            "What one tensor may hold of it; 0: a quarter", "QUANTD_TENSOR_MEMORY");
+  add_size("--caller-memory", flags.caller_memory_bytes,
+           "What one caller may hold of it; 0: three quarters", "QUANTD_CALLER_MEMORY");
+  app.add_option("--caller-streams", flags.caller_streams, "Streams that one caller may have at once")
+      ->envname("QUANTD_CALLER_STREAMS")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--max-waiting", flags.max_waiting, "Streams that may wait for memory at once")
+      ->envname("QUANTD_MAX_WAITING")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--max-wait", flags.max_wait_seconds, "Seconds that a stream may wait for memory")
+      ->envname("QUANTD_MAX_WAIT")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
   add_size("--max-message", flags.max_message_bytes, "Largest request message",
            "QUANTD_MAX_MESSAGE");
   app.add_option("--drain", flags.drain_seconds, "Seconds that running calls get on SIGTERM")
@@ -128,8 +141,13 @@ ServerOptions OptionsOf(const Flags& flags) {
                                     ? absl::Seconds(flags.idle_timeout_seconds)
                                     : absl::InfiniteDuration();
   options.threads = flags.threads;
-  options.memory_budget_bytes = static_cast<int64_t>(flags.memory_bytes);
+  options.memory_budget_bytes = flags.memory_bytes != 0 ? static_cast<int64_t>(flags.memory_bytes)
+                                                        : MachineMemoryBytes() / 2;
   options.session_budget_bytes = static_cast<int64_t>(flags.tensor_memory_bytes);
+  options.caller_budget_bytes = static_cast<int64_t>(flags.caller_memory_bytes);
+  options.max_caller_streams = flags.caller_streams;
+  options.max_waiting_calls = flags.max_waiting;
+  options.max_wait = absl::Seconds(flags.max_wait_seconds);
   options.max_message_bytes = static_cast<int64_t>(flags.max_message_bytes);
   options.max_connection_age = absl::Seconds(flags.max_connection_age_seconds);
   options.max_connection_age_grace = absl::Seconds(flags.max_connection_age_grace_seconds);

@@ -13,9 +13,13 @@ namespace quantd {
 // What a person can set of the program `quantd`, with the defaults. Sizes are in bytes.
 struct Flags {
   std::vector<std::string> listen = {"127.0.0.1:7717"};
-  uint64_t memory_bytes = uint64_t{1} << 30;
+  uint64_t memory_bytes = 0;
   uint64_t tensor_memory_bytes = 0;
   uint64_t max_message_bytes = uint64_t{16} << 20;
+  uint64_t caller_memory_bytes = 0;
+  int caller_streams = 512;
+  int max_waiting = 1024;
+  double max_wait_seconds = 30;
   int threads = 0;
   double drain_seconds = 30;
   double max_connection_age_seconds = 0;

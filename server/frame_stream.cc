@@ -2,10 +2,12 @@
 
 #include <grpcpp/server_context.h>
 
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "core/base/status_macros.h"
 #include "server/grpc_status.h"
 #include "server/refused_call.h"
 
@@ -16,17 +18,24 @@ namespace {
 constexpr size_t kMaxFramesRead = 1;
 // After this many frames and windows a stream lets others have the worker.
 constexpr int kStepsPerTurn = 16;
+// What is read before a stream has the memory for more: what gRPC reads ahead, and a frame.
+constexpr int64_t kBaseBytes = (int64_t{256} << 10) + (int64_t{1} << 20);
 
 }  // namespace
 
 FrameStream::FrameStream(ServiceContext& context, grpc::CallbackServerContext& call, Caller caller,
+                         CallerAccounts::Stream stream, MemoryBudget::Reservation base,
                          absl::string_view method)
     : context_(context),
       call_(call),
       caller_(std::move(caller)),
+      stream_(std::move(stream)),
+      base_(std::move(base)),
+      call_context_{.service = context, .session = context.session},
       progress_(absl::Now()),
       record_(context, call, caller_, method, CallKind::kStream) {
   MutexLock lock(&mutex_);  // what gRPC's threads do next comes after this
+  call_context_.session.budget = &stream_.memory();
 }
 
 FrameStream::~FrameStream() {
@@ -48,6 +57,11 @@ void FrameStream::Send(grpc::ByteBuffer frame) {
   queued_bytes_ += frame.Length();
   outbox_.emplace_back().Swap(&frame);
   MaybeWrite();
+}
+
+bool FrameStream::Drained() {
+  MutexLock lock(&mutex_);
+  return outbox_.empty();
 }
 
 void FrameStream::HandleRead(bool ok) {
@@ -77,7 +91,9 @@ void FrameStream::HandleWrite(bool ok) {
   record_.AddSend(absl::Now() - write_began_);
   outbox_.pop_front();
   MaybeWrite();
-  if (paused_ || closed_ || MustStop()) Schedule();
+  const bool drained = draining_ && outbox_.empty();
+  if (drained) draining_ = false;
+  if (paused_ || closed_ || drained || MustStop()) Schedule();
 }
 
 void FrameStream::HandleCancel() {
@@ -89,7 +105,7 @@ void FrameStream::HandleCancel() {
 bool FrameStream::EndIfIdle(absl::Duration timeout) {
   MutexLock lock(&mutex_);
   const absl::Duration idle = absl::Now() - progress_;
-  const bool waits_for_peer = !working_ && (reading_ || writing_);
+  const bool waits_for_peer = !working_ && !waiting_ && (reading_ || writing_);
   if (ended_ || MustStop() || !waits_for_peer || idle < timeout) {
     return false;
   }
@@ -109,7 +125,7 @@ void FrameStream::HandleDone() {
 }
 
 void FrameStream::Schedule() {
-  if (working_ || ended_) return;
+  if (working_ || ended_ || ((draining_ || waiting_) && !MustStop())) return;
   working_ = true;
   SubmitTurn();
 }
@@ -120,7 +136,11 @@ void FrameStream::SubmitTurn() {
 }
 
 void FrameStream::MaybeRead() {
-  if (reading_ || half_closed_ || ended_ || MustStop() || inbox_.size() >= kMaxFramesRead) return;
+  const bool may_read = admitted_ || record_.received_bytes() == 0;
+  if (!may_read || reading_ || half_closed_ || ended_ || MustStop() ||
+      inbox_.size() >= kMaxFramesRead) {
+    return;
+  }
   reading_ = true;
   ReadNext(&incoming_);
 }
@@ -150,6 +170,7 @@ void FrameStream::MaybeEnd() {
     return;
   }
   ended_ = true;
+  place_.reset();
   const CallTimes times = handler_->times();
   record_.AddTimes(times.statistics, times.encode);
   record_.AddTrailers(status_);
@@ -190,9 +211,10 @@ void FrameStream::Turn() {
         return;
       }
     }
-    const absl::StatusOr<bool> more = handler_->Work();
-    if (more.ok() && *more) continue;
-    absl::Status status = more.status();
+    const absl::StatusOr<Progress> progress = WorkOrRefuse();
+    if (progress.ok() && *progress == Progress::kMore) continue;
+    if (progress.ok() && *progress != Progress::kIdle) return Wait(*progress);
+    absl::Status status = progress.status();
     if (status.ok()) {
       grpc::ByteBuffer frame;
       const Next next = TakeNext(frame);
@@ -204,6 +226,64 @@ void FrameStream::Turn() {
   }
   MutexLock lock(&mutex_);
   SubmitTurn();
+}
+
+absl::StatusOr<Progress> FrameStream::WorkOrRefuse() {
+  absl::Status refusal;
+  {
+    MutexLock lock(&mutex_);
+    std::swap(refusal, refusal_);
+  }
+  if (!refusal.ok()) {
+    QUANTD_RETURN_IF_ERROR(handler_->Refuse(refusal));
+    return Progress::kMore;
+  }
+  const absl::StatusOr<Progress> progress = handler_->Work();
+  if (progress.ok() && *progress == Progress::kWaiting) return progress;
+  MutexLock lock(&mutex_);
+  call_context_.has_turn = false;
+  place_.reset();  // the turn is over
+  if (progress.ok() && *progress == Progress::kIdle && record_.received_bytes() > 0) {
+    admitted_ = true;
+    MaybeRead();
+  }
+  return progress;
+}
+
+// Ends the turn at work until what the handler waits for is there.
+void FrameStream::Wait(Progress progress) {
+  MutexLock lock(&mutex_);
+  working_ = false;
+  if (progress == Progress::kDraining) {
+    draining_ = !outbox_.empty();
+    if (!draining_) Schedule();  // has been sent meanwhile
+  } else {
+    const bool again = std::exchange(call_context_.has_turn, false);
+    waiting_ = true;
+    place_.reset();
+    place_ = context_.admission->Wait(caller_.name, stream_.memory(), handler_->needed_bytes(),
+                                      Deadline(), again,
+                                      [stream = weak_from_this()](const absl::Status& status) {
+                                        if (const auto self = stream.lock()) self->Resume(status);
+                                      });
+  }
+  MaybeEnd();
+}
+
+void FrameStream::Resume(const absl::Status& status) {
+  MutexLock lock(&mutex_);
+  if (ended_ || !waiting_) return;
+  waiting_ = false;
+  progress_ = absl::Now();
+  call_context_.has_turn = status.ok();
+  refusal_ = status;
+  Schedule();
+}
+
+absl::Time FrameStream::Deadline() const {
+  const auto deadline = call_.deadline();
+  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
+                                                                  : absl::FromChrono(deadline);
 }
 
 namespace {
@@ -241,6 +321,7 @@ class ResponseSlot final : public FrameOutbox {
  public:
   explicit ResponseSlot(grpc::ByteBuffer* response) : response_(response) {}
   void Send(grpc::ByteBuffer frame) override { response_->Swap(&frame); }
+  bool Drained() override { return true; }
 
  private:
   grpc::ByteBuffer* const response_;
@@ -252,7 +333,9 @@ class HandlerWithSlot final : public FrameHandler {
   HandlerWithSlot(std::unique_ptr<ResponseSlot> slot, std::unique_ptr<FrameHandler> handler)
       : slot_(std::move(slot)), handler_(std::move(handler)) {}
   absl::Status Accept(const grpc::ByteBuffer& frame) override { return handler_->Accept(frame); }
-  absl::StatusOr<bool> Work() override { return handler_->Work(); }
+  absl::StatusOr<Progress> Work() override { return handler_->Work(); }
+  int64_t needed_bytes() const override { return handler_->needed_bytes(); }
+  absl::Status Refuse(const absl::Status& status) override { return handler_->Refuse(status); }
   absl::Status Close() override { return handler_->Close(); }
   std::string Summary() const override { return handler_->Summary(); }
   CallTimes times() const override { return handler_->times(); }
@@ -262,19 +345,36 @@ class HandlerWithSlot final : public FrameHandler {
   const std::unique_ptr<FrameHandler> handler_;
 };
 
+// Makes the stream, or the reactor that refuses the call.
+template <typename Stream, typename Reactor>
+Reactor* Serve(ServiceContext& context, grpc::CallbackServerContext& call, absl::string_view method,
+               const std::function<void(Stream&)>& run) {
+  const auto open = [&]() -> absl::StatusOr<std::shared_ptr<Stream>> {
+    QUANTD_ASSIGN_OR_RETURN(Caller caller, IdentifyCaller(call, context.tokens));
+    QUANTD_ASSIGN_OR_RETURN(CallerAccounts::Stream stream, context.accounts->OpenStream(caller));
+    QUANTD_ASSIGN_OR_RETURN(MemoryBudget::Reservation base,
+                            context.waiting_room->Reserve(kBaseBytes, "a stream"));
+    return std::make_shared<Stream>(context, call, std::move(caller), std::move(stream),
+                                    std::move(base), method);
+  };
+  const absl::StatusOr<std::shared_ptr<Stream>> stream = open();
+  if (!stream.ok()) {
+    context.metrics.CountRefusal(stream.status());
+    return new Refused<Reactor>(stream.status(), call);
+  }
+  run(**stream);
+  return stream->get();
+}
+
 }  // namespace
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ServeBidi(
     ServiceContext& context, grpc::CallbackServerContext& call, absl::string_view method,
     const MakeHandler& make_handler) {
-  absl::StatusOr<Caller> caller = IdentifyCaller(call, context.tokens);
-  if (!caller.ok()) {
-    return new Refused<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>>(
-        caller.status());
-  }
-  const auto stream = std::make_shared<BidiStream>(context, call, *std::move(caller), method);
-  stream->Run(make_handler(*stream, stream->cancel_token()));
-  return stream.get();
+  using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
+  return Serve<BidiStream, Reactor>(context, call, method, [&](BidiStream& stream) {
+    stream.Run(make_handler(stream.call_context(), stream, stream.cancel_token()));
+  });
 }
 
 grpc::ServerReadReactor<grpc::ByteBuffer>* ServeClientStream(ServiceContext& context,
@@ -282,15 +382,12 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* ServeClientStream(ServiceContext& con
                                                              grpc::ByteBuffer* response,
                                                              absl::string_view method,
                                                              const MakeHandler& make_handler) {
-  absl::StatusOr<Caller> caller = IdentifyCaller(call, context.tokens);
-  if (!caller.ok()) {
-    return new Refused<grpc::ServerReadReactor<grpc::ByteBuffer>>(caller.status());
-  }
-  const auto stream = std::make_shared<ClientStream>(context, call, *std::move(caller), method);
-  auto slot = std::make_unique<ResponseSlot>(response);
-  auto handler = make_handler(*slot, stream->cancel_token());
-  stream->Run(std::make_unique<HandlerWithSlot>(std::move(slot), std::move(handler)));
-  return stream.get();
+  using Reactor = grpc::ServerReadReactor<grpc::ByteBuffer>;
+  return Serve<ClientStream, Reactor>(context, call, method, [&](ClientStream& stream) {
+    auto slot = std::make_unique<ResponseSlot>(response);
+    auto handler = make_handler(stream.call_context(), *slot, stream.cancel_token());
+    stream.Run(std::make_unique<HandlerWithSlot>(std::move(slot), std::move(handler)));
+  });
 }
 
 }  // namespace quantd

@@ -18,8 +18,10 @@
 #include "absl/time/time.h"
 #include "core/base/mutex.h"
 #include "core/session/sink.h"
+#include "server/admission.h"
 #include "server/call_record.h"
 #include "server/caller.h"
+#include "server/caller_accounts.h"
 #include "server/idle_watch.h"
 #include "server/service_context.h"
 
@@ -31,6 +33,16 @@ class FrameOutbox {
   virtual ~FrameOutbox() = default;
   // Queues `frame`. Never blocks: the stream asks for no more work while too much is queued.
   virtual void Send(grpc::ByteBuffer frame) = 0;
+  // True if everything has been sent.
+  virtual bool Drained() = 0;
+};
+
+// What is to be done next for a handler.
+enum class Progress {
+  kMore,      // call Work again
+  kIdle,      // nothing is left of the frame
+  kDraining,  // call Work again when all responses have been sent
+  kWaiting,   // call Work again when there may be needed_bytes() of memory; it holds none
 };
 
 // What one kind of stream does with its frames. The stream makes all calls one at a time, on the
@@ -40,9 +52,11 @@ class FrameHandler {
   virtual ~FrameHandler() = default;
   // Takes one request frame; nothing is left of those before. An error ends the stream.
   virtual absl::Status Accept(const grpc::ByteBuffer& frame) = 0;
-  // Does a window's worth of what the frame has left to do; false: nothing is left. An error ends
-  // the stream.
-  virtual absl::StatusOr<bool> Work() = 0;
+  // Does a window's worth of what the frame has left to do. An error ends the stream.
+  virtual absl::StatusOr<Progress> Work() = 0;
+  virtual int64_t needed_bytes() const = 0;
+  // Says, instead of a call of Work, that there will be no memory. An error ends the stream.
+  virtual absl::Status Refuse(const absl::Status& status) = 0;
   // Says that the peer has sent all its frames; the result is the stream's.
   virtual absl::Status Close() = 0;
   // Returns what the log shall say of the stream.
@@ -53,14 +67,17 @@ class FrameHandler {
 
 // The machine between a gRPC stream and its handler: one frame is read while another one is worked
 // on and others are written. Frames wait in gRPC, where flow control holds the peer back, while
-// kMaxFramesRead wait here or while too much output is queued.
+// kMaxFramesRead wait here or while too much output is queued. The second frame is not read before
+// the handler has the memory for it.
 //
 // Lives until gRPC is done with the call and no worker is at it. Thread-safe.
 class FrameStream : public FrameOutbox,
                     public Idler,
                     public std::enable_shared_from_this<FrameStream> {
  public:
+  // `stream` is what the caller may hold, `base` what is read before there is more.
   FrameStream(ServiceContext& context, grpc::CallbackServerContext& call, Caller caller,
+              CallerAccounts::Stream stream, MemoryBudget::Reservation base,
               absl::string_view method);
   ~FrameStream() override;
 
@@ -68,10 +85,12 @@ class FrameStream : public FrameOutbox,
   void Run(std::unique_ptr<FrameHandler> handler);
 
   void Send(grpc::ByteBuffer frame) override;
+  bool Drained() override;
   // Ends the call with kDeadlineExceeded; while the peer leaves a response untaken, it cannot be
   // told and finds the call cancelled.
   bool EndIfIdle(absl::Duration timeout) override;
   const CancelToken& cancel_token() const { return cancel_; }
+  CallContext& call_context() { return call_context_; }
 
  protected:
   // What gRPC has told.
@@ -95,10 +114,17 @@ class FrameStream : public FrameOutbox,
   enum class Next { kFrame, kClose, kStop };
   Next TakeNext(grpc::ByteBuffer& frame) ABSL_LOCKS_EXCLUDED(mutex_);
   void Turn();
+  void Wait(Progress progress);
+  void Resume(const absl::Status& status);
+  absl::StatusOr<Progress> WorkOrRefuse();
+  absl::Time Deadline() const;
 
   ServiceContext& context_;
   grpc::CallbackServerContext& call_;
   const Caller caller_;
+  const CallerAccounts::Stream stream_;
+  const MemoryBudget::Reservation base_;
+  CallContext call_context_;  // has_turn is written while no turn is at work
   CancelToken cancel_;
   std::unique_ptr<FrameHandler> handler_;  // used by the turn at work alone
   std::shared_ptr<FrameStream> self_;      // until gRPC is done
@@ -114,7 +140,12 @@ class FrameStream : public FrameOutbox,
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;       // the handler has been told
   bool working_ ABSL_GUARDED_BY(mutex_) = false;      // a turn is submitted or at work
   bool paused_ ABSL_GUARDED_BY(mutex_) = false;       // too much is queued
+  bool admitted_ ABSL_GUARDED_BY(mutex_) = false;     // a frame has been worked off
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;     // the handler waits for the outbox
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;      // the handler waits for memory
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;        // EndCall was called
+  absl::Status refusal_ ABSL_GUARDED_BY(mutex_);      // there will be no memory
+  std::unique_ptr<Admission::Place> place_ ABSL_GUARDED_BY(mutex_);  // in the queue, or a turn
   absl::Status status_ ABSL_GUARDED_BY(mutex_);       // an error ends the stream
   absl::Time progress_ ABSL_GUARDED_BY(mutex_);       // when the peer or a turn last did something
   absl::Time submitted_ ABSL_GUARDED_BY(mutex_);      // the turn that waits for a worker
@@ -122,8 +153,8 @@ class FrameStream : public FrameOutbox,
   CallRecord record_ ABSL_GUARDED_BY(mutex_);
 };
 
-using MakeHandler =
-    std::function<std::unique_ptr<FrameHandler>(FrameOutbox& outbox, const CancelToken& cancel)>;
+using MakeHandler = std::function<std::unique_ptr<FrameHandler>(
+    CallContext& context, FrameOutbox& outbox, const CancelToken& cancel)>;
 
 // Returns the reactor of a bidirectional stream, which deletes itself. Callers that may not make
 // calls are told so.

@@ -1,6 +1,7 @@
 #ifndef QUANTD_SERVER_GRPC_STATUS_H_
 #define QUANTD_SERVER_GRPC_STATUS_H_
 
+#include <grpcpp/server_context.h>
 #include <grpcpp/support/status.h>
 
 #include "absl/status/status.h"
@@ -13,6 +14,9 @@ namespace quantd {
 
 // Returns `status` as gRPC sends it, with a google.rpc.Status.
 grpc::Status ToGrpc(const absl::Status& status);
+
+// Tells gRPC clients when the same call may succeed, where `status` says so.
+void AddRetryTrailer(const absl::Status& status, grpc::CallbackServerContext& call);
 
 // Returns `status`, which is not OK, as the error of one tensor.
 v1::TensorError ToTensorError(const absl::Status& status);

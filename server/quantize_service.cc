@@ -15,6 +15,7 @@
 #include "proto/frame_codec.h"
 #include "server/call_record.h"
 #include "server/caller.h"
+#include "server/caller_accounts.h"
 #include "server/frame_stream.h"
 #include "server/grpc_status.h"
 #include "server/refused_call.h"
@@ -26,6 +27,8 @@ namespace {
 
 using grpc::ByteBuffer;
 using Call = grpc::CallbackServerContext;
+
+constexpr size_t kSmallCallBytes = size_t{256} << 10;
 
 // A unary call, which lives until gRPC is done with it and no worker is at it. Its work runs on the
 // executor.
@@ -77,13 +80,20 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 template <typename Request, typename Response>
 grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, Call& grpc_call,
                                      absl::string_view rpc, const ByteBuffer* in, ByteBuffer* out,
-                                     absl::Status (*answer)(ServiceContext&, const Request&,
+                                     absl::Status (*answer)(CallContext&, const Request&,
                                                             Response&, const CancelToken&,
                                                             CallTimes&)) {
   const absl::StatusOr<Caller> caller = IdentifyCaller(grpc_call, context.tokens);
-  if (!caller.ok()) return new Refused<grpc::ServerUnaryReactor>(caller.status());
+  if (!caller.ok()) return new Refused<grpc::ServerUnaryReactor>(caller.status(), grpc_call);
   const std::shared_ptr<UnaryCall> call = UnaryCall::Make(context, grpc_call, *caller, rpc);
-  context.session.executor->Submit([&context, in, out, answer, call] {
+  // Small calls have a worker of their own, which bulk work does not keep waiting.
+  Executor* const executor =
+      in->Length() <= kSmallCallBytes ? context.small_calls : context.session.executor;
+  executor->Submit([&context, in, out, answer, call, executor,
+                    account = context.accounts->Of(*caller)] {
+    CallContext call_context = {.service = context, .session = context.session};
+    call_context.session.executor = executor;
+    call_context.session.budget = &account->memory();
     call->Begin(*in);
     absl::Status status;
     CallTimes times;
@@ -96,7 +106,7 @@ grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, Call& grpc_call,
     }
     if (status.ok()) {
       Response response;
-      status = answer(context, request, response, call->cancel_token(), times);
+      status = answer(call_context, request, response, call->cancel_token(), times);
       if (status.ok()) *out = SerializeFrame(response);
     }
     call->End(status, times, *out);
@@ -135,22 +145,13 @@ class QuantizeService final : public RawService {
   }
 
   BidiReactor* StreamingQuantize(Call* call) override {
-    return ServeBidi(context_, *call, "StreamingQuantize",
-                     [this](FrameOutbox& outbox, const CancelToken& cancel) {
-                       return MakeQuantizeStream(context_, outbox, cancel);
-                     });
+    return ServeBidi(context_, *call, "StreamingQuantize", &MakeQuantizeStream);
   }
   BidiReactor* StreamingDequantize(Call* call) override {
-    return ServeBidi(context_, *call, "StreamingDequantize",
-                     [this](FrameOutbox& outbox, const CancelToken& cancel) {
-                       return MakeDequantizeStream(context_, outbox, cancel);
-                     });
+    return ServeBidi(context_, *call, "StreamingDequantize", &MakeDequantizeStream);
   }
   grpc::ServerReadReactor<ByteBuffer>* Calibrate(Call* call, ByteBuffer* response) override {
-    return ServeClientStream(context_, *call, response, "Calibrate",
-                             [this](FrameOutbox& outbox, const CancelToken& cancel) {
-                               return MakeCalibrateStream(context_, outbox, cancel);
-                             });
+    return ServeClientStream(context_, *call, response, "Calibrate", &MakeCalibrateStream);
   }
 
  private:

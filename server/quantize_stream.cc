@@ -30,12 +30,12 @@ google::protobuf::Duration ToDuration(Clock::duration time) {
 // A tensor that is being quantized.
 class QuantizeTensor final : public OpenTensor {
  public:
-  QuantizeTensor(ServiceContext& context, FrameOutbox& outbox, uint64_t id,
+  QuantizeTensor(CallContext& context, FrameOutbox& outbox, uint64_t id,
                  const ChunkOptions& chunks, std::unique_ptr<QuantizeSession> session)
       : id_(id),
         session_(std::move(session)),
         values_{"values", session_->plan().input_bytes},
-        sink_(context.shared_pool, outbox, id, PlaneSizes(session_->plan()), chunks) {}
+        sink_(context.service.shared_pool, outbox, id, PlaneSizes(session_->plan()), chunks) {}
 
   absl::Status Accept(ParsedFrame chunk) override {
     if (!chunk.plane.empty()) {
@@ -103,12 +103,12 @@ class QuantizeTensor final : public OpenTensor {
   std::optional<EncodingReport> report_;  // once all is done
 };
 
-absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(ServiceContext& context,
+absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(CallContext& context,
                                                          FrameOutbox& outbox, uint64_t id,
                                                          const std::string& bytes) {
   v1::QuantizeStart start;
   QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
-  QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(start, context));
+  QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(start, context.service));
   v1::StreamingQuantizeResponse frame;
   frame.set_tensor_id(id);
   *frame.mutable_start() = StartedMessage(head.plan);
@@ -121,9 +121,9 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(ServiceContext& context
 
 }  // namespace
 
-std::unique_ptr<FrameHandler> MakeQuantizeStream(ServiceContext& context, FrameOutbox& outbox,
+std::unique_ptr<FrameHandler> MakeQuantizeStream(CallContext& context, FrameOutbox& outbox,
                                                  const CancelToken& cancel) {
-  return std::make_unique<TensorStream>(context, context.metrics.rpc("StreamingQuantize"), outbox,
+  return std::make_unique<TensorStream>(context, context.service.metrics.rpc("StreamingQuantize"), outbox,
                                         cancel,
                                         [&context, &outbox](uint64_t id, const std::string& start) {
                                           return OpenQuantize(context, outbox, id, start);

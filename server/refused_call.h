@@ -1,6 +1,8 @@
 #ifndef QUANTD_SERVER_REFUSED_CALL_H_
 #define QUANTD_SERVER_REFUSED_CALL_H_
 
+#include <grpcpp/server_context.h>
+
 #include "absl/status/status.h"
 #include "server/grpc_status.h"
 
@@ -11,7 +13,10 @@ namespace quantd {
 template <typename Reactor>
 class Refused final : public Reactor {
  public:
-  explicit Refused(const absl::Status& status) { this->Finish(ToGrpc(status)); }
+  Refused(const absl::Status& status, grpc::CallbackServerContext& call) {
+    AddRetryTrailer(status, call);
+    this->Finish(ToGrpc(status));
+  }
   void OnDone() override { delete this; }
 };
 

@@ -30,7 +30,9 @@ constexpr int64_t kMaxKeptBytes = int64_t{64} << 20;
 // Responses that wait in a stream. A window's output comes on top.
 constexpr int64_t kMaxQueuedBytes = int64_t{4} << 20;
 // Budgets below this could not hold a stream and a window.
-constexpr int64_t kMinBudgetBytes = int64_t{16} << 20;
+constexpr int64_t kMinBudgetBytes = int64_t{32} << 20;
+// What is left for small calls while large ones wait.
+constexpr int64_t kMaxHeadroomBytes = int64_t{16} << 20;
 constexpr int64_t kMinMessageBytes = int64_t{64} << 10;
 constexpr int kMaxThreads = 1024;
 // What a peer has for the handshakes of TLS and HTTP/2; gRPC itself allows two minutes.
@@ -61,6 +63,10 @@ absl::Status CheckLimits(const ServerOptions& options) {
                                      kMinBudgetBytes, kMaxInt64));
   QUANTD_RETURN_IF_ERROR(CheckOption("session budget in bytes", options.session_budget_bytes, 0,
                                      options.memory_budget_bytes));
+  QUANTD_RETURN_IF_ERROR(CheckOption("caller budget in bytes", options.caller_budget_bytes, 0,
+                                     options.memory_budget_bytes));
+  QUANTD_RETURN_IF_ERROR(CheckOption("caller streams", options.max_caller_streams, 1, kMaxInt));
+  QUANTD_RETURN_IF_ERROR(CheckOption("waiting calls", options.max_waiting_calls, 0, kMaxInt));
   QUANTD_RETURN_IF_ERROR(
       CheckOption("message size in bytes", options.max_message_bytes, kMinMessageBytes, kMaxInt));
   QUANTD_RETURN_IF_ERROR(
@@ -152,8 +158,19 @@ absl::string_view Version() { return QUANTD_VERSION; }
 
 QuantdServer::QuantdServer(const ServerOptions& options, int threads)
     : budget_(options.memory_budget_bytes),
+      waiting_room_(options.memory_budget_bytes / 4, &budget_),
+      accounts_(budget_, {.max_streams = options.max_caller_streams,
+                          .max_memory_bytes = options.caller_budget_bytes != 0
+                                                  ? options.caller_budget_bytes
+                                                  : options.memory_budget_bytes / 4 * 3}),
       idle_watch_(options.access.idle_timeout),
-      executor_(threads) {
+      executor_(threads),
+      small_calls_(1),
+      admission_(budget_, executor_,
+                 {.max_waiting = options.max_waiting_calls,
+                  .max_wait = options.max_wait,
+                  .headroom_bytes = std::min(kMaxHeadroomBytes, options.memory_budget_bytes / 16)}) {
+  budget_.SetReleaseListener([this] { admission_.Pump(); });
   const int64_t kept_bytes = std::min(kMaxKeptBytes, options.memory_budget_bytes / 4);
   context_.shared_pool = std::make_shared<BufferPool>(static_cast<size_t>(kept_bytes));
   context_.session = {
@@ -165,6 +182,10 @@ QuantdServer::QuantdServer(const ServerOptions& options, int threads)
                                                  : options.memory_budget_bytes / 4,
                      .max_queued_bytes = kMaxQueuedBytes,
                      .max_open_tensors = options.max_open_tensors};
+  context_.small_calls = &small_calls_;
+  context_.admission = &admission_;
+  context_.accounts = &accounts_;
+  context_.waiting_room = &waiting_room_;
   context_.idle_watch = &idle_watch_;
   context_.logger = options.logger;
   if (options.logger != nullptr) context_.call_logger = options.logger->clone(kCallLoggerName);

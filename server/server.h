@@ -19,6 +19,8 @@
 #include "core/exec/memory_budget.h"
 #include "server/acceptor.h"
 #include "server/access.h"
+#include "server/admission.h"
+#include "server/caller_accounts.h"
 #include "server/idle_watch.h"
 #include "server/metrics_endpoint.h"
 #include "server/service_context.h"
@@ -34,6 +36,10 @@ struct ServerOptions {
   int threads = 0;  // that work; 0: one for each CPU
   int64_t memory_budget_bytes = int64_t{1} << 30;
   int64_t session_budget_bytes = 0;  // what one tensor may hold; 0: a quarter of the budget
+  int64_t caller_budget_bytes = 0;   // what one caller may hold; 0: three quarters of the budget
+  int max_caller_streams = 512;      // at once
+  int max_waiting_calls = 1024;      // for memory
+  absl::Duration max_wait = absl::Seconds(30);
   int64_t max_message_bytes = int64_t{16} << 20;
   // Foreign clients refuse responses of more than 4 MiB; the rest is for everything but the
   // payload.
@@ -88,6 +94,7 @@ class QuantdServer {
   int64_t refused_connections() const { return acceptor_->refused_connections(); }
   int64_t idle_streams_ended() const { return idle_watch_.ended(); }
   const MemoryBudget& budget() const { return budget_; }
+  int64_t waiting_calls() const { return admission_.waiting(); }
   int worker_threads() const { return context_.worker_threads; }
 
   // Gives pooled memory that nobody uses back to the allocator.
@@ -101,11 +108,15 @@ class QuantdServer {
   absl::Status StartMetrics(const ServerOptions& options);
 
   MemoryBudget budget_;
+  MemoryBudget waiting_room_;
+  CallerAccounts accounts_;
   IdleWatch idle_watch_;
   std::unique_ptr<TokenTable> tokens_;    // null: calls need none
   std::unique_ptr<TlsCertificates> tls_;  // null: plain TCP
   ServiceContext context_;                // outlives the executor's tasks
   Executor executor_;
+  Executor small_calls_;
+  Admission admission_;
   std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
   std::unique_ptr<grpc::Service> service_;
   std::vector<std::string> addresses_;

@@ -25,11 +25,18 @@ struct ServiceLimits {
   int max_open_tensors = 0;          // of a stream
 };
 
+class Admission;
+class CallerAccounts;
+
 // What all calls share. Outlives them. Thread-safe.
 struct ServiceContext {
   SessionContext session;  // `pool` is `shared_pool`; the executor has a worker at least
   std::shared_ptr<BufferPool> shared_pool;  // responses on their way keep it alive
   ServiceLimits limits;
+  Executor* small_calls = nullptr;     // has a worker that no stream keeps waiting
+  Admission* admission = nullptr;      // never null while there are calls; likewise the next two
+  CallerAccounts* accounts = nullptr;
+  MemoryBudget* waiting_room = nullptr;  // for streams that hold nothing else yet
   const TokenTable* tokens = nullptr;           // null: calls need none
   IdleWatch* idle_watch = nullptr;              // never null while there are calls
   std::shared_ptr<spdlog::logger> logger;       // null: silent
@@ -40,6 +47,13 @@ struct ServiceContext {
   int worker_threads = 0;
   std::atomic<int64_t> active_calls = 0;
   std::atomic<int64_t> started_calls = 0;
+};
+
+// What one call works with. Outlives its handler.
+struct CallContext {
+  ServiceContext& service;
+  SessionContext session;  // the budget is the caller's share of the server's
+  bool has_turn = false;   // memory that others wait for may be taken
 };
 
 }  // namespace quantd

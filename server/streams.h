@@ -10,12 +10,12 @@
 // What each streaming call does with its frames. All arguments outlive the handler.
 namespace quantd {
 
-std::unique_ptr<FrameHandler> MakeQuantizeStream(ServiceContext& context, FrameOutbox& outbox,
+std::unique_ptr<FrameHandler> MakeQuantizeStream(CallContext& context, FrameOutbox& outbox,
                                                  const CancelToken& cancel);
-std::unique_ptr<FrameHandler> MakeDequantizeStream(ServiceContext& context, FrameOutbox& outbox,
+std::unique_ptr<FrameHandler> MakeDequantizeStream(CallContext& context, FrameOutbox& outbox,
                                                    const CancelToken& cancel);
 // Sends one frame, the response.
-std::unique_ptr<FrameHandler> MakeCalibrateStream(ServiceContext& context, FrameOutbox& outbox,
+std::unique_ptr<FrameHandler> MakeCalibrateStream(CallContext& context, FrameOutbox& outbox,
                                                   const CancelToken& cancel);
 
 }  // namespace quantd

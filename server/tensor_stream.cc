@@ -10,6 +10,7 @@
 #include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "quantd/v1/quantization.pb.h"
+#include "server/admission.h"
 #include "server/grpc_status.h"
 
 namespace quantd {
@@ -17,8 +18,8 @@ namespace {
 
 // Failed tensors whose `end` has not come yet; a peer that never sends it is stopped here.
 constexpr size_t kMaxFailedTensors = 4096;
-// For the frames that are read while another one is worked on.
-constexpr int64_t kReadAheadBytes = int64_t{4} << 20;
+// For the frame at work, and as much for the one that is read meanwhile. Larger ones ask for more.
+constexpr int64_t kFrameBytes = int64_t{4} << 20;
 
 // The error frames of both streams have the same form.
 grpc::ByteBuffer ErrorFrame(uint64_t tensor_id, const absl::Status& status) {
@@ -60,7 +61,7 @@ absl::Status CheckChunk(const ParsedFrame& chunk, const IncomingPlane& plane) {
   return absl::OkStatus();
 }
 
-TensorStream::TensorStream(ServiceContext& context, RpcMetrics& metrics, FrameOutbox& outbox,
+TensorStream::TensorStream(CallContext& context, RpcMetrics& metrics, FrameOutbox& outbox,
                            const CancelToken& cancel, OpenTensorFn open)
     : context_(context),
       metrics_(metrics),
@@ -83,12 +84,14 @@ absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
   switch (frame.kind) {
     case FrameKind::kStart:
       any_start_ = true;
-      return Open(frame);
+      return Open(std::move(frame));
     case FrameKind::kChunk: {
-      auto reservation = context_.session.budget->Reserve(static_cast<int64_t>(frame.data_bytes),
-                                                          "a request frame");
-      if (!reservation.ok()) return Fail(frame.tensor_id, reservation.status(), true);
-      frame_reservation_ = *std::move(reservation);
+      const int64_t more_bytes = static_cast<int64_t>(frame.data_bytes) - kFrameBytes;
+      if (more_bytes > 0) {
+        auto reservation = context_.session.budget->Reserve(2 * more_bytes, "a request frame");
+        if (!reservation.ok()) return Fail(frame.tensor_id, reservation.status(), true);
+        frame_reservation_ = *std::move(reservation);
+      }
       return AcceptChunk(std::move(frame));
     }
     case FrameKind::kEnd:
@@ -100,7 +103,11 @@ absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
   return absl::InvalidArgumentError("a frame has neither start nor chunk nor end");
 }
 
-absl::Status TensorStream::Open(const ParsedFrame& frame) {
+int64_t TensorStream::StreamBytes() const {
+  return context_.service.limits.max_queued_bytes + 2 * kFrameBytes;
+}
+
+absl::Status TensorStream::Open(ParsedFrame frame) {
   const uint64_t id = frame.tensor_id;
   failed_.erase(id);
   if (tensors_.contains(id)) {
@@ -109,25 +116,66 @@ absl::Status TensorStream::Open(const ParsedFrame& frame) {
                     absl::StrCat("tensor_id=", id, " is already open on this stream")),
                 true);
   }
-  if (std::ssize(tensors_) >= context_.limits.max_open_tensors) {
+  if (std::ssize(tensors_) >= context_.service.limits.max_open_tensors) {
     return Fail(id,
                 WithLimit(absl::ResourceExhaustedError(absl::StrCat(
                               "the stream has ", tensors_.size(), " open tensors; at most ",
-                              context_.limits.max_open_tensors, " are allowed")),
-                          "open_tensors", context_.limits.max_open_tensors),
+                              context_.service.limits.max_open_tensors, " are allowed")),
+                          "open_tensors", context_.service.limits.max_open_tensors),
                 true);
   }
-  if (stream_reservation_.bytes() == 0) {
-    auto reservation = context_.session.budget->Reserve(
-        context_.limits.max_queued_bytes + kReadAheadBytes, "a stream");
-    if (!reservation.ok()) return Fail(id, reservation.status(), true);
-    stream_reservation_ = *std::move(reservation);
+  // A stream that has tensors open cannot wait: what they hold would never come free.
+  if (!tensors_.empty() || !context_.service.admission->crowded()) {
+    const absl::Status status = TryOpen(frame);
+    if (status.ok()) return status;
+    if (!tensors_.empty() || !MayWait(status)) return Fail(id, status, true);
+  } else {
+    needed_bytes_ = StreamBytes();
   }
-  absl::StatusOr<std::unique_ptr<OpenTensor>> tensor = open_(id, frame.message);
-  if (!tensor.ok()) return Fail(id, tensor.status(), true);
-  current_ = tensors_.emplace(id, *std::move(tensor)).first->second.get();
-  current_id_ = id;
+  pending_ = std::move(frame);
   return absl::OkStatus();
+}
+
+absl::Status TensorStream::TryOpen(const ParsedFrame& frame) {
+  if (stream_reservation_.bytes() == 0) {
+    QUANTD_ASSIGN_OR_RETURN(stream_reservation_,
+                            context_.session.budget->Reserve(StreamBytes(), "a stream"));
+  }
+  QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<OpenTensor> tensor,
+                          open_(frame.tensor_id, frame.message));
+  current_ = tensors_.emplace(frame.tensor_id, std::move(tensor)).first->second.get();
+  current_id_ = frame.tensor_id;
+  return absl::OkStatus();
+}
+
+bool TensorStream::MayWait(const absl::Status& status) {
+  const std::optional<int64_t> shortage_bytes = ShortageOf(status);
+  if (!shortage_bytes.has_value()) return false;
+  needed_bytes_ = StreamBytes() + (stream_reservation_.bytes() > 0 ? *shortage_bytes : 0);
+  return needed_bytes_ <= context_.session.budget->limit_bytes();
+}
+
+absl::StatusOr<Progress> TensorStream::WorkOnPending() {
+  // Whoever waits holds nothing that others might wait for.
+  if (stream_reservation_.bytes() > 0 && !outbox_.Drained()) return Progress::kDraining;
+  stream_reservation_ = MemoryBudget::Reservation();
+  if (!context_.has_turn) return Progress::kWaiting;
+  const absl::Status status = TryOpen(*pending_);
+  if (!status.ok() && MayWait(status)) {
+    stream_reservation_ = MemoryBudget::Reservation();
+    return Progress::kWaiting;
+  }
+  if (!status.ok()) {
+    QUANTD_RETURN_IF_ERROR(Refuse(status));
+  }
+  pending_.reset();
+  return Progress::kMore;
+}
+
+absl::Status TensorStream::Refuse(const absl::Status& status) {
+  const uint64_t id = pending_->tensor_id;
+  pending_.reset();
+  return Fail(id, status, true);
 }
 
 absl::Status TensorStream::AcceptChunk(ParsedFrame frame) {
@@ -148,8 +196,9 @@ absl::Status TensorStream::AcceptChunk(ParsedFrame frame) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> TensorStream::Work() {
-  if (current_ == nullptr) return false;
+absl::StatusOr<Progress> TensorStream::Work() {
+  if (pending_.has_value()) return WorkOnPending();
+  if (current_ == nullptr) return Progress::kIdle;
   const absl::StatusOr<bool> more = current_->Work(cancel_);
   if (!more.ok()) {
     QUANTD_RETURN_IF_ERROR(Fail(current_id_, more.status(), true));
@@ -157,7 +206,7 @@ absl::StatusOr<bool> TensorStream::Work() {
     current_ = nullptr;
     frame_reservation_ = MemoryBudget::Reservation();
   }
-  return current_ != nullptr;
+  return current_ != nullptr ? Progress::kMore : Progress::kIdle;
 }
 
 absl::Status TensorStream::FinishTensor(uint64_t id) {
@@ -183,7 +232,7 @@ absl::Status TensorStream::Fail(uint64_t id, const absl::Status& status, bool mo
   frame_reservation_ = MemoryBudget::Reservation();
   const auto tensor = tensors_.find(id);
   Record(tensor == tensors_.end() ? nullptr : tensor->second.get(), TensorOutcome::Result::kFailed);
-  context_.metrics.CountRefusal(status);
+  context_.service.metrics.CountRefusal(status);
   tensors_.erase(id);
   ++num_failed_;
   outbox_.Send(ErrorFrame(id, status));

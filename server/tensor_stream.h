@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -43,18 +44,25 @@ using OpenTensorFn = std::function<absl::StatusOr<std::unique_ptr<OpenTensor>>(
 // what the peer still sends for it is dropped up to its `end`. Not thread-safe.
 class TensorStream final : public FrameHandler {
  public:
-  TensorStream(ServiceContext& context, RpcMetrics& metrics, FrameOutbox& outbox,
+  TensorStream(CallContext& context, RpcMetrics& metrics, FrameOutbox& outbox,
                const CancelToken& cancel, OpenTensorFn open);
   ~TensorStream() override;
 
   absl::Status Accept(const grpc::ByteBuffer& frame) override;
-  absl::StatusOr<bool> Work() override;
+  absl::StatusOr<Progress> Work() override;
+  int64_t needed_bytes() const override { return needed_bytes_; }
+  absl::Status Refuse(const absl::Status& status) override;
   absl::Status Close() override;
   std::string Summary() const override;
   CallTimes times() const override { return times_; }
 
  private:
-  absl::Status Open(const ParsedFrame& frame);
+  absl::Status Open(ParsedFrame frame);
+  absl::Status TryOpen(const ParsedFrame& frame);
+  // True if there would be memory later for the tensor that `status` refuses.
+  bool MayWait(const absl::Status& status);
+  int64_t StreamBytes() const;
+  absl::StatusOr<Progress> WorkOnPending();
   absl::Status AcceptChunk(ParsedFrame frame);
   absl::Status FinishTensor(uint64_t tensor_id);
   // Closes the tensor with an error frame; its frames are dropped from now on if `more_to_come`.
@@ -62,13 +70,15 @@ class TensorStream final : public FrameHandler {
   // Takes what is known of a tensor that ends into the metrics; null: it was never open.
   void Record(const OpenTensor* tensor, TensorOutcome::Result result);
 
-  ServiceContext& context_;
+  CallContext& context_;
   RpcMetrics& metrics_;
   FrameOutbox& outbox_;
   const CancelToken& cancel_;
   const OpenTensorFn open_;
-  MemoryBudget::Reservation stream_reservation_;  // for what is read ahead and waits to be sent
-  MemoryBudget::Reservation frame_reservation_;   // for the frame at work
+  MemoryBudget::Reservation stream_reservation_;  // for the frames read, and what is to be sent
+  MemoryBudget::Reservation frame_reservation_;   // for what a large frame takes beyond that
+  std::optional<ParsedFrame> pending_;            // the start of a tensor that waits for memory
+  int64_t needed_bytes_ = 0;                      // that it waits for
   absl::flat_hash_map<uint64_t, std::unique_ptr<OpenTensor>> tensors_;
   absl::flat_hash_set<uint64_t> failed_;  // whose frames are dropped
   uint64_t current_id_ = 0;

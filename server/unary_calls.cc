@@ -31,15 +31,15 @@ namespace {
 constexpr int kDefaultPageSize = 50;
 
 // Reserves what a unary call holds beside its session, where its response is not too large.
-absl::StatusOr<MemoryBudget::Reservation> ReserveUnary(const ServiceContext& context,
+absl::StatusOr<MemoryBudget::Reservation> ReserveUnary(const CallContext& context,
                                                        absl::string_view method,
                                                        int64_t input_bytes, int64_t output_bytes) {
-  if (output_bytes > context.limits.max_unary_bytes) {
+  if (output_bytes > context.service.limits.max_unary_bytes) {
     return WithLimit(absl::ResourceExhaustedError(
                          absl::StrCat("the response of ", method, " would have ", output_bytes,
                                       " bytes; a unary one may have ",
-                                      context.limits.max_unary_bytes, "; use Streaming", method)),
-                     "unary_response_bytes", context.limits.max_unary_bytes);
+                                      context.service.limits.max_unary_bytes, "; use Streaming", method)),
+                     "unary_response_bytes", context.service.limits.max_unary_bytes);
   }
   // The response lies there twice: as the message, and serialized.
   QUANTD_ASSIGN_OR_RETURN(const int64_t bytes, CheckedAdd(input_bytes, 2 * output_bytes));
@@ -127,10 +127,10 @@ absl::Status Feed(DequantizeSession& session, int plane, std::span<const std::by
 
 }  // namespace
 
-absl::Status Quantize(ServiceContext& context, const v1::QuantizeRequest& request,
+absl::Status Quantize(CallContext& context, const v1::QuantizeRequest& request,
                       v1::QuantizeResponse& response, const CancelToken& cancel, CallTimes& times) {
-  UnaryTensor tensor(context.metrics.rpc("Quantize"), cancel, times);
-  QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(request.start(), context));
+  UnaryTensor tensor(context.service.metrics.rpc("Quantize"), cancel, times);
+  QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(request.start(), context.service));
   tensor.outcome.scheme = head.plan.scheme->info.name;
   tensor.outcome.input_bytes = static_cast<int64_t>(request.data().size());
   QUANTD_ASSIGN_OR_RETURN(
@@ -164,11 +164,11 @@ absl::Status Quantize(ServiceContext& context, const v1::QuantizeRequest& reques
   return absl::OkStatus();
 }
 
-absl::Status Dequantize(ServiceContext& context, const v1::DequantizeRequest& request,
+absl::Status Dequantize(CallContext& context, const v1::DequantizeRequest& request,
                         v1::DequantizeResponse& response, const CancelToken& cancel,
                         CallTimes& times) {
-  UnaryTensor tensor(context.metrics.rpc("Dequantize"), cancel, times);
-  QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(request.start(), context));
+  UnaryTensor tensor(context.service.metrics.rpc("Dequantize"), cancel, times);
+  QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(request.start(), context.service));
   tensor.outcome.scheme = head.plan.scheme->info.name;
   tensor.outcome.input_bytes = head.plan.output_bytes;
   QUANTD_ASSIGN_OR_RETURN(const std::vector<const std::string*> planes,
@@ -196,16 +196,16 @@ absl::Status Dequantize(ServiceContext& context, const v1::DequantizeRequest& re
   return absl::OkStatus();
 }
 
-absl::Status PlanTensor(ServiceContext& context, const v1::PlanRequest& request,
+absl::Status PlanTensor(CallContext& context, const v1::PlanRequest& request,
                         v1::PlanResponse& response, const CancelToken&, CallTimes&) {
   QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(request.tensor()));
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(request.spec()));
-  QUANTD_ASSIGN_OR_RETURN(const Plan plan, PlanFor(spec, tensor, context, request.with_ranges()));
+  QUANTD_ASSIGN_OR_RETURN(const Plan plan, PlanFor(spec, tensor, context.service, request.with_ranges()));
   *response.mutable_plan() = ToProto(plan);
   return absl::OkStatus();
 }
 
-absl::Status ListSchemes(ServiceContext&, const v1::ListSchemesRequest& request,
+absl::Status ListSchemes(CallContext&, const v1::ListSchemesRequest& request,
                          v1::ListSchemesResponse& response, const CancelToken&, CallTimes&) {
   const std::span<const Scheme* const> schemes = AllSchemes();
   if (request.page_size() < 0) {
@@ -227,23 +227,23 @@ absl::Status ListSchemes(ServiceContext&, const v1::ListSchemesRequest& request,
   return absl::OkStatus();
 }
 
-absl::Status GetServerInfo(ServiceContext& context, const v1::GetServerInfoRequest&,
+absl::Status GetServerInfo(CallContext& context, const v1::GetServerInfoRequest&,
                            v1::GetServerInfoResponse& response, const CancelToken&, CallTimes&) {
   response.set_version(QUANTD_VERSION);
   response.set_build(QUANTD_BUILD);
   response.set_simd_target(ChosenSimdTarget());
   response.set_blas_core(BlasCoreName());
-  response.set_worker_threads(context.worker_threads);
-  response.set_memory_budget_bytes(context.session.budget->limit_bytes());
-  response.set_memory_used_bytes(context.session.budget->used_bytes());
-  response.set_max_message_bytes(context.limits.max_message_bytes);
-  response.set_max_unary_bytes(context.limits.max_unary_bytes);
-  response.set_max_tensor_memory_bytes(context.limits.session_budget_bytes);
-  response.set_max_open_tensors(context.limits.max_open_tensors);
+  response.set_worker_threads(context.service.worker_threads);
+  response.set_memory_budget_bytes(context.service.session.budget->limit_bytes());
+  response.set_memory_used_bytes(context.service.session.budget->used_bytes());
+  response.set_max_message_bytes(context.service.limits.max_message_bytes);
+  response.set_max_unary_bytes(context.service.limits.max_unary_bytes);
+  response.set_max_tensor_memory_bytes(context.service.limits.session_budget_bytes);
+  response.set_max_open_tensors(context.service.limits.max_open_tensors);
   response.set_max_dimensions(kMaxRank);
   response.set_max_name_bytes(static_cast<int>(kMaxTensorNameBytes));
   *response.mutable_uptime() = google::protobuf::util::TimeUtil::NanosecondsToDuration(
-      absl::ToInt64Nanoseconds(absl::Now() - context.start_time));
+      absl::ToInt64Nanoseconds(absl::Now() - context.service.start_time));
   for (const DType dtype : AllDTypes()) {
     if (IsQuantizable(dtype)) response.add_input_data_types(ToProto(dtype));
   }

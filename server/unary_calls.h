@@ -12,19 +12,19 @@
 namespace quantd {
 
 // kResourceExhausted: the response would be larger than a unary one may be.
-absl::Status Quantize(ServiceContext& context, const v1::QuantizeRequest& request,
+absl::Status Quantize(CallContext& context, const v1::QuantizeRequest& request,
                       v1::QuantizeResponse& response, const CancelToken& cancel, CallTimes& times);
-absl::Status Dequantize(ServiceContext& context, const v1::DequantizeRequest& request,
+absl::Status Dequantize(CallContext& context, const v1::DequantizeRequest& request,
                         v1::DequantizeResponse& response, const CancelToken& cancel,
                         CallTimes& times);
 
-absl::Status PlanTensor(ServiceContext& context, const v1::PlanRequest& request,
+absl::Status PlanTensor(CallContext& context, const v1::PlanRequest& request,
                         v1::PlanResponse& response, const CancelToken& cancel, CallTimes& times);
 // kInvalidArgument: a page size or token that is not ours.
-absl::Status ListSchemes(ServiceContext& context, const v1::ListSchemesRequest& request,
+absl::Status ListSchemes(CallContext& context, const v1::ListSchemesRequest& request,
                          v1::ListSchemesResponse& response, const CancelToken& cancel,
                          CallTimes& times);
-absl::Status GetServerInfo(ServiceContext& context, const v1::GetServerInfoRequest& request,
+absl::Status GetServerInfo(CallContext& context, const v1::GetServerInfoRequest& request,
                            v1::GetServerInfoResponse& response, const CancelToken& cancel,
                            CallTimes& times);
 

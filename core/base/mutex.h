@@ -4,10 +4,12 @@
 #include "absl/synchronization/mutex.h"
 
 #if defined(__SANITIZE_THREAD__)
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/time/clock.h"
 #endif
 
 namespace quantd {
@@ -39,6 +41,19 @@ class ABSL_LOCKABLE Mutex {
     changed_.wait(lock, [&condition] { return condition.Eval(); });
     --waiters_;
     lock.release();
+  }
+  bool AwaitWithDeadline(const absl::Condition& condition, absl::Time deadline) {
+    if (condition.Eval()) return true;
+    std::unique_lock<std::mutex> lock(mutex_, std::adopt_lock);
+    if (waiters_ > 0) changed_.notify_all();
+    ++waiters_;
+    // Far deadlines overflow within the library; waking early is always allowed.
+    const absl::Time near = std::min(deadline, absl::Now() + absl::Hours(1));
+    const bool met = changed_.wait_until(lock, absl::ToChronoTime(near),
+                                         [&condition] { return condition.Eval(); });
+    --waiters_;
+    lock.release();
+    return met;
   }
   void LockWhen(const absl::Condition& condition) ABSL_EXCLUSIVE_LOCK_FUNCTION() {
     Lock();

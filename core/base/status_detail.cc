@@ -14,6 +14,7 @@ namespace {
 constexpr char kFieldPayload[] = "quantd/field";     // the field's path
 constexpr char kLimitPayload[] = "quantd/limit";     // NAME=ALLOWED
 constexpr char kRetryPayload[] = "quantd/retry_ms";  // milliseconds
+constexpr char kShortagePayload[] = "quantd/shortage";  // bytes
 
 std::optional<std::string> PayloadOf(const absl::Status& status, absl::string_view name) {
   const absl::optional<absl::Cord> payload = status.GetPayload(name);
@@ -40,6 +41,11 @@ absl::Status WithRetryAfter(absl::Status status, absl::Duration delay) {
   return status;
 }
 
+absl::Status WithShortage(absl::Status status, int64_t bytes) {
+  status.SetPayload(kShortagePayload, absl::Cord(absl::StrCat(bytes)));
+  return status;
+}
+
 std::optional<std::string> FieldOf(const absl::Status& status) {
   return PayloadOf(status, kFieldPayload);
 }
@@ -51,6 +57,13 @@ std::optional<LimitDetail> LimitOf(const absl::Status& status) {
   LimitDetail limit = {parts.first, 0};
   if (!absl::SimpleAtoi(parts.second, &limit.allowed)) return std::nullopt;
   return limit;
+}
+
+std::optional<int64_t> ShortageOf(const absl::Status& status) {
+  const std::optional<std::string> text = PayloadOf(status, kShortagePayload);
+  int64_t bytes = 0;
+  if (!text.has_value() || !absl::SimpleAtoi(*text, &bytes)) return std::nullopt;
+  return bytes;
 }
 
 std::optional<absl::Duration> RetryAfterOf(const absl::Status& status) {

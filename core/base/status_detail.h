@@ -26,9 +26,13 @@ absl::Status WithLimit(absl::Status status, absl::string_view name, int64_t allo
 // Says when the same call may succeed.
 absl::Status WithRetryAfter(absl::Status status, absl::Duration delay);
 
+// Says that only these bytes of memory were not free: the same call may succeed later.
+absl::Status WithShortage(absl::Status status, int64_t bytes);
+
 std::optional<std::string> FieldOf(const absl::Status& status);
 std::optional<LimitDetail> LimitOf(const absl::Status& status);
 std::optional<absl::Duration> RetryAfterOf(const absl::Status& status);
+std::optional<int64_t> ShortageOf(const absl::Status& status);
 
 }  // namespace quantd
 

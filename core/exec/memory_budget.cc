@@ -1,26 +1,46 @@
 #include "core/exec/memory_budget.h"
 
+#include <algorithm>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_detail.h"
+#include "core/base/status_macros.h"
 
 namespace quantd {
+namespace {
+
+// When memory that is not free now may be.
+constexpr absl::Duration kRetryAfter = absl::Seconds(1);
+
+}  // namespace
 
 absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(int64_t bytes,
                                                                 absl::string_view what) {
+  Reservation reservation;  // of the parent, which has it back if there is no room here
+  if (parent_ != nullptr) {
+    QUANTD_ASSIGN_OR_RETURN(reservation, parent_->Reserve(bytes, what));
+  }
+  QUANTD_RETURN_IF_ERROR(Take(bytes, what));
+  reservation.budget_ = this;  // whose Release goes on to the parent
+  reservation.bytes_ = bytes;
+  return reservation;
+}
+
+absl::Status MemoryBudget::Take(int64_t bytes, absl::string_view what) {
   MutexLock lock(&mutex_);
   const int64_t free_bytes = limit_bytes_ - used_bytes_;
   if (bytes < 0 || bytes > free_bytes) {
-    return WithLimit(absl::ResourceExhaustedError(
-                         absl::StrCat(what, " needs ", bytes, " bytes of memory; ", free_bytes,
-                                      " of the budget of ", limit_bytes_, " are free")),
-                     "memory_bytes", limit_bytes_);
+    const absl::Status status = WithLimit(
+        absl::ResourceExhaustedError(absl::StrCat(what, " needs ", bytes, " bytes of memory; ",
+                                                  free_bytes, " of the budget of ", limit_bytes_,
+                                                  " are free")),
+        "memory_bytes", limit_bytes_);
+    if (bytes > limit_bytes_) return status;
+    return WithRetryAfter(WithShortage(status, bytes), kRetryAfter);
   }
   used_bytes_ += bytes;
-  Reservation reservation;
-  reservation.budget_ = this;
-  reservation.bytes_ = bytes;
-  return reservation;
+  return absl::OkStatus();
 }
 
 int64_t MemoryBudget::used_bytes() const {
@@ -28,9 +48,18 @@ int64_t MemoryBudget::used_bytes() const {
   return used_bytes_;
 }
 
+int64_t MemoryBudget::free_bytes() const {
+  const int64_t here_bytes = limit_bytes_ - used_bytes();
+  return parent_ == nullptr ? here_bytes : std::min(here_bytes, parent_->free_bytes());
+}
+
 void MemoryBudget::Release(int64_t bytes) {
-  MutexLock lock(&mutex_);
-  used_bytes_ -= bytes;
+  {
+    MutexLock lock(&mutex_);
+    used_bytes_ -= bytes;
+  }
+  if (parent_ != nullptr) parent_->Release(bytes);
+  if (listener_) listener_();
 }
 
 }  // namespace quantd

@@ -2,6 +2,7 @@
 #define QUANTD_CORE_EXEC_MEMORY_BUDGET_H_
 
 #include <cstdint>
+#include <functional>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -11,7 +12,8 @@
 
 namespace quantd {
 
-// One server-wide account of bytes that sessions hold. Outlives its reservations. Thread-safe.
+// An account of bytes that sessions hold: the server's, or a share of it. Outlives its reservations.
+// Thread-safe.
 class MemoryBudget {
  public:
   // A share of the budget; gives it back when it is destroyed. Movable. Thread-compatible.
@@ -37,7 +39,13 @@ class MemoryBudget {
     int64_t bytes_ = 0;
   };
 
-  explicit MemoryBudget(int64_t limit_bytes) : limit_bytes_(limit_bytes) {}
+  // What is reserved here is reserved in `parent` too, which may be null and outlives this.
+  explicit MemoryBudget(int64_t limit_bytes, MemoryBudget* parent = nullptr)
+      : limit_bytes_(limit_bytes), parent_(parent) {}
+
+  // Has `listener` called whenever bytes have come free here, on the thread that gave them back,
+  // which may hold any lock of its own. To be set before the first reservation.
+  void SetReleaseListener(std::function<void()> listener) { listener_ = std::move(listener); }
 
   // Returns `bytes` of the budget, or kResourceExhausted naming `what`, the bytes asked for, and
   // those that are free.
@@ -45,11 +53,16 @@ class MemoryBudget {
 
   int64_t limit_bytes() const { return limit_bytes_; }
   int64_t used_bytes() const;
+  // Returns what could be reserved now, here and in the parents.
+  int64_t free_bytes() const;
 
  private:
+  absl::Status Take(int64_t bytes, absl::string_view what);
   void Release(int64_t bytes);
 
   const int64_t limit_bytes_;
+  MemoryBudget* const parent_;
+  std::function<void()> listener_;
   mutable Mutex mutex_;
   int64_t used_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };

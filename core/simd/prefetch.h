@@ -3,7 +3,7 @@
 
 #include <hwy/cache_control.h>
 
-#include <cstddef>
+#include <cstdint>
 
 namespace quantd {
 
@@ -12,8 +12,9 @@ namespace quantd {
 // it once a vector, so that memory is read while they compute. Any address is allowed.
 template <typename T>
 HWY_INLINE void PrefetchBehind(const T* p) {
-  constexpr size_t kBytes = 4096;
-  hwy::Prefetch(p + kBytes / sizeof(T));
+  constexpr uintptr_t kBytes = 4096;
+  // An integer, for the address may lie outside of the array.
+  hwy::Prefetch(reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(p) + kBytes));
 }
 
 }  // namespace quantd

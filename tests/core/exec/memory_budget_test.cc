@@ -72,6 +72,30 @@ TEST(MemoryBudgetTest, AssigningGivesBackWhatWasHeld) {
   EXPECT_EQ(budget.used_bytes(), 5);
 }
 
+TEST(MemoryBudgetTest, AShareCountsInItsParentToo) {
+  MemoryBudget whole(100);
+  MemoryBudget share(60, &whole), other(60, &whole);
+  const MemoryBudget::Reservation held = *share.Reserve(50, "window");
+  EXPECT_EQ(whole.used_bytes(), 50);
+  EXPECT_EQ(share.free_bytes(), 10);
+  EXPECT_EQ(other.free_bytes(), 50);
+  EXPECT_FALSE(other.Reserve(51, "window").ok());  // the parent has no room
+  EXPECT_EQ(other.used_bytes(), 0);
+  EXPECT_FALSE(share.Reserve(11, "window").ok());  // the share has none
+  EXPECT_EQ(whole.used_bytes(), 50);
+  { const MemoryBudget::Reservation all = *other.Reserve(50, "window"); }
+  EXPECT_EQ(whole.used_bytes(), 50);
+}
+
+TEST(MemoryBudgetTest, TellsWhenBytesHaveComeFree) {
+  MemoryBudget whole(100);
+  int64_t free_bytes = -1;
+  whole.SetReleaseListener([&] { free_bytes = whole.free_bytes(); });
+  MemoryBudget share(60, &whole);
+  { const MemoryBudget::Reservation held = *share.Reserve(50, "window"); }
+  EXPECT_EQ(free_bytes, 100);
+}
+
 TEST(MemoryBudgetTest, IsNeverExceededUnderContention) {
   constexpr int64_t kLimit = 1000;
   MemoryBudget budget(kLimit);

@@ -1,0 +1,189 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "client/client.h"
+#include "tests/server/stub_client.h"
+#include "tests/support/temp_dir.h"
+
+// More calls than the memory of the server holds.
+namespace quantd::testing {
+namespace {
+
+std::unique_ptr<QuantdServer> SmallServer(ServerOptions options = {}) {
+  options.listen = {"127.0.0.1:0"};
+  options.threads = 2;
+  options.memory_budget_bytes = int64_t{48} << 20;
+  return StartServer(std::move(options));
+}
+
+// Quantizes one tensor by the client library, over a connection of its own.
+absl::StatusOr<std::string> DigestOf(const std::string& address, const std::string& spec,
+                                     const std::string& values, absl::Time deadline) {
+  const auto client = Client::Connect(address);
+  if (!client.ok()) return client.status();
+  MemorySource source(AsBytes(values));
+  MemorySink sink;
+  QuantizeJob job;
+  job.tensor = F32Tensor("weights", {static_cast<int64_t>(values.size()) / 1024 / 4, 1024});
+  job.spec = *ParseSpec(spec);
+  job.source = &source;
+  job.sink = &sink;
+  CallOptions options;
+  options.deadline = deadline;
+  const auto info = client->Quantize(std::move(job), options);
+  if (!info.ok()) return info.status();
+  return info->report.digests.front();
+}
+
+TEST(Overload, StreamsThatDoNotFitWaitAndAreServed) {
+  const auto server = SmallServer();
+  const std::string values = RandomF32(1 << 19, 7);
+  const auto expected = QuantizeHere("int8", F32Tensor("weights", {512, 1024}), values);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  constexpr int kStreams = 24;
+  std::vector<absl::StatusOr<std::string>> digests(kStreams, absl::UnknownError("not run"));
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kStreams; ++i) {
+    threads.emplace_back([&, i] {
+      digests[static_cast<size_t>(i)] =
+          DigestOf(server->addresses().front(), "int8", values, absl::InfiniteFuture());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  int served = 0;
+  for (const auto& digest : digests) {
+    if (!digest.ok()) {  // refused at the door, where nothing waits
+      EXPECT_TRUE(absl::IsResourceExhausted(digest.status())) << digest.status();
+      continue;
+    }
+    ++served;
+    EXPECT_EQ(*digest, expected->report.digests.front());
+  }
+  EXPECT_GE(served, 4);
+  server->Shutdown(absl::InfiniteDuration());
+  EXPECT_EQ(server->budget().used_bytes(), 0);
+}
+
+// A stream that has said `start` and then nothing: it holds what its tensor needs.
+class Holder {
+ public:
+  explicit Holder(v1::QuantizationService::Stub& stub)
+      : stream_(stub.StreamingQuantize(&context_)) {
+    v1::StreamingQuantizeRequest frame;
+    frame.set_tensor_id(1);
+    *frame.mutable_start() = QuantizeStartOf(F32Tensor("held", {1024, 2048}), "int8");
+    stream_->Write(frame);
+    v1::StreamingQuantizeResponse response;
+    EXPECT_TRUE(stream_->Read(&response));
+    EXPECT_TRUE(response.has_start()) << response.ShortDebugString();
+  }
+  ~Holder() { Release(); }
+  void Release() {
+    if (stream_ == nullptr) return;
+    context_.TryCancel();
+    stream_->Finish();
+    stream_.reset();
+  }
+
+ private:
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::StreamingQuantizeRequest,
+                                           v1::StreamingQuantizeResponse>>
+      stream_;
+};
+
+TEST(Overload, AStreamWaitsForMemoryAndGetsIt) {
+  const auto server = SmallServer();
+  const auto stub = StubOf(*server);
+  Holder holder(*stub);
+  const std::string values = RandomF32(1 << 21, 3);
+  const auto expected = QuantizeHere("int8", F32Tensor("weights", {2048, 1024}), values);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  absl::StatusOr<std::string> digest = absl::UnknownError("not run");
+  std::thread waits([&] {
+    digest = DigestOf(server->addresses().front(), "int8", values, absl::InfiniteFuture());
+  });
+  while (server->waiting_calls() == 0) absl::SleepFor(absl::Milliseconds(1));
+  holder.Release();
+  waits.join();
+  ASSERT_TRUE(digest.ok()) << digest.status();
+  EXPECT_EQ(*digest, expected->report.digests.front());
+}
+
+TEST(Overload, WhoWaitsTooLongIsRefusedWithTheNumber) {
+  ServerOptions options;
+  options.max_wait = absl::Milliseconds(50);
+  const auto server = SmallServer(options);
+  const auto stub = StubOf(*server);
+  const Holder holder(*stub);
+  const std::string values = RandomF32(1 << 21, 3);
+  const auto digest =
+      DigestOf(server->addresses().front(), "int8", values, absl::InfiniteFuture());
+  EXPECT_TRUE(absl::IsResourceExhausted(digest.status())) << digest.status();
+  EXPECT_THAT(std::string(digest.status().message()),
+              ::testing::HasSubstr("bytes of memory did not come free within"));
+}
+
+TEST(Overload, ACancelledWaitGivesItsPlaceUp) {
+  const auto server = SmallServer();
+  const auto stub = StubOf(*server);
+  const Holder holder(*stub);
+  grpc::ClientContext context;
+  const auto stream = stub->StreamingQuantize(&context);
+  v1::StreamingQuantizeRequest frame;
+  frame.set_tensor_id(1);
+  *frame.mutable_start() = QuantizeStartOf(F32Tensor("second", {1024, 2048}), "int8");
+  stream->Write(frame);
+  while (server->waiting_calls() == 0) absl::SleepFor(absl::Milliseconds(1));
+  context.TryCancel();
+  stream->Finish();
+  while (server->waiting_calls() != 0) absl::SleepFor(absl::Milliseconds(1));
+}
+
+TEST(Overload, SmallCallsAreServedWhileStreamsWait) {
+  const auto server = SmallServer();
+  const auto stub = StubOf(*server);
+  const Holder holder(*stub);
+  grpc::ClientContext waiting_context;
+  const auto waiting = stub->StreamingQuantize(&waiting_context);
+  v1::StreamingQuantizeRequest frame;
+  frame.set_tensor_id(1);
+  *frame.mutable_start() = QuantizeStartOf(F32Tensor("second", {1024, 2048}), "int8");
+  waiting->Write(frame);
+  while (server->waiting_calls() == 0) absl::SleepFor(absl::Milliseconds(1));
+  grpc::ClientContext context;
+  v1::QuantizeRequest request;
+  *request.mutable_start() = QuantizeStartOf(F32Tensor("small", {1, 384}), "int8");
+  request.set_data(RandomF32(384, 5));
+  v1::QuantizeResponse response;
+  const grpc::Status status = stub->Quantize(&context, request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  waiting_context.TryCancel();
+  waiting->Finish();
+}
+
+TEST(Overload, ACallerHasAsManyStreamsAsItMayHave) {
+  ServerOptions options;
+  options.max_caller_streams = 1;
+  const auto server = SmallServer(options);
+  const auto stub = StubOf(*server);
+  Holder holder(*stub);
+  grpc::ClientContext context;
+  const auto second = stub->StreamingQuantize(&context);
+  v1::StreamingQuantizeResponse response;
+  EXPECT_FALSE(second->Read(&response));
+  const grpc::Status status = second->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
+  const auto& trailers = context.GetServerTrailingMetadata();
+  EXPECT_EQ(trailers.count("grpc-retry-pushback-ms"), 1);
+}
+
+}  // namespace
+}  // namespace quantd::testing
