@@ -106,7 +106,7 @@ class CalibrateStream final : public FrameHandler {
   }
 
   // For the frame at work and the one that is read meanwhile.
-  int64_t FrameBytes() const { return 2 * context_.service.limits.max_message_bytes; }
+  int64_t FrameBytes() const { return 2 * context_.service.limits.frame_bytes; }
 
   // True if there would be memory later for what `status` refuses; nothing is then held.
   bool MayWait(const absl::Status& status) {
@@ -135,6 +135,13 @@ class CalibrateStream final : public FrameHandler {
       QUANTD_RETURN_IF_ERROR(FindPlane({values_}, chunk.plane).status());
     }
     QUANTD_RETURN_IF_ERROR(CheckChunk(chunk, values_));
+    const int64_t more_bytes =
+        static_cast<int64_t>(chunk.data_bytes) - context_.service.limits.frame_bytes;
+    large_frame_reservation_ = MemoryBudget::Reservation();
+    if (more_bytes > 0) {
+      QUANTD_ASSIGN_OR_RETURN(large_frame_reservation_,
+                              context_.session.budget->Reserve(2 * more_bytes, "a request frame"));
+    }
     values_.received_bytes += static_cast<int64_t>(chunk.data_bytes);
     chunk_.Reset(std::move(chunk));
     return absl::OkStatus();
@@ -166,6 +173,7 @@ class CalibrateStream final : public FrameHandler {
   std::unique_ptr<CalibrationSession> session_;
   std::vector<CalibrationState> merge_;
   MemoryBudget::Reservation frame_reservation_;
+  MemoryBudget::Reservation large_frame_reservation_;
   std::optional<std::string> pending_;  // the start message that waits for memory
   int64_t needed_bytes_ = 0;            // that it waits for
   IncomingPlane values_;

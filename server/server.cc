@@ -29,8 +29,9 @@ namespace {
 constexpr int64_t kMaxKeptBytes = int64_t{64} << 20;
 // Responses that wait in a stream. A window's output comes on top.
 constexpr int64_t kMaxQueuedBytes = int64_t{4} << 20;
+constexpr int64_t kMaxFrameBytes = int64_t{4} << 20;
 // Budgets below this could not hold a stream and a window.
-constexpr int64_t kMinBudgetBytes = int64_t{32} << 20;
+constexpr int64_t kMinBudgetBytes = int64_t{16} << 20;
 // What is left for small calls while large ones wait.
 constexpr int64_t kMaxHeadroomBytes = int64_t{16} << 20;
 constexpr int64_t kMinMessageBytes = int64_t{64} << 10;
@@ -141,10 +142,28 @@ void ShutdownWhenIdle(grpc::Server& server, std::chrono::system_clock::time_poin
   shutdown.join();
 }
 
+// Null: calls need no tokens.
+absl::StatusOr<std::unique_ptr<TokenTable>> LoadTokens(const AccessOptions& access) {
+  if (access.tokens_path.empty()) return nullptr;
+  return TokenTable::Load(access.tokens_path);
+}
+
+// Null: plain TCP.
+absl::StatusOr<std::unique_ptr<TlsCertificates>> LoadTls(const AccessOptions& access,
+                                                         std::shared_ptr<spdlog::logger> logger) {
+  if (access.tls.enabled()) return TlsCertificates::Load(access.tls, std::move(logger));
+  if (!access.tls.key.empty() || !access.tls.client_ca.empty()) {
+    return absl::InvalidArgumentError("TLS needs a certificate: --tls-cert");
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 absl::Status CheckOptions(const ServerOptions& options) {
   QUANTD_RETURN_IF_ERROR(CheckLimits(options));
+  QUANTD_RETURN_IF_ERROR(LoadTokens(options.access).status());
+  QUANTD_RETURN_IF_ERROR(LoadTls(options.access, nullptr).status());
   for (const std::string& text : options.listen) {
     QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(text));
     QUANTD_RETURN_IF_ERROR(CheckIsAllowed(address, options.access.tls.enabled(), options));
@@ -180,7 +199,8 @@ QuantdServer::QuantdServer(const ServerOptions& options, int threads)
                      .session_budget_bytes = options.session_budget_bytes != 0
                                                  ? options.session_budget_bytes
                                                  : options.memory_budget_bytes / 4,
-                     .max_queued_bytes = kMaxQueuedBytes,
+                     .max_queued_bytes = std::min(kMaxQueuedBytes, options.memory_budget_bytes / 8),
+                     .frame_bytes = std::min(kMaxFrameBytes, options.memory_budget_bytes / 16),
                      .max_open_tensors = options.max_open_tensors};
   context_.small_calls = &small_calls_;
   context_.admission = &admission_;
@@ -201,23 +221,12 @@ absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOp
           ? options.threads
           : std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
   std::unique_ptr<QuantdServer> server(new QuantdServer(options, threads));
-  QUANTD_RETURN_IF_ERROR(server->LoadAccess(options.access));
+  QUANTD_ASSIGN_OR_RETURN(server->tokens_, LoadTokens(options.access));
+  server->context_.tokens = server->tokens_.get();
+  QUANTD_ASSIGN_OR_RETURN(server->tls_, LoadTls(options.access, options.logger));
   if (!options.metrics.empty()) QUANTD_RETURN_IF_ERROR(server->StartMetrics(options));
   QUANTD_RETURN_IF_ERROR(server->Listen(options));
   return server;
-}
-
-absl::Status QuantdServer::LoadAccess(const AccessOptions& access) {
-  if (!access.tokens_path.empty()) {
-    QUANTD_ASSIGN_OR_RETURN(tokens_, TokenTable::Load(access.tokens_path));
-    context_.tokens = tokens_.get();
-  }
-  if (access.tls.enabled()) {
-    QUANTD_ASSIGN_OR_RETURN(tls_, TlsCertificates::Load(access.tls, context_.logger));
-  } else if (!access.tls.key.empty() || !access.tls.client_ca.empty()) {
-    return absl::InvalidArgumentError("TLS needs a certificate: --tls-cert");
-  }
-  return absl::OkStatus();
 }
 
 absl::Status QuantdServer::OpenSockets(const ServerOptions& options, grpc::ServerBuilder& builder) {
@@ -306,6 +315,8 @@ void QuantdServer::Shutdown(absl::Duration drain) {
     ShutdownWhenIdle(*server_, deadline, context_.active_calls);
   }
   server_->Wait();
+  // Workers may still be at calls that gRPC has done with.
+  while (context_.active_calls > 0) absl::SleepFor(kDrainPoll);
 }
 
 }  // namespace quantd

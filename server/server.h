@@ -102,7 +102,6 @@ class QuantdServer {
 
  private:
   QuantdServer(const ServerOptions& options, int threads);
-  absl::Status LoadAccess(const AccessOptions& access);
   absl::Status Listen(const ServerOptions& options);
   absl::Status OpenSockets(const ServerOptions& options, grpc::ServerBuilder& builder);
   absl::Status StartMetrics(const ServerOptions& options);

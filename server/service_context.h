@@ -22,6 +22,10 @@ struct ServiceLimits {
   int64_t max_unary_bytes = 0;       // of a unary call's response
   int64_t session_budget_bytes = 0;  // what one tensor may hold
   int64_t max_queued_bytes = 0;      // of a stream's responses that the peer has not read yet
+  int64_t frame_bytes = 0;           // what a stream reserves for a frame; larger ones ask for more
+
+  // What a stream holds beside its tensors: responses, the frame at work, and the one that is read.
+  int64_t stream_bytes() const { return max_queued_bytes + 2 * frame_bytes; }
   int max_open_tensors = 0;          // of a stream
 };
 

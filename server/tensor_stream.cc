@@ -18,8 +18,6 @@ namespace {
 
 // Failed tensors whose `end` has not come yet; a peer that never sends it is stopped here.
 constexpr size_t kMaxFailedTensors = 4096;
-// For the frame at work, and as much for the one that is read meanwhile. Larger ones ask for more.
-constexpr int64_t kFrameBytes = int64_t{4} << 20;
 
 // The error frames of both streams have the same form.
 grpc::ByteBuffer ErrorFrame(uint64_t tensor_id, const absl::Status& status) {
@@ -86,7 +84,8 @@ absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
       any_start_ = true;
       return Open(std::move(frame));
     case FrameKind::kChunk: {
-      const int64_t more_bytes = static_cast<int64_t>(frame.data_bytes) - kFrameBytes;
+      const int64_t more_bytes =
+          static_cast<int64_t>(frame.data_bytes) - context_.service.limits.frame_bytes;
       if (more_bytes > 0) {
         auto reservation = context_.session.budget->Reserve(2 * more_bytes, "a request frame");
         if (!reservation.ok()) return Fail(frame.tensor_id, reservation.status(), true);
@@ -101,10 +100,6 @@ absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
       break;
   }
   return absl::InvalidArgumentError("a frame has neither start nor chunk nor end");
-}
-
-int64_t TensorStream::StreamBytes() const {
-  return context_.service.limits.max_queued_bytes + 2 * kFrameBytes;
 }
 
 absl::Status TensorStream::Open(ParsedFrame frame) {
@@ -130,7 +125,7 @@ absl::Status TensorStream::Open(ParsedFrame frame) {
     if (status.ok()) return status;
     if (!tensors_.empty() || !MayWait(status)) return Fail(id, status, true);
   } else {
-    needed_bytes_ = StreamBytes();
+    needed_bytes_ = context_.service.limits.stream_bytes();
   }
   pending_ = std::move(frame);
   return absl::OkStatus();
@@ -139,7 +134,7 @@ absl::Status TensorStream::Open(ParsedFrame frame) {
 absl::Status TensorStream::TryOpen(const ParsedFrame& frame) {
   if (stream_reservation_.bytes() == 0) {
     QUANTD_ASSIGN_OR_RETURN(stream_reservation_,
-                            context_.session.budget->Reserve(StreamBytes(), "a stream"));
+                            context_.session.budget->Reserve(context_.service.limits.stream_bytes(), "a stream"));
   }
   QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<OpenTensor> tensor,
                           open_(frame.tensor_id, frame.message));
@@ -151,7 +146,7 @@ absl::Status TensorStream::TryOpen(const ParsedFrame& frame) {
 bool TensorStream::MayWait(const absl::Status& status) {
   const std::optional<int64_t> shortage_bytes = ShortageOf(status);
   if (!shortage_bytes.has_value()) return false;
-  needed_bytes_ = StreamBytes() + (stream_reservation_.bytes() > 0 ? *shortage_bytes : 0);
+  needed_bytes_ = context_.service.limits.stream_bytes() + (stream_reservation_.bytes() > 0 ? *shortage_bytes : 0);
   return needed_bytes_ <= context_.session.budget->limit_bytes();
 }
 

@@ -61,7 +61,6 @@ class TensorStream final : public FrameHandler {
   absl::Status TryOpen(const ParsedFrame& frame);
   // True if there would be memory later for the tensor that `status` refuses.
   bool MayWait(const absl::Status& status);
-  int64_t StreamBytes() const;
   absl::StatusOr<Progress> WorkOnPending();
   absl::Status AcceptChunk(ParsedFrame frame);
   absl::Status FinishTensor(uint64_t tensor_id);

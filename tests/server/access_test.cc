@@ -6,6 +6,7 @@
 #include <string>
 
 #include "client/client.h"
+#include "absl/time/clock.h"
 #include "server/caller.h"
 #include "server/server.h"
 #include "tests/server/stub_client.h"
@@ -142,6 +143,8 @@ TEST(Access, SilentStreamsAreEnded) {
                "/quantd.v1.QuantizationService/StreamingQuantize");
   EXPECT_FALSE(call.Read().has_value());
   EXPECT_EQ(call.Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  // The peer may hear of it first.
+  while (server->idle_streams_ended() == 0) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_EQ(server->idle_streams_ended(), 1);
 }
 
