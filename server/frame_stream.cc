@@ -18,8 +18,10 @@ namespace {
 constexpr size_t kMaxFramesRead = 1;
 // After this many frames and windows a stream lets others have the worker.
 constexpr int kStepsPerTurn = 16;
-// What is read before a stream has the memory for more: what gRPC reads ahead, and a frame.
-constexpr int64_t kBaseBytes = (int64_t{256} << 10) + (int64_t{1} << 20);
+// What is read before a stream has the memory for more: what gRPC reads ahead, and a start frame.
+constexpr int64_t kBaseBytes = int64_t{512} << 10;
+// Behind a frame that may be a start nothing is read until it is known whether there is memory.
+constexpr size_t kStartFrameBytes = size_t{64} << 10;
 
 }  // namespace
 
@@ -182,7 +184,7 @@ FrameStream::Next FrameStream::TakeNext(grpc::ByteBuffer& frame) {
   if (!inbox_.empty()) {
     frame.Swap(&inbox_.front());
     inbox_.pop_front();
-    MaybeRead();
+    if (frame.Length() > kStartFrameBytes) MaybeRead();
     return Next::kFrame;
   }
   if (half_closed_ && !closed_) {

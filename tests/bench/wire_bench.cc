@@ -4,7 +4,6 @@
 // is ours for both. GB/s are of f32 sent. Small calls: unary Quantize of 384 floats beside a unary
 // echo, calls per second.
 #include <benchmark/benchmark.h>
-#include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <malloc.h>
@@ -25,83 +24,19 @@
 #include "client/client.h"
 #include "quantd/v1/quantization.grpc.pb.h"
 #include "server/server.h"
+#include "tests/bench/echo_service.h"
 #include "tests/bench/table.h"
 
 namespace quantd::bench {
 namespace {
 
 constexpr int64_t kTensorBytes = int64_t{64} << 20;
-// Methods of the echo, which answer with this part of each message.
-constexpr char kEchoQuarter[] = "/quantd.bench.Echo/Quarter";
-constexpr char kEchoHalf[] = "/quantd.bench.Echo/Half";
-constexpr char kEchoAll[] = "/quantd.bench.Echo/All";
-
 // As the programs do.
 void KeepPages() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   mallopt(M_TOP_PAD, 64 << 20);
 }
-
-// Returns the first part of a message without copying it.
-grpc::ByteBuffer FirstOf(const grpc::ByteBuffer& message, size_t divisor) {
-  std::vector<grpc::Slice> slices;
-  (void)message.Dump(&slices);
-  size_t left = message.Length() / divisor;
-  std::vector<grpc::Slice> kept;
-  for (const grpc::Slice& slice : slices) {
-    const size_t take = std::min(left, slice.size());
-    if (take == 0) break;
-    kept.push_back(take == slice.size() ? slice : slice.sub(0, take));
-    left -= take;
-  }
-  return grpc::ByteBuffer(kept.data(), kept.size());
-}
-
-// Reads the next message while the answer to the one before is written.
-class EchoReactor final : public grpc::ServerGenericBidiReactor {
- public:
-  explicit EchoReactor(size_t divisor) : divisor_(divisor) { StartRead(&incoming_); }
-  void OnReadDone(bool ok) override {
-    absl::MutexLock lock(&mutex_);
-    read_done_ = true;
-    ended_ = !ok;
-    Advance();
-  }
-  void OnWriteDone(bool ok) override {
-    absl::MutexLock lock(&mutex_);
-    writing_ = false;
-    ended_ = ended_ || !ok;
-    Advance();
-  }
-  void OnDone() override { delete this; }
-
- private:
-  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (writing_ || !read_done_) return;
-    if (ended_) return Finish(grpc::Status::OK);
-    outgoing_ = FirstOf(incoming_, divisor_);
-    read_done_ = false;
-    writing_ = true;
-    StartWrite(&outgoing_);
-    StartRead(&incoming_);
-  }
-  const size_t divisor_;
-  absl::Mutex mutex_;
-  grpc::ByteBuffer incoming_, outgoing_;
-  bool read_done_ ABSL_GUARDED_BY(mutex_) = false;
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
-};
-
-class EchoService final : public grpc::CallbackGenericService {
-  grpc::ServerGenericBidiReactor* CreateReactor(
-      grpc::GenericCallbackServerContext* context) override {
-    return new EchoReactor(context->method() == kEchoQuarter ? 4
-                           : context->method() == kEchoHalf  ? 2
-                                                             : 1);
-  }
-};
 
 // An echo server and a quantd server at the same kinds of address.
 struct Servers {

@@ -1,0 +1,273 @@
+// Many streams at once through a quantd with a small budget, in processes of their own.
+//   overload_bench [STREAMS] [SECONDS]
+// Prints the rate of 8 streams and of STREAMS (200), what became of the calls, the server's peak
+// memory beside its budget, and the latency of small unary calls beside that of a bare echo server
+// while 8 streams run. Exits 1 if a digest was wrong, a call failed otherwise than by a clean
+// refusal, or the memory went beyond the budget and 64 MiB.
+#include <fcntl.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "client/client.h"
+#include "quantd/v1/quantization.grpc.pb.h"
+#include "tests/bench/echo_service.h"
+
+namespace quantd::bench {
+namespace {
+
+constexpr int64_t kTensorBytes = int64_t{16} << 20;
+constexpr int64_t kBudgetBytes = int64_t{512} << 20;
+constexpr int64_t kAllowedBytes = kBudgetBytes + (int64_t{64} << 20);
+constexpr int kFewStreams = 8;
+
+const std::vector<float>& Input() {
+  static const std::vector<float> kInput = [] {
+    std::vector<float> values(kTensorBytes / sizeof(float));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 255) - 127.0f;
+    return values;
+  }();
+  return kInput;
+}
+
+class DiscardSink final : public PlaneSink {
+ public:
+  absl::Status Begin(std::span<const PlaneDesc>) override { return absl::OkStatus(); }
+  absl::Status Write(int, int64_t, std::span<const std::byte>) override { return absl::OkStatus(); }
+};
+
+// A program of ours that serves until it is told to end, and where.
+class ChildServer {
+ public:
+  ChildServer(const std::filesystem::path& folder, std::vector<std::string> command) {
+    const std::string port_file = folder / absl::StrCat("port", command.size());
+    command.push_back(port_file);
+    pid_ = fork();
+    if (pid_ == 0) {
+      const int log = open((folder / "log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+      dup2(log, STDERR_FILENO);
+      std::vector<char*> arguments;
+      for (std::string& argument : command) arguments.push_back(argument.data());
+      arguments.push_back(nullptr);
+      execv(arguments[0], arguments.data());
+      _exit(127);
+    }
+    while (!(std::ifstream(port_file) >> address_)) absl::SleepFor(absl::Milliseconds(10));
+  }
+  ~ChildServer() {
+    kill(pid_, SIGTERM);
+    waitpid(pid_, nullptr, 0);
+  }
+  const std::string& address() const { return address_; }
+  int64_t PeakBytes() const {
+    std::ifstream status(absl::StrCat("/proc/", pid_, "/status"));
+    int64_t kilobytes = 0;
+    for (std::string word; status >> word;) {
+      if (word == "VmHWM:") status >> kilobytes;
+    }
+    return kilobytes << 10;
+  }
+
+ private:
+  pid_t pid_;
+  std::string address_;
+};
+
+int ServeEcho(const std::string& port_file) {
+  EchoService service;
+  grpc::ServerBuilder builder;
+  builder.RegisterCallbackGenericService(&service);
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  const auto server = builder.BuildAndStart();
+  std::ofstream(absl::StrCat(port_file, ".tmp")) << "127.0.0.1:" << port << "\n";
+  std::filesystem::rename(absl::StrCat(port_file, ".tmp"), port_file);
+  pause();
+  return 0;
+}
+
+std::shared_ptr<grpc::Channel> ConnectionTo(const std::string& address) {
+  grpc::ChannelArguments arguments = ClientChannelArguments();
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // else channels share a connection
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+struct BulkResult {
+  int64_t served = 0, refused = 0, failed = 0;
+  double gigabytes_per_second = 0;
+};
+
+// Runs tensors over `streams` connections until `stop`, and checks what comes back.
+class Bulk {
+ public:
+  Bulk(const std::string& address, int streams) : begin_(absl::Now()) {
+    for (int i = 0; i < streams; ++i) {
+      threads_.emplace_back([this, address] { Run(Client(ConnectionTo(address))); });
+    }
+  }
+  BulkResult Stop() {
+    stop_ = true;  // what has begun is brought to its end, and counts
+    for (std::thread& thread : threads_) thread.join();
+    const double seconds = absl::ToDoubleSeconds(absl::Now() - begin_);
+    return {served_, refused_, failed_,
+            static_cast<double>(served_) * kTensorBytes / seconds / 1e9};
+  }
+
+ private:
+  void Run(const Client& client) {
+    while (!stop_) {
+      MemorySource source(std::as_bytes(std::span(Input())));
+      DiscardSink sink;
+      const TensorDesc tensor = {"t", DType::kF32, *Shape::Make({kTensorBytes / 4 / 4096, 4096})};
+      const auto info = client.Quantize({tensor, *ParseSpec("int8:axis=0"), &source, &sink, {}, {}});
+      if (absl::IsResourceExhausted(info.status())) {
+        ++refused_;
+        absl::SleepFor(absl::Seconds(1));  // as the refusal says
+        continue;
+      }
+      if (!info.ok() || !IsRight(info->report.digests.front())) {
+        std::cerr << info.status() << "\n";
+        ++failed_;
+        return;
+      }
+      ++served_;
+    }
+  }
+  // All results are of one input, so they are all right if the first one is; that one is verified
+  // by the client against what came over the wire.
+  bool IsRight(const std::string& digest) {
+    absl::MutexLock lock(&mutex_);
+    if (expected_.empty()) expected_ = digest;
+    return digest == expected_;
+  }
+
+  const absl::Time begin_;
+  std::atomic<bool> stop_ = false;
+  std::atomic<int64_t> served_ = 0, refused_ = 0, failed_ = 0;
+  absl::Mutex mutex_;
+  std::string expected_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::thread> threads_;
+};
+
+BulkResult RunBulk(const std::string& address, int streams, absl::Duration time) {
+  Bulk bulk(address, streams);
+  absl::SleepFor(time);
+  const BulkResult result = bulk.Stop();
+  std::printf("%4d streams: %.2f GB/s, %ld tensors served, %ld refused, %ld failed\n", streams,
+              result.gigabytes_per_second, static_cast<long>(result.served),
+              static_cast<long>(result.refused), static_cast<long>(result.failed));
+  return result;
+}
+
+// Latencies of small calls in microseconds.
+struct Latencies {
+  std::vector<double> us;
+  double At(double quantile) {
+    std::sort(us.begin(), us.end());
+    return us[static_cast<size_t>(quantile * static_cast<double>(us.size() - 1))];
+  }
+};
+
+v1::QuantizeRequest SmallRequest() {
+  v1::QuantizeRequest request;
+  request.mutable_start()->mutable_tensor()->set_name("e");
+  request.mutable_start()->mutable_tensor()->set_data_type(v1::DATA_TYPE_F32);
+  request.mutable_start()->mutable_tensor()->add_shape(384);
+  request.mutable_start()->mutable_spec()->set_text("int8");
+  request.set_data(Input().data(), 384 * sizeof(float));
+  return request;
+}
+
+// Makes small calls to both servers in turn while streams run to quantd.
+bool RunSmallCalls(const std::string& quantd, const std::string& echo, absl::Duration time) {
+  Bulk bulk(quantd, kFewStreams);
+  const auto stub = v1::QuantizationService::NewStub(ConnectionTo(quantd));
+  grpc::TemplatedGenericStub<v1::QuantizeRequest, v1::QuantizeRequest> echo_stub(
+      ConnectionTo(echo));
+  const v1::QuantizeRequest request = SmallRequest();
+  Latencies ours, bare;
+  bool ok = true;
+  for (const absl::Time end = absl::Now() + time; absl::Now() < end;) {
+    grpc::ClientContext context, echo_context;
+    v1::QuantizeResponse response;
+    const absl::Time begin = absl::Now();
+    ok = stub->Quantize(&context, request, &response).ok() && ok;
+    const absl::Time middle = absl::Now();
+    v1::QuantizeRequest echoed;
+    absl::Notification done;
+    echo_stub.UnaryCall(&echo_context, kEchoAll, grpc::StubOptions(), &request, &echoed,
+                        [&](const grpc::Status& status) {
+                          ok = status.ok() && ok;
+                          done.Notify();
+                        });
+    done.WaitForNotification();
+    ours.us.push_back(absl::ToDoubleMicroseconds(middle - begin));
+    bare.us.push_back(absl::ToDoubleMicroseconds(absl::Now() - middle));
+  }
+  const BulkResult result = bulk.Stop();
+  for (const double quantile : {0.5, 0.99}) {
+    std::printf("small calls beside %d streams, p%.0f of %zu: %.0f us, echo %.0f us: %.2f times\n",
+                kFewStreams, quantile * 100, ours.us.size(), ours.At(quantile), bare.At(quantile),
+                ours.At(quantile) / bare.At(quantile));
+  }
+  return ok && result.failed == 0;
+}
+
+int Main(int argc, char** argv) {
+  if (argc == 3 && std::string(argv[1]) == "--serve-echo") return ServeEcho(argv[2]);
+  int streams = 200, seconds = 10;
+  if ((argc > 1 && !absl::SimpleAtoi(argv[1], &streams)) ||
+      (argc > 2 && !absl::SimpleAtoi(argv[2], &seconds))) {
+    std::cerr << "usage: overload_bench [STREAMS] [SECONDS]\n";
+    return 2;
+  }
+  std::string pattern = std::filesystem::temp_directory_path() / "quantd_overload_XXXXXX";
+  const std::filesystem::path folder = mkdtemp(pattern.data());
+  bool ok = true;
+  {
+    const ChildServer quantd(folder, {QUANTD_PROGRAM, "--listen", "127.0.0.1:0", "--memory",
+                                      absl::StrCat(kBudgetBytes), "--port-file"});
+    const ChildServer echo(folder,
+                           {std::filesystem::read_symlink("/proc/self/exe"), "--serve-echo"});
+    const absl::Duration time = absl::Seconds(seconds);
+    ok = RunSmallCalls(quantd.address(), echo.address(), time);
+    double few_rate = 0, many_rate = 0;
+    for (int round = 0; round < 2; ++round) {
+      const BulkResult few = RunBulk(quantd.address(), kFewStreams, time);
+      const BulkResult many = RunBulk(quantd.address(), streams, time);
+      few_rate += few.gigabytes_per_second;
+      many_rate += many.gigabytes_per_second;
+      ok = ok && few.failed == 0 && many.failed == 0;
+    }
+    std::printf("%d streams reach %.2f of the rate of %d\n", streams, many_rate / few_rate,
+                kFewStreams);
+    const int64_t peak_bytes = quantd.PeakBytes();
+    std::printf("peak memory %ld MiB; the budget is %ld MiB\n", static_cast<long>(peak_bytes >> 20),
+                static_cast<long>(kBudgetBytes >> 20));
+    ok = ok && peak_bytes <= kAllowedBytes;
+  }
+  std::filesystem::remove_all(folder);
+  std::printf("%s\n", ok ? "ok" : "FAILED");
+  return ok ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace quantd::bench
+
+int main(int argc, char** argv) { return quantd::bench::Main(argc, argv); }
