@@ -4,10 +4,7 @@
 // memory beside its budget, and the latency of small unary calls beside that of a bare echo server
 // while 8 streams run. Exits 1 if a digest was wrong, a call failed otherwise than by a clean
 // refusal, or the memory went beyond the budget and 64 MiB.
-#include <fcntl.h>
 #include <grpcpp/generic/generic_stub.h>
-#include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,6 +24,7 @@
 #include "absl/time/clock.h"
 #include "client/client.h"
 #include "quantd/v1/quantization.grpc.pb.h"
+#include "tests/bench/child_server.h"
 #include "tests/bench/echo_service.h"
 
 namespace quantd::bench {
@@ -52,43 +50,6 @@ class DiscardSink final : public PlaneSink {
   absl::Status Write(int, int64_t, std::span<const std::byte>) override { return absl::OkStatus(); }
 };
 
-// A program of ours that serves until it is told to end, and where.
-class ChildServer {
- public:
-  ChildServer(const std::filesystem::path& folder, std::vector<std::string> command) {
-    const std::string port_file = folder / absl::StrCat("port", command.size());
-    command.push_back(port_file);
-    pid_ = fork();
-    if (pid_ == 0) {
-      const int log = open((folder / "log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-      dup2(log, STDERR_FILENO);
-      std::vector<char*> arguments;
-      for (std::string& argument : command) arguments.push_back(argument.data());
-      arguments.push_back(nullptr);
-      execv(arguments[0], arguments.data());
-      _exit(127);
-    }
-    while (!(std::ifstream(port_file) >> address_)) absl::SleepFor(absl::Milliseconds(10));
-  }
-  ~ChildServer() {
-    kill(pid_, SIGTERM);
-    waitpid(pid_, nullptr, 0);
-  }
-  const std::string& address() const { return address_; }
-  int64_t PeakBytes() const {
-    std::ifstream status(absl::StrCat("/proc/", pid_, "/status"));
-    int64_t kilobytes = 0;
-    for (std::string word; status >> word;) {
-      if (word == "VmHWM:") status >> kilobytes;
-    }
-    return kilobytes << 10;
-  }
-
- private:
-  pid_t pid_;
-  std::string address_;
-};
-
 int ServeEcho(const std::string& port_file) {
   EchoService service;
   grpc::ServerBuilder builder;
@@ -100,12 +61,6 @@ int ServeEcho(const std::string& port_file) {
   std::filesystem::rename(absl::StrCat(port_file, ".tmp"), port_file);
   pause();
   return 0;
-}
-
-std::shared_ptr<grpc::Channel> ConnectionTo(const std::string& address) {
-  grpc::ChannelArguments arguments = ClientChannelArguments();
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // else channels share a connection
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
 struct BulkResult {
