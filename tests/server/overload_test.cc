@@ -131,19 +131,34 @@ TEST(Overload, WhoWaitsTooLongIsRefusedWithTheNumber) {
               ::testing::HasSubstr("bytes of memory did not come free within"));
 }
 
+// A stream that waits for memory until it is destroyed.
+class WaitingStream {
+ public:
+  WaitingStream(v1::QuantizationService::Stub& stub, const QuantdServer& server)
+      : stream_(stub.StreamingQuantize(&context_)) {
+    v1::StreamingQuantizeRequest frame;
+    frame.set_tensor_id(1);
+    *frame.mutable_start() = QuantizeStartOf(F32Tensor("second", {1024, 2048}), "int8");
+    stream_->Write(frame);
+    while (server.waiting_calls() == 0) absl::SleepFor(absl::Milliseconds(1));
+  }
+  ~WaitingStream() {
+    context_.TryCancel();
+    stream_->Finish();
+  }
+
+ private:
+  grpc::ClientContext context_;
+  const std::unique_ptr<grpc::ClientReaderWriter<v1::StreamingQuantizeRequest,
+                                                 v1::StreamingQuantizeResponse>>
+      stream_;
+};
+
 TEST(Overload, ACancelledWaitGivesItsPlaceUp) {
   const auto server = SmallServer();
   const auto stub = StubOf(*server);
   const Holder holder(*stub);
-  grpc::ClientContext context;
-  const auto stream = stub->StreamingQuantize(&context);
-  v1::StreamingQuantizeRequest frame;
-  frame.set_tensor_id(1);
-  *frame.mutable_start() = QuantizeStartOf(F32Tensor("second", {1024, 2048}), "int8");
-  stream->Write(frame);
-  while (server->waiting_calls() == 0) absl::SleepFor(absl::Milliseconds(1));
-  context.TryCancel();
-  stream->Finish();
+  { const WaitingStream waiting(*stub, *server); }
   while (server->waiting_calls() != 0) absl::SleepFor(absl::Milliseconds(1));
 }
 
@@ -151,13 +166,7 @@ TEST(Overload, SmallCallsAreServedWhileStreamsWait) {
   const auto server = SmallServer();
   const auto stub = StubOf(*server);
   const Holder holder(*stub);
-  grpc::ClientContext waiting_context;
-  const auto waiting = stub->StreamingQuantize(&waiting_context);
-  v1::StreamingQuantizeRequest frame;
-  frame.set_tensor_id(1);
-  *frame.mutable_start() = QuantizeStartOf(F32Tensor("second", {1024, 2048}), "int8");
-  waiting->Write(frame);
-  while (server->waiting_calls() == 0) absl::SleepFor(absl::Milliseconds(1));
+  const WaitingStream waiting(*stub, *server);
   grpc::ClientContext context;
   v1::QuantizeRequest request;
   *request.mutable_start() = QuantizeStartOf(F32Tensor("small", {1, 384}), "int8");
@@ -165,8 +174,6 @@ TEST(Overload, SmallCallsAreServedWhileStreamsWait) {
   v1::QuantizeResponse response;
   const grpc::Status status = stub->Quantize(&context, request, &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
-  waiting_context.TryCancel();
-  waiting->Finish();
 }
 
 TEST(Overload, ACallerHasAsManyStreamsAsItMayHave) {
