@@ -25,7 +25,8 @@ class FuzzInput {
 
   // A length byte, and as many bytes.
   std::string Text() {
-    const size_t size_bytes = std::min<size_t>(Byte(), rest_.size());
+    const size_t wanted_bytes = Byte();  // before the rest is looked at: this takes some of it
+    const size_t size_bytes = std::min(wanted_bytes, rest_.size());
     const std::string text(rest_.begin(), rest_.begin() + static_cast<ptrdiff_t>(size_bytes));
     rest_ = rest_.subspan(size_bytes);
     return text;
