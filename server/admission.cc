@@ -4,21 +4,27 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
+#include "core/base/status_detail.h"
 
 namespace quantd {
 namespace {
 
 // A refusal shall reach the peer before its own deadline does.
 constexpr absl::Duration kDeadlineMargin = absl::Milliseconds(200);
+// When whoever is refused may find memory.
+constexpr absl::Duration kRetryAfter = absl::Seconds(1);
+
+absl::Status Refusal(absl::string_view message, int64_t limit_bytes) {
+  return WithRetryAfter(
+      WithLimit(absl::ResourceExhaustedError(message), "memory_bytes", limit_bytes), kRetryAfter);
+}
 
 }  // namespace
 
 Admission::Admission(MemoryBudget& budget, Executor& executor, const AdmissionOptions& options)
-    : budget_(budget),
-      executor_(executor),
-      options_(options),
-      timer_([this] { TimerMain(); }) {}
+    : budget_(budget), executor_(executor), options_(options), timer_([this] { TimerMain(); }) {}
 
 Admission::~Admission() {
   {
@@ -42,10 +48,10 @@ std::unique_ptr<Admission::Place> Admission::Wait(const std::string& caller, Mem
   {
     MutexLock lock(&mutex_);
     if (waiting_ >= options_.max_waiting) {
-      Answer(*waiter, absl::ResourceExhaustedError(
-                          absl::StrCat(bytes, " bytes of memory are not free, and ", waiting_,
-                                       " calls wait for some already; at most ",
-                                       options_.max_waiting, " may")));
+      Answer(*waiter, Refusal(absl::StrCat(bytes, " bytes of memory are not free, and ", waiting_,
+                                           " calls wait for some already; at most ",
+                                           options_.max_waiting, " may"),
+                              budget_.limit_bytes()));
     } else {
       Queue& queue = queues_[caller];
       if (queue.empty()) turns_.push_back(caller);
@@ -142,11 +148,12 @@ absl::Time Admission::Expire() {
   for (const std::shared_ptr<Waiter>& waiter : late) {
     Remove(waiter);
     Answer(*waiter,
-           absl::ResourceExhaustedError(absl::StrCat(
-               waiter->bytes, " bytes of memory did not come free within ",
-               absl::FormatDuration(absl::Trunc(now - waiter->since, absl::Milliseconds(1))), "; ",
-               std::max<int64_t>(waiter->share->free_bytes(), 0), " of the budget of ",
-               budget_.limit_bytes(), " are free")));
+           Refusal(absl::StrCat(waiter->bytes, " bytes of memory did not come free within ",
+                                absl::FormatDuration(
+                                    absl::Trunc(now - waiter->since, absl::Milliseconds(1))),
+                                "; ", std::max<int64_t>(waiter->share->free_bytes(), 0), " of the ",
+                                waiter->share->limit_bytes(), " that the caller may hold are free"),
+                   waiter->share->limit_bytes()));
   }
   return next;
 }

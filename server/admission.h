@@ -89,7 +89,6 @@ class Admission {
   std::map<std::string, Queue> queues_ ABSL_GUARDED_BY(mutex_);  // none is empty
   std::list<std::string> turns_ ABSL_GUARDED_BY(mutex_);         // callers, the next one first
   int64_t waiting_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t num_turns_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t promised_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // to those that have a turn
   bool timer_changed_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

@@ -20,8 +20,8 @@ std::shared_ptr<CallerAccount> CallerAccounts::Of(const Caller& caller) {
   std::weak_ptr<CallerAccount>& known = accounts_[caller.name];
   std::shared_ptr<CallerAccount> account = known.lock();
   if (account == nullptr) {
-    const int64_t max_bytes = caller.max_in_flight_bytes != 0 ? caller.max_in_flight_bytes
-                                                              : limits_.max_memory_bytes;
+    const int64_t max_bytes =
+        caller.max_in_flight_bytes != 0 ? caller.max_in_flight_bytes : limits_.max_memory_bytes;
     account = std::make_shared<CallerAccount>(std::min(max_bytes, budget_.limit_bytes()), budget_);
     std::erase_if(accounts_, [](const auto& entry) { return entry.second.expired(); });
     accounts_[caller.name] = account;

@@ -106,8 +106,8 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(CallContext& context,
 
 std::unique_ptr<FrameHandler> MakeDequantizeStream(CallContext& context, FrameOutbox& outbox,
                                                    const CancelToken& cancel) {
-  return std::make_unique<TensorStream>(context, context.service.metrics.rpc("StreamingDequantize"), outbox,
-                                        cancel,
+  return std::make_unique<TensorStream>(context, context.service.metrics.rpc("StreamingDequantize"),
+                                        outbox, cancel,
                                         [&context, &outbox](uint64_t id, const std::string& start) {
                                           return OpenDequantize(context, outbox, id, start);
                                         });

@@ -74,12 +74,15 @@ void AddFlags(CLI::App& app, Flags& flags) {
         ->check(CLI::Range(uint64_t{0}, static_cast<uint64_t>(std::numeric_limits<int64_t>::max())))
         ->capture_default_str();
   };
-  add_size("--memory", flags.memory_bytes, "Memory budget, such as 512MiB; 0: half of what the machine or the cgroup has", "QUANTD_MEMORY");
+  add_size("--memory", flags.memory_bytes,
+           "Memory budget, such as 512MiB; 0: half of what the machine or the cgroup has",
+           "QUANTD_MEMORY");
   add_size("--tensor-memory", flags.tensor_memory_bytes,
            "What one tensor may hold of it; 0: a quarter", "QUANTD_TENSOR_MEMORY");
   add_size("--caller-memory", flags.caller_memory_bytes,
            "What one caller may hold of it; 0: three quarters", "QUANTD_CALLER_MEMORY");
-  app.add_option("--caller-streams", flags.caller_streams, "Streams that one caller may have at once")
+  app.add_option("--caller-streams", flags.caller_streams,
+                 "Streams that one caller may have at once")
       ->envname("QUANTD_CALLER_STREAMS")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
@@ -141,8 +144,8 @@ ServerOptions OptionsOf(const Flags& flags) {
                                     ? absl::Seconds(flags.idle_timeout_seconds)
                                     : absl::InfiniteDuration();
   options.threads = flags.threads;
-  options.memory_budget_bytes = flags.memory_bytes != 0 ? static_cast<int64_t>(flags.memory_bytes)
-                                                        : MachineMemoryBytes() / 2;
+  options.memory_budget_bytes =
+      flags.memory_bytes != 0 ? static_cast<int64_t>(flags.memory_bytes) : MachineMemoryBytes() / 2;
   options.session_budget_bytes = static_cast<int64_t>(flags.tensor_memory_bytes);
   options.caller_budget_bytes = static_cast<int64_t>(flags.caller_memory_bytes);
   options.max_caller_streams = flags.caller_streams;

@@ -146,10 +146,10 @@ class FrameStream : public FrameOutbox,
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;        // EndCall was called
   absl::Status refusal_ ABSL_GUARDED_BY(mutex_);      // there will be no memory
   std::unique_ptr<Admission::Place> place_ ABSL_GUARDED_BY(mutex_);  // in the queue, or a turn
-  absl::Status status_ ABSL_GUARDED_BY(mutex_);       // an error ends the stream
-  absl::Time progress_ ABSL_GUARDED_BY(mutex_);       // when the peer or a turn last did something
-  absl::Time submitted_ ABSL_GUARDED_BY(mutex_);      // the turn that waits for a worker
-  absl::Time write_began_ ABSL_GUARDED_BY(mutex_);    // of the frame that is gRPC's
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);                      // an error ends the stream
+  absl::Time progress_ ABSL_GUARDED_BY(mutex_);     // when the peer or a turn last did something
+  absl::Time submitted_ ABSL_GUARDED_BY(mutex_);    // the turn that waits for a worker
+  absl::Time write_began_ ABSL_GUARDED_BY(mutex_);  // of the frame that is gRPC's
   CallRecord record_ ABSL_GUARDED_BY(mutex_);
 };
 

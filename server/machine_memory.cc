@@ -47,8 +47,8 @@ int64_t CgroupLimitBytes(const std::string& root) {
     const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
     if (parts.size() != 3 || !absl::StartsWith(parts[2], "/")) continue;
     if (parts[1].empty()) {
-      least = std::min(
-          least, LeastLimit(absl::StrCat(root, "/sys/fs/cgroup"), parts[2], "memory.max"));
+      least =
+          std::min(least, LeastLimit(absl::StrCat(root, "/sys/fs/cgroup"), parts[2], "memory.max"));
     } else if (parts[1] == "memory") {
       least = std::min(least, LeastLimit(absl::StrCat(root, "/sys/fs/cgroup/memory"), parts[2],
                                          "memory.limit_in_bytes"));

@@ -80,9 +80,8 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 template <typename Request, typename Response>
 grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, Call& grpc_call,
                                      absl::string_view rpc, const ByteBuffer* in, ByteBuffer* out,
-                                     absl::Status (*answer)(CallContext&, const Request&,
-                                                            Response&, const CancelToken&,
-                                                            CallTimes&)) {
+                                     absl::Status (*answer)(CallContext&, const Request&, Response&,
+                                                            const CancelToken&, CallTimes&)) {
   const absl::StatusOr<Caller> caller = IdentifyCaller(grpc_call, context.tokens);
   if (!caller.ok()) return new Refused<grpc::ServerUnaryReactor>(caller.status(), grpc_call);
   const std::shared_ptr<UnaryCall> call = UnaryCall::Make(context, grpc_call, *caller, rpc);

@@ -30,8 +30,8 @@ google::protobuf::Duration ToDuration(Clock::duration time) {
 // A tensor that is being quantized.
 class QuantizeTensor final : public OpenTensor {
  public:
-  QuantizeTensor(CallContext& context, FrameOutbox& outbox, uint64_t id,
-                 const ChunkOptions& chunks, std::unique_ptr<QuantizeSession> session)
+  QuantizeTensor(CallContext& context, FrameOutbox& outbox, uint64_t id, const ChunkOptions& chunks,
+                 std::unique_ptr<QuantizeSession> session)
       : id_(id),
         session_(std::move(session)),
         values_{"values", session_->plan().input_bytes},
@@ -103,9 +103,8 @@ class QuantizeTensor final : public OpenTensor {
   std::optional<EncodingReport> report_;  // once all is done
 };
 
-absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(CallContext& context,
-                                                         FrameOutbox& outbox, uint64_t id,
-                                                         const std::string& bytes) {
+absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(CallContext& context, FrameOutbox& outbox,
+                                                         uint64_t id, const std::string& bytes) {
   v1::QuantizeStart start;
   QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
   QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(start, context.service));
@@ -123,8 +122,8 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(CallContext& context,
 
 std::unique_ptr<FrameHandler> MakeQuantizeStream(CallContext& context, FrameOutbox& outbox,
                                                  const CancelToken& cancel) {
-  return std::make_unique<TensorStream>(context, context.service.metrics.rpc("StreamingQuantize"), outbox,
-                                        cancel,
+  return std::make_unique<TensorStream>(context, context.service.metrics.rpc("StreamingQuantize"),
+                                        outbox, cancel,
                                         [&context, &outbox](uint64_t id, const std::string& start) {
                                           return OpenQuantize(context, outbox, id, start);
                                         });

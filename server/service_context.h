@@ -26,7 +26,7 @@ struct ServiceLimits {
 
   // What a stream holds beside its tensors: responses, the frame at work, and the one that is read.
   int64_t stream_bytes() const { return max_queued_bytes + 2 * frame_bytes; }
-  int max_open_tensors = 0;          // of a stream
+  int max_open_tensors = 0;  // of a stream
 };
 
 class Admission;
@@ -37,10 +37,10 @@ struct ServiceContext {
   SessionContext session;  // `pool` is `shared_pool`; the executor has a worker at least
   std::shared_ptr<BufferPool> shared_pool;  // responses on their way keep it alive
   ServiceLimits limits;
-  Executor* small_calls = nullptr;     // has a worker that no stream keeps waiting
-  Admission* admission = nullptr;      // never null while there are calls; likewise the next two
+  Executor* small_calls = nullptr;  // has a worker that no stream keeps waiting
+  Admission* admission = nullptr;   // never null while there are calls; likewise the next two
   CallerAccounts* accounts = nullptr;
-  MemoryBudget* waiting_room = nullptr;  // for streams that hold nothing else yet
+  MemoryBudget* waiting_room = nullptr;         // for streams that hold nothing else yet
   const TokenTable* tokens = nullptr;           // null: calls need none
   IdleWatch* idle_watch = nullptr;              // never null while there are calls
   std::shared_ptr<spdlog::logger> logger;       // null: silent

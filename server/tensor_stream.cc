@@ -133,8 +133,9 @@ absl::Status TensorStream::Open(ParsedFrame frame) {
 
 absl::Status TensorStream::TryOpen(const ParsedFrame& frame) {
   if (stream_reservation_.bytes() == 0) {
-    QUANTD_ASSIGN_OR_RETURN(stream_reservation_,
-                            context_.session.budget->Reserve(context_.service.limits.stream_bytes(), "a stream"));
+    QUANTD_ASSIGN_OR_RETURN(
+        stream_reservation_,
+        context_.session.budget->Reserve(context_.service.limits.stream_bytes(), "a stream"));
   }
   QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<OpenTensor> tensor,
                           open_(frame.tensor_id, frame.message));
@@ -146,7 +147,8 @@ absl::Status TensorStream::TryOpen(const ParsedFrame& frame) {
 bool TensorStream::MayWait(const absl::Status& status) {
   const std::optional<int64_t> shortage_bytes = ShortageOf(status);
   if (!shortage_bytes.has_value()) return false;
-  needed_bytes_ = context_.service.limits.stream_bytes() + (stream_reservation_.bytes() > 0 ? *shortage_bytes : 0);
+  needed_bytes_ = context_.service.limits.stream_bytes() +
+                  (stream_reservation_.bytes() > 0 ? *shortage_bytes : 0);
   return needed_bytes_ <= context_.session.budget->limit_bytes();
 }
 

@@ -35,10 +35,10 @@ absl::StatusOr<MemoryBudget::Reservation> ReserveUnary(const CallContext& contex
                                                        absl::string_view method,
                                                        int64_t input_bytes, int64_t output_bytes) {
   if (output_bytes > context.service.limits.max_unary_bytes) {
-    return WithLimit(absl::ResourceExhaustedError(
-                         absl::StrCat("the response of ", method, " would have ", output_bytes,
-                                      " bytes; a unary one may have ",
-                                      context.service.limits.max_unary_bytes, "; use Streaming", method)),
+    return WithLimit(absl::ResourceExhaustedError(absl::StrCat(
+                         "the response of ", method, " would have ", output_bytes,
+                         " bytes; a unary one may have ", context.service.limits.max_unary_bytes,
+                         "; use Streaming", method)),
                      "unary_response_bytes", context.service.limits.max_unary_bytes);
   }
   // The response lies there twice: as the message, and serialized.
@@ -200,7 +200,8 @@ absl::Status PlanTensor(CallContext& context, const v1::PlanRequest& request,
                         v1::PlanResponse& response, const CancelToken&, CallTimes&) {
   QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(request.tensor()));
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(request.spec()));
-  QUANTD_ASSIGN_OR_RETURN(const Plan plan, PlanFor(spec, tensor, context.service, request.with_ranges()));
+  QUANTD_ASSIGN_OR_RETURN(const Plan plan,
+                          PlanFor(spec, tensor, context.service, request.with_ranges()));
   *response.mutable_plan() = ToProto(plan);
   return absl::OkStatus();
 }

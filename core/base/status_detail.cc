@@ -11,9 +11,9 @@
 namespace quantd {
 namespace {
 
-constexpr char kFieldPayload[] = "quantd/field";     // the field's path
-constexpr char kLimitPayload[] = "quantd/limit";     // NAME=ALLOWED
-constexpr char kRetryPayload[] = "quantd/retry_ms";  // milliseconds
+constexpr char kFieldPayload[] = "quantd/field";        // the field's path
+constexpr char kLimitPayload[] = "quantd/limit";        // NAME=ALLOWED
+constexpr char kRetryPayload[] = "quantd/retry_ms";     // milliseconds
 constexpr char kShortagePayload[] = "quantd/shortage";  // bytes
 
 std::optional<std::string> PayloadOf(const absl::Status& status, absl::string_view name) {

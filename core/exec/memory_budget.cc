@@ -31,11 +31,11 @@ absl::Status MemoryBudget::Take(int64_t bytes, absl::string_view what) {
   MutexLock lock(&mutex_);
   const int64_t free_bytes = limit_bytes_ - used_bytes_;
   if (bytes < 0 || bytes > free_bytes) {
-    const absl::Status status = WithLimit(
-        absl::ResourceExhaustedError(absl::StrCat(what, " needs ", bytes, " bytes of memory; ",
-                                                  free_bytes, " of the budget of ", limit_bytes_,
-                                                  " are free")),
-        "memory_bytes", limit_bytes_);
+    const absl::Status status =
+        WithLimit(absl::ResourceExhaustedError(
+                      absl::StrCat(what, " needs ", bytes, " bytes of memory; ", free_bytes,
+                                   " of the budget of ", limit_bytes_, " are free")),
+                  "memory_bytes", limit_bytes_);
     if (bytes > limit_bytes_) return status;
     return WithRetryAfter(WithShortage(status, bytes), kRetryAfter);
   }

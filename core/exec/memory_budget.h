@@ -12,8 +12,8 @@
 
 namespace quantd {
 
-// An account of bytes that sessions hold: the server's, or a share of it. Outlives its reservations.
-// Thread-safe.
+// An account of bytes that sessions hold: the server's, or a share of it. Outlives its
+// reservations. Thread-safe.
 class MemoryBudget {
  public:
   // A share of the budget; gives it back when it is destroyed. Movable. Thread-compatible.

@@ -29,10 +29,10 @@ struct Plan {
   const Scheme* scheme = nullptr;
   Resolved resolved;
   Pass pass = Pass::kStatic;
-  int64_t input_bytes = 0;      // size of the tensor's values
-  int64_t output_bytes = 0;     // sum over the planes
-  int64_t target_elems = 0;     // what a window aims at that is gathered
-  int64_t window_elems = 0;     // the largest of these
+  int64_t input_bytes = 0;   // size of the tensor's values
+  int64_t output_bytes = 0;  // sum over the planes
+  int64_t target_elems = 0;  // what a window aims at that is gathered
+  int64_t window_elems = 0;  // the largest of these
   // The same of windows whose values all lie there.
   int64_t in_place_target_elems = 0;
   int64_t in_place_elems = 0;

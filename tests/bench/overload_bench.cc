@@ -90,7 +90,8 @@ class Bulk {
       MemorySource source(std::as_bytes(std::span(Input())));
       DiscardSink sink;
       const TensorDesc tensor = {"t", DType::kF32, *Shape::Make({kTensorBytes / 4 / 4096, 4096})};
-      const auto info = client.Quantize({tensor, *ParseSpec("int8:axis=0"), &source, &sink, {}, {}});
+      const auto info =
+          client.Quantize({tensor, *ParseSpec("int8:axis=0"), &source, &sink, {}, {}});
       if (absl::IsResourceExhausted(info.status())) {
         ++refused_;
         absl::SleepFor(absl::Seconds(1));  // as the refusal says

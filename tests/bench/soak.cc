@@ -121,8 +121,8 @@ int Main(int argc, char** argv) {
   }
   std::string pattern = std::filesystem::temp_directory_path() / "quantd_soak_XXXXXX";
   const std::filesystem::path folder = mkdtemp(pattern.data());
-  const ChildServer server(folder, {QUANTD_PROGRAM, "--listen", "127.0.0.1:0", "--memory",
-                                    "256MiB", "--log-level", "warn", "--port-file"});
+  const ChildServer server(folder, {QUANTD_PROGRAM, "--listen", "127.0.0.1:0", "--memory", "256MiB",
+                                    "--log-level", "warn", "--port-file"});
   Tally tally;
   const int64_t descriptors = server.NumDescriptors();
   std::vector<std::thread> threads;
@@ -158,8 +158,9 @@ int Main(int argc, char** argv) {
               static_cast<long>(tally.calls), static_cast<long>(tally.streams),
               static_cast<long>(tally.cancelled), static_cast<long>(tally.bad),
               static_cast<long>(tally.failed));
-  std::printf("memory, last quarter to the one before: %.4f; descriptors left: %ld; threads: %+ld\n",
-              growth, static_cast<long>(descriptors_left), static_cast<long>(threads_left));
+  std::printf(
+      "memory, last quarter to the one before: %.4f; descriptors left: %ld; threads: %+ld\n",
+      growth, static_cast<long>(descriptors_left), static_cast<long>(threads_left));
   const bool ok = tally.failed == 0 && growth <= 1.02 && descriptors_left <= 0 && threads_left <= 2;
   std::printf("%s\n", ok ? "ok" : "FAILED");
   std::filesystem::remove_all(folder);

@@ -94,8 +94,8 @@ class Holder {
 
  private:
   grpc::ClientContext context_;
-  std::unique_ptr<grpc::ClientReaderWriter<v1::StreamingQuantizeRequest,
-                                           v1::StreamingQuantizeResponse>>
+  std::unique_ptr<
+      grpc::ClientReaderWriter<v1::StreamingQuantizeRequest, v1::StreamingQuantizeResponse>>
       stream_;
 };
 
@@ -124,8 +124,7 @@ TEST(Overload, WhoWaitsTooLongIsRefusedWithTheNumber) {
   const auto stub = StubOf(*server);
   const Holder holder(*stub);
   const std::string values = RandomF32(1 << 21, 3);
-  const auto digest =
-      DigestOf(server->addresses().front(), "int8", values, absl::InfiniteFuture());
+  const auto digest = DigestOf(server->addresses().front(), "int8", values, absl::InfiniteFuture());
   EXPECT_TRUE(absl::IsResourceExhausted(digest.status())) << digest.status();
   EXPECT_THAT(std::string(digest.status().message()),
               ::testing::HasSubstr("bytes of memory did not come free within"));
@@ -149,8 +148,8 @@ class WaitingStream {
 
  private:
   grpc::ClientContext context_;
-  const std::unique_ptr<grpc::ClientReaderWriter<v1::StreamingQuantizeRequest,
-                                                 v1::StreamingQuantizeResponse>>
+  const std::unique_ptr<
+      grpc::ClientReaderWriter<v1::StreamingQuantizeRequest, v1::StreamingQuantizeResponse>>
       stream_;
 };
 
