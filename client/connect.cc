@@ -101,10 +101,11 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ConnectOptions&
       arguments.SetSslTargetNameOverride(options.tls_server_name);
     }
   }
-  std::vector<std::unique_ptr<experimental::ClientInterceptorFactoryInterface>> interceptors;
-  if (!options.token.empty()) {
-    interceptors.push_back(std::make_unique<TokenInterceptorFactory>(options.token));
+  if (options.token.empty()) {
+    return grpc::CreateCustomChannel(options.target, credentials, arguments);
   }
+  std::vector<std::unique_ptr<experimental::ClientInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(std::make_unique<TokenInterceptorFactory>(options.token));
   return experimental::CreateCustomChannelWithInterceptors(options.target, credentials, arguments,
                                                            std::move(interceptors));
 }

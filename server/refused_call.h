@@ -4,6 +4,7 @@
 #include <grpcpp/server_context.h>
 
 #include "absl/status/status.h"
+#include "core/base/mutex.h"
 #include "server/grpc_status.h"
 
 namespace quantd {
@@ -14,10 +15,15 @@ template <typename Reactor>
 class Refused final : public Reactor {
  public:
   Refused(const absl::Status& status, grpc::CallbackServerContext& call) {
+    MutexLock lock(&mutex_);  // tells ThreadSanitizer what gRPC's own threads do in which order
     AddRetryTrailer(status, call);
     this->Finish(ToGrpc(status));
   }
   void OnDone() override { delete this; }
+  ~Refused() override { MutexLock lock(&mutex_); }
+
+ private:
+  Mutex mutex_;
 };
 
 }  // namespace quantd
