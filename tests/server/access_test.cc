@@ -73,7 +73,8 @@ TEST(Access, EveryCallNeedsATokenButHealth) {
     MemorySink sink;
     EXPECT_TRUE(client.Quantize({tensor, *ParseSpec("int8"), &source, &sink, {}, {}}).ok());
   }
-  EXPECT_EQ(server->active_calls(), 0);
+  // The peer may hear of the end before the server has done with the call.
+  while (server->active_calls() > 0) absl::SleepFor(absl::Milliseconds(1));
 }
 
 TEST(Access, ReflectionStaysForServersWithoutTokens) {
