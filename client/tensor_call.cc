@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/crc32c.h"
+#include "core/base/hand_over.h"
 #include "core/base/status_macros.h"
 #include "core/tensor/shape.h"
 
@@ -27,15 +28,17 @@ grpc::Slice SliceLease::Wrap(SourcePiece piece) {
     ++outstanding_;
   }
   const auto release = [](void* held_pointer) {
+    TakeOver(held_pointer);
     auto* held = static_cast<Held*>(held_pointer);
     SliceLease* const lease = held->lease;
     delete held;
     MutexLock lock(&lease->mutex_);
     --lease->outstanding_;
   };
+  auto* held = new Held{this, std::move(piece.owner)};
+  HandOver(held);
   // gRPC takes a pointer to what it does not change.
-  return grpc::Slice(const_cast<std::byte*>(piece.bytes.data()), piece.bytes.size(), release,
-                     new Held{this, std::move(piece.owner)});
+  return grpc::Slice(const_cast<std::byte*>(piece.bytes.data()), piece.bytes.size(), release, held);
 }
 
 absl::StatusOr<std::optional<grpc::ByteBuffer>> PlaneSender::Next(const FrameFields& fields,

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/hand_over.h"
 #include "core/base/mutex.h"
 #include "core/base/status_macros.h"
 
@@ -269,6 +270,7 @@ absl::StatusOr<ParsedFrame> ParseFrame(const grpc::ByteBuffer& buffer, const Fra
     if (!buffer.DumpToSingleSlice(&whole).ok()) return Malformed("unreadable message", 0);
     frame.owner = {std::move(whole)};
   }
+  for (const grpc::Slice& slice : frame.owner) TakeOver(slice.begin());
   WireReader reader(frame.owner);
   const size_t limit = reader.end();
   while (reader.position() < limit) {
@@ -322,6 +324,7 @@ grpc::ByteBuffer BuildChunkFrame(const FrameFields& fields, uint64_t tensor_id,
   out = PutVarint(payload.size(), out);
   const std::array<grpc::Slice, 2> slices = {
       grpc::Slice(header.data(), static_cast<size_t>(out - header.data())), payload};
+  HandOver(payload.begin());
   return grpc::ByteBuffer(slices.data(), payload.size() == 0 ? 1 : 2);
 }
 
@@ -329,6 +332,7 @@ grpc::ByteBuffer SerializeFrame(const google::protobuf::MessageLite& message) {
   std::string bytes = message.SerializeAsString();
   const size_t size_bytes = bytes.size();
   const grpc::Slice slice = OwningSlice(std::move(bytes), size_bytes);
+  HandOver(slice.begin());
   return grpc::ByteBuffer(&slice, 1);
 }
 

@@ -39,10 +39,10 @@ class AdmissionTest : public ::testing::Test {
   }
 
   MemoryBudget budget_{100};
-  Executor executor_{1};
   Mutex mutex_;
   std::vector<std::string> told_;
   absl::Status last_;
+  Executor executor_{1};  // ends first: what it runs uses the rest
 };
 
 using Names = std::vector<std::string>;
