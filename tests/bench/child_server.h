@@ -12,6 +12,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -39,7 +40,7 @@ class ChildServer {
       execv(arguments[0], arguments.data());
       _exit(127);
     }
-    while (!(std::ifstream(port_file) >> address_)) absl::SleepFor(absl::Milliseconds(10));
+    while (!(std::ifstream(port_file) >> address_)) absl::SleepFor(absl::Microseconds(200));
   }
   ~ChildServer() {
     kill(pid_, SIGTERM);
@@ -48,6 +49,18 @@ class ChildServer {
   const std::string& address() const { return address_; }
   int64_t PeakBytes() const { return Status("VmHWM:") << 10; }
   int64_t ResidentBytes() const { return Status("VmRSS:") << 10; }
+  // User and system time of the process so far.
+  double CpuSeconds() const {
+    std::ifstream stat(absl::StrCat("/proc/", pid_, "/stat"));
+    std::string text((std::istreambuf_iterator<char>(stat)), std::istreambuf_iterator<char>());
+    // proc(5): fields 14 and 15 are ticks; field 2, in parentheses, may hold spaces.
+    std::istringstream fields(text.substr(text.rfind(')') + 2));
+    std::string skipped;
+    for (int field = 3; field < 14; ++field) fields >> skipped;
+    double user = 0, system = 0;
+    fields >> user >> system;
+    return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+  }
   int64_t NumThreads() const { return Status("Threads:"); }
   int64_t NumDescriptors() const {
     const std::filesystem::directory_iterator begin(absl::StrCat("/proc/", pid_, "/fd")), end;

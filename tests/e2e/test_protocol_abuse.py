@@ -6,13 +6,12 @@ import struct
 
 import pytest
 import raw_http2 as h2
-from conftest import MODEL, QUANTD, quantctl, quantctl_json, running_server, wait_until
+from conftest import MODEL, SANITIZED, quantctl, quantctl_json, running_server, wait_until
 
 MIB = 1 << 20
 # What may stay after abuse: the 64 MiB by which quantd lets glibc's heaps grow, of each heap but the
 # first, which alone gives it back. Two heaps, so that the bound is not the machine's.
 HEAPS = {"MALLOC_ARENA_MAX": "2"}
-SANITIZED = b"__asan_init" in QUANTD.read_bytes() or b"__tsan_init" in QUANTD.read_bytes()
 STAYS_BYTES = 80 * MIB
 QUANTIZE = "/quantd.v1.QuantizationService/Quantize"
 STREAM = "/quantd.v1.QuantizationService/StreamingQuantize"
