@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "quantd/v1/quantization.grpc.pb.h"
 #include "tests/bench/echo_service.h"
 
 int main(int argc, char** argv) {
@@ -21,6 +22,8 @@ int main(int argc, char** argv) {
   quantd::bench::EchoService service;
   grpc::ServerBuilder builder;
   builder.RegisterCallbackGenericService(&service);
+  quantd::v1::QuantizationService::CallbackService nothing;
+  builder.RegisterService(&nothing);
   builder.SetMaxReceiveMessageSize(16 << 20);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 256 << 10);
