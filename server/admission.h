@@ -29,7 +29,7 @@ struct AdmissionOptions {
 
 // The queue of the calls whose memory is not there yet. Callers take turns, whoever has more calls
 // waiting; a call of one caller waits behind the earlier ones of the same. A call that waits holds
-// no memory that others could wait for, so that those that hold it come to their end.
+// nothing but what it has in the waiting room, so that those that hold memory come to their end.
 //
 // A turn is no reservation: who has it tries again, and queues again at the front if somebody took
 // the memory meanwhile. Thread-safe.

@@ -1,6 +1,7 @@
 #include "server/call_record.h"
 
 #include <algorithm>
+#include <chrono>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/ascii.h"
@@ -84,6 +85,12 @@ void CallRecord::AddQueueWait(absl::Duration wait) {
 void CallRecord::AddTimes(absl::Duration statistics, absl::Duration encode) {
   times_.statistics += statistics;
   times_.encode += encode;
+}
+
+absl::Time CallRecord::deadline() const {
+  const auto deadline = call_.deadline();
+  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
+                                                                  : absl::FromChrono(deadline);
 }
 
 void CallRecord::AddTrailers(const absl::Status& status) {

@@ -48,6 +48,9 @@ class CallRecord {
   void AddSend(absl::Duration time) { times_.send += time; }
   void AddTimes(absl::Duration statistics, absl::Duration encode);
 
+  // Returns when the call shall have ended; the infinite future if nobody has said.
+  absl::Time deadline() const;
+
   // Gives the call its trailers; to be called right before it is finished with `status`.
   void AddTrailers(const absl::Status& status);
 

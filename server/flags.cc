@@ -86,11 +86,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->envname("QUANTD_CALLER_STREAMS")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--max-waiting", flags.max_waiting, "Streams that may wait for memory at once")
+  app.add_option("--max-waiting", flags.max_waiting, "Calls that may wait for memory at once")
       ->envname("QUANTD_MAX_WAITING")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
-  app.add_option("--max-wait", flags.max_wait_seconds, "Seconds that a stream may wait for memory")
+  app.add_option("--max-wait", flags.max_wait_seconds, "Seconds that a call may wait for memory")
       ->envname("QUANTD_MAX_WAIT")
       ->check(CLI::Range(0.0, 86400.0))
       ->capture_default_str();

@@ -2,7 +2,6 @@
 
 #include <grpcpp/server_context.h>
 
-#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -264,7 +263,7 @@ void FrameStream::Wait(Progress progress) {
     waiting_ = true;
     place_.reset();
     place_ = context_.admission->Wait(caller_.name, stream_.memory(), handler_->needed_bytes(),
-                                      Deadline(), again,
+                                      record_.deadline(), again,
                                       [stream = weak_from_this()](const absl::Status& status) {
                                         if (const auto self = stream.lock()) self->Resume(status);
                                       });
@@ -280,12 +279,6 @@ void FrameStream::Resume(const absl::Status& status) {
   call_context_.has_turn = status.ok();
   refusal_ = status;
   Schedule();
-}
-
-absl::Time FrameStream::Deadline() const {
-  const auto deadline = call_.deadline();
-  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
-                                                                  : absl::FromChrono(deadline);
 }
 
 namespace {

@@ -117,7 +117,6 @@ class FrameStream : public FrameOutbox,
   void Wait(Progress progress);
   void Resume(const absl::Status& status);
   absl::StatusOr<Progress> WorkOrRefuse();
-  absl::Time Deadline() const;
 
   ServiceContext& context_;
   grpc::CallbackServerContext& call_;

@@ -46,30 +46,32 @@ absl::StatusOr<MemoryBudget::Reservation> ReserveUnary(const CallContext& contex
   return context.session.budget->Reserve(bytes, "a unary call");
 }
 
-// What is counted of a unary call's tensor; at its end, `outcome` goes to the metrics and its times
-// to the call.
+// What is counted of a unary call's tensor; goes to `result` at its end.
 class UnaryTensor {
  public:
-  UnaryTensor(RpcMetrics& metrics, const CancelToken& cancel, CallTimes& times)
-      : metrics_(metrics), cancel_(cancel), times_(times) {}
+  UnaryTensor(const CancelToken& cancel, UnaryOutcome& result) : cancel_(cancel), result_(result) {}
   ~UnaryTensor() {
     if (outcome.result != TensorOutcome::Result::kOk && cancel_.cancelled()) {
       outcome.result = TensorOutcome::Result::kCancelled;
     }
     outcome.elapsed = absl::Now() - start_;
-    times_.statistics += outcome.statistics;
-    times_.encode += outcome.encode;
-    metrics_.TensorEnded(outcome);
+    result_ = outcome;
   }
 
   TensorOutcome outcome;
 
  private:
-  RpcMetrics& metrics_;
   const CancelToken& cancel_;
-  CallTimes& times_;
+  UnaryOutcome& result_;
   const absl::Time start_ = absl::Now();
 };
+
+// Adds to what a session lacked what the call had reserved for itself already.
+absl::Status WithWholeShortage(const absl::Status& status,
+                               const MemoryBudget::Reservation& reserved) {
+  const std::optional<int64_t> bytes = ShortageOf(status);
+  return bytes.has_value() ? WithShortage(status, *bytes + reserved.bytes()) : status;
+}
 
 std::span<const std::byte> AsBytes(const std::string& text) {
   return std::as_bytes(std::span(text.data(), text.size()));
@@ -128,8 +130,9 @@ absl::Status Feed(DequantizeSession& session, int plane, std::span<const std::by
 }  // namespace
 
 absl::Status Quantize(CallContext& context, const v1::QuantizeRequest& request,
-                      v1::QuantizeResponse& response, const CancelToken& cancel, CallTimes& times) {
-  UnaryTensor tensor(context.service.metrics.rpc("Quantize"), cancel, times);
+                      v1::QuantizeResponse& response, const CancelToken& cancel,
+                      UnaryOutcome& outcome) {
+  UnaryTensor tensor(cancel, outcome);
   QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(request.start(), context.service));
   tensor.outcome.scheme = head.plan.scheme->info.name;
   tensor.outcome.input_bytes = static_cast<int64_t>(request.data().size());
@@ -146,9 +149,10 @@ absl::Status Quantize(CallContext& context, const v1::QuantizeRequest& request,
     data.push_back(plane.mutable_data());
   }
   StringSink sink(std::move(data));
-  QUANTD_ASSIGN_OR_RETURN(
-      const std::unique_ptr<QuantizeSession> session,
-      QuantizeSession::Create(std::move(head.plan), std::move(head.options), context.session));
+  const absl::StatusOr<std::unique_ptr<QuantizeSession>> made =
+      QuantizeSession::Create(std::move(head.plan), std::move(head.options), context.session);
+  if (!made.ok()) return WithWholeShortage(made.status(), reservation);
+  const std::unique_ptr<QuantizeSession>& session = *made;
   std::span<const std::byte> in = AsBytes(request.data());
   for (bool wants_input = false; !in.empty() || !wants_input;) {
     QUANTD_ASSIGN_OR_RETURN(const StepResult step, session->Step(in, sink, cancel));
@@ -166,8 +170,8 @@ absl::Status Quantize(CallContext& context, const v1::QuantizeRequest& request,
 
 absl::Status Dequantize(CallContext& context, const v1::DequantizeRequest& request,
                         v1::DequantizeResponse& response, const CancelToken& cancel,
-                        CallTimes& times) {
-  UnaryTensor tensor(context.service.metrics.rpc("Dequantize"), cancel, times);
+                        UnaryOutcome& outcome) {
+  UnaryTensor tensor(cancel, outcome);
   QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(request.start(), context.service));
   tensor.outcome.scheme = head.plan.scheme->info.name;
   tensor.outcome.input_bytes = head.plan.output_bytes;
@@ -177,9 +181,10 @@ absl::Status Dequantize(CallContext& context, const v1::DequantizeRequest& reque
       const MemoryBudget::Reservation reservation,
       ReserveUnary(context, "Dequantize", head.plan.output_bytes, head.output_bytes));
   *response.mutable_start() = StartedMessage(head);
-  QUANTD_ASSIGN_OR_RETURN(
-      const std::unique_ptr<DequantizeSession> session,
-      DequantizeSession::Create(std::move(head.plan), head.output_dtype, context.session));
+  const absl::StatusOr<std::unique_ptr<DequantizeSession>> made =
+      DequantizeSession::Create(std::move(head.plan), head.output_dtype, context.session);
+  if (!made.ok()) return WithWholeShortage(made.status(), reservation);
+  const std::unique_ptr<DequantizeSession>& session = *made;
   response.mutable_data()->resize(static_cast<size_t>(head.output_bytes));
   StringSink sink({response.mutable_data()});
   const absl::Time begin = absl::Now();
@@ -197,7 +202,7 @@ absl::Status Dequantize(CallContext& context, const v1::DequantizeRequest& reque
 }
 
 absl::Status PlanTensor(CallContext& context, const v1::PlanRequest& request,
-                        v1::PlanResponse& response, const CancelToken&, CallTimes&) {
+                        v1::PlanResponse& response, const CancelToken&, UnaryOutcome&) {
   QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(request.tensor()));
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(request.spec()));
   QUANTD_ASSIGN_OR_RETURN(const Plan plan,
@@ -207,7 +212,7 @@ absl::Status PlanTensor(CallContext& context, const v1::PlanRequest& request,
 }
 
 absl::Status ListSchemes(CallContext&, const v1::ListSchemesRequest& request,
-                         v1::ListSchemesResponse& response, const CancelToken&, CallTimes&) {
+                         v1::ListSchemesResponse& response, const CancelToken&, UnaryOutcome&) {
   const std::span<const Scheme* const> schemes = AllSchemes();
   if (request.page_size() < 0) {
     return WithField(
@@ -229,7 +234,7 @@ absl::Status ListSchemes(CallContext&, const v1::ListSchemesRequest& request,
 }
 
 absl::Status GetServerInfo(CallContext& context, const v1::GetServerInfoRequest&,
-                           v1::GetServerInfoResponse& response, const CancelToken&, CallTimes&) {
+                           v1::GetServerInfoResponse& response, const CancelToken&, UnaryOutcome&) {
   response.set_version(QUANTD_VERSION);
   response.set_build(QUANTD_BUILD);
   response.set_simd_target(ChosenSimdTarget());

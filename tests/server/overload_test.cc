@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
 #include <map>
 #include <memory>
 #include <string>
@@ -173,6 +175,105 @@ TEST(Overload, SmallCallsAreServedWhileStreamsWait) {
   v1::QuantizeResponse response;
   const grpc::Status status = stub->Quantize(&context, request, &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
+// A unary call that does not fit beside a Holder, made from a thread of its own. Returns when it
+// waits for memory.
+class WaitingUnary {
+ public:
+  WaitingUnary(v1::QuantizationService::Stub& stub, const QuantdServer& server,
+               const std::string& values) {
+    *request_.mutable_start() = QuantizeStartOf(F32Tensor("unary", {2048, 1024}), "int8");
+    request_.set_data(values);
+    thread_ =
+        std::thread([this, &stub] { status_ = stub.Quantize(&context_, request_, &response_); });
+    while (server.waiting_calls() == 0) absl::SleepFor(absl::Milliseconds(1));
+  }
+  ~WaitingUnary() {
+    if (thread_.joinable()) thread_.join();
+  }
+  const grpc::Status& Join() {
+    thread_.join();
+    return status_;
+  }
+  grpc::ClientContext& context() { return context_; }
+  const v1::QuantizeResponse& response() const { return response_; }
+
+ private:
+  grpc::ClientContext context_;
+  v1::QuantizeRequest request_;
+  v1::QuantizeResponse response_;
+  grpc::Status status_;
+  std::thread thread_;
+};
+
+TEST(Overload, AUnaryCallWaitsForMemoryAndGetsIt) {
+  const auto server = SmallServer();
+  const auto stub = StubOf(*server);
+  Holder holder(*stub);
+  const std::string values = RandomF32(1 << 21, 3);
+  const auto expected = QuantizeHere("int8", F32Tensor("unary", {2048, 1024}), values);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  WaitingUnary waiting(*stub, *server, values);
+  // It keeps no worker from others meanwhile.
+  grpc::ClientContext context;
+  v1::GetServerInfoResponse info;
+  EXPECT_TRUE(stub->GetServerInfo(&context, {}, &info).ok());
+  holder.Release();
+  const grpc::Status& status = waiting.Join();
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const std::string& codes = waiting.response().planes(0).data();
+  EXPECT_TRUE(std::ranges::equal(AsBytes(codes), expected->planes.front()));
+  server->Shutdown(absl::InfiniteDuration());
+  EXPECT_EQ(server->budget().used_bytes(), 0);
+}
+
+TEST(Overload, AUnaryCallThatWaitsTooLongIsRefusedWithTheNumber) {
+  ServerOptions options;
+  options.max_wait = absl::Milliseconds(50);
+  const auto server = SmallServer(options);
+  const auto stub = StubOf(*server);
+  const Holder holder(*stub);
+  grpc::ClientContext context;
+  v1::QuantizeRequest request;
+  *request.mutable_start() = QuantizeStartOf(F32Tensor("unary", {2048, 1024}), "int8");
+  request.set_data(RandomF32(1 << 21, 3));
+  v1::QuantizeResponse response;
+  const grpc::Status status = stub->Quantize(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(),
+              ::testing::HasSubstr("bytes of memory did not come free within"));
+  EXPECT_EQ(context.GetServerTrailingMetadata().count("grpc-retry-pushback-ms"), 1);
+  EXPECT_EQ(server->waiting_calls(), 0);
+}
+
+TEST(Overload, AUnaryCallIsRefusedBeforeItsDeadline) {
+  const auto server = SmallServer();
+  const auto stub = StubOf(*server);
+  const Holder holder(*stub);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(2));
+  v1::QuantizeRequest request;
+  *request.mutable_start() = QuantizeStartOf(F32Tensor("unary", {2048, 1024}), "int8");
+  request.set_data(RandomF32(1 << 21, 3));
+  v1::QuantizeResponse response;
+  const grpc::Status status = stub->Quantize(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
+}
+
+TEST(Overload, ACancelledUnaryCallGivesItsPlaceUp) {
+  const auto server = SmallServer();
+  const auto stub = StubOf(*server);
+  Holder holder(*stub);
+  {
+    WaitingUnary waiting(*stub, *server, RandomF32(1 << 21, 3));
+    waiting.context().TryCancel();
+    EXPECT_EQ(waiting.Join().error_code(), grpc::StatusCode::CANCELLED);
+  }
+  while (server->waiting_calls() != 0) absl::SleepFor(absl::Milliseconds(1));
+  holder.Release();
+  server->Shutdown(absl::InfiniteDuration());
+  EXPECT_EQ(server->budget().used_bytes(), 0);
 }
 
 TEST(Overload, ACallerHasAsManyStreamsAsItMayHave) {
