@@ -93,6 +93,17 @@ absl::Time CallRecord::deadline() const {
                                                                   : absl::FromChrono(deadline);
 }
 
+absl::Status CallRecord::Cancellation() const {
+  // A client hangs up when its own deadline passes, which is before ours: grpc-timeout is rounded
+  // up, by at most 1 in 100, and has taken its way.
+  const absl::Time until = deadline();
+  const absl::Duration early = absl::Milliseconds(20) + (until - start_) / 100;
+  if (until != absl::InfiniteFuture() && absl::Now() >= until - early) {
+    return absl::DeadlineExceededError("the call's deadline has passed");
+  }
+  return absl::CancelledError("the call was cancelled");
+}
+
 void CallRecord::AddTrailers(const absl::Status& status) {
   std::string timing =
       absl::StrFormat("queue;dur=%.3f, statistics;dur=%.3f, encode;dur=%.3f", Millis(times_.queue),

@@ -44,12 +44,16 @@ class CallRecord {
   void AddReceived(int64_t bytes);
   void AddSent(int64_t bytes);
   void AddQueueWait(absl::Duration wait);
+  void AddMemoryWait(absl::Duration wait) { metrics_.AddMemoryWait(wait); }
   int64_t received_bytes() const { return received_bytes_; }
   void AddSend(absl::Duration time) { times_.send += time; }
   void AddTimes(absl::Duration statistics, absl::Duration encode);
 
   // Returns when the call shall have ended; the infinite future if nobody has said.
   absl::Time deadline() const;
+  // Returns why a call ends that the peer has cancelled or given up: kCancelled, or
+  // kDeadlineExceeded.
+  absl::Status Cancellation() const;
 
   // Gives the call its trailers; to be called right before it is finished with `status`.
   void AddTrailers(const absl::Status& status);

@@ -164,13 +164,14 @@ void FrameStream::MaybeEnd() {
   if (working_ || ended_) return;
   if (cancel_.cancelled()) {
     // With no operation pending nobody else would end the call.
-    if (status_.ok()) status_ = absl::CancelledError("the call was cancelled");
+    if (status_.ok()) status_ = record_.Cancellation();
   } else if (status_.ok()) {
     if (!closed_ || !inbox_.empty() || !outbox_.empty()) return;
   } else if (writing_) {
     return;
   }
   ended_ = true;
+  if (waiting_) record_.AddMemoryWait(absl::Now() - place_->since());
   place_.reset();
   const CallTimes times = handler_->times();
   record_.AddTimes(times.statistics, times.encode);
@@ -275,6 +276,7 @@ void FrameStream::Resume(const absl::Status& status) {
   MutexLock lock(&mutex_);
   if (ended_ || !waiting_) return;
   waiting_ = false;
+  record_.AddMemoryWait(absl::Now() - place_->since());
   progress_ = absl::Now();
   call_context_.has_turn = status.ok();
   refusal_ = status;

@@ -23,7 +23,8 @@ using prometheus::Gauge;
 using prometheus::Histogram;
 using prometheus::Registry;
 
-// Upper bounds in seconds: from a small unary call to a model of many GiB.
+// Upper bounds in seconds: from a small unary call to a model of many GiB. Waits for memory have
+// the same: they end when such a tensor does.
 constexpr double kDurationBuckets[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
                                        0.5,    1,     2.5,    5,     10,   30,    60,   300, 1800};
 constexpr double kWaitBuckets[] = {0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005,
@@ -71,6 +72,9 @@ struct Families {
       AddHistogram(r, "quantd_request_duration_seconds", "Time from a call's beginning to its end");
   Family<Histogram>& queue_wait =
       AddHistogram(r, "quantd_queue_wait_seconds", "Waits for a worker");
+  Family<Histogram>& memory_wait =
+      AddHistogram(r, "quantd_memory_wait_seconds",
+                   "Waits for memory, of calls that were then served, refused or cancelled");
   Family<Counter>& tensors =
       AddCounter(r, "quantd_tensors_total", "Tensors that ended, by scheme and outcome");
   Family<Histogram>& tensor_duration =
@@ -93,22 +97,27 @@ struct Families {
 // The counters, and what is read whenever somebody asks.
 class Everything final : public prometheus::Collectable {
  public:
-  explicit Everything(std::function<int64_t()> memory_reserved_bytes)
-      : memory_reserved_bytes_(std::move(memory_reserved_bytes)) {}
+  explicit Everything(ServerFacts facts) : facts_(std::move(facts)) {}
   Registry& registry() { return registry_; }
   std::vector<prometheus::MetricFamily> Collect() const override {
     std::vector<prometheus::MetricFamily> families = registry_.Collect();
-    prometheus::MetricFamily& memory = families.emplace_back();
-    memory.name = "quantd_memory_reserved_bytes";
-    memory.help = "Bytes of the memory budget in use";
-    memory.type = prometheus::MetricType::Gauge;
-    memory.metric.emplace_back().gauge.value = static_cast<double>(memory_reserved_bytes_());
+    const auto add = [&families](const char* name, const char* help, int64_t value) {
+      prometheus::MetricFamily& family = families.emplace_back();
+      family.name = name;
+      family.help = help;
+      family.type = prometheus::MetricType::Gauge;
+      family.metric.emplace_back().gauge.value = static_cast<double>(value);
+    };
+    add("quantd_memory_reserved_bytes", "Bytes of the memory budget in use",
+        facts_.memory_reserved_bytes());
+    add("quantd_waiting_calls", "Calls that wait for memory", facts_.waiting_calls());
+    add("quantd_open_connections", "Connections that are open", facts_.open_connections());
     return families;
   }
 
  private:
   Registry registry_;
-  const std::function<int64_t()> memory_reserved_bytes_;
+  const ServerFacts facts_;
 };
 
 }  // namespace
@@ -122,7 +131,8 @@ struct RpcMetrics::Impl {
         sent(families.sent.Add({{"rpc", rpc}})),
         active(families.active.Add({{"rpc", rpc}})),
         duration(families.duration.Add({{"rpc", rpc}}, Buckets(kDurationBuckets))),
-        queue_wait(families.queue_wait.Add({{"rpc", rpc}}, Buckets(kWaitBuckets))) {}
+        queue_wait(families.queue_wait.Add({{"rpc", rpc}}, Buckets(kWaitBuckets))),
+        memory_wait(families.memory_wait.Add({{"rpc", rpc}}, Buckets(kDurationBuckets))) {}
 
   Families& families;
   const std::string rpc;
@@ -132,12 +142,12 @@ struct RpcMetrics::Impl {
   Gauge& active;
   Histogram& duration;
   Histogram& queue_wait;
+  Histogram& memory_wait;
 };
 
 struct Metrics::Impl {
-  explicit Impl(ServerFacts facts)
-      : everything(std::make_shared<Everything>(std::move(facts.memory_reserved_bytes))),
-        families(everything->registry()) {
+  explicit Impl(const ServerFacts& facts)
+      : everything(std::make_shared<Everything>(facts)), families(everything->registry()) {
     Registry& registry = everything->registry();
     AddGauge(registry, "quantd_build_info", "What runs here; always 1")
         .Add({{"version", facts.version},
@@ -168,7 +178,7 @@ struct Metrics::Impl {
 Metrics::Metrics() = default;
 Metrics::~Metrics() = default;
 
-void Metrics::TurnOn(ServerFacts facts) { impl_ = std::make_unique<Impl>(std::move(facts)); }
+void Metrics::TurnOn(const ServerFacts& facts) { impl_ = std::make_unique<Impl>(facts); }
 
 RpcMetrics& Metrics::rpc(absl::string_view name) {
   if (impl_ == nullptr) return off_;
@@ -216,6 +226,10 @@ void RpcMetrics::AddSent(int64_t bytes) {
 
 void RpcMetrics::AddQueueWait(absl::Duration wait) {
   if (impl_ != nullptr) impl_->queue_wait.Observe(absl::ToDoubleSeconds(wait));
+}
+
+void RpcMetrics::AddMemoryWait(absl::Duration wait) {
+  if (impl_ != nullptr) impl_->memory_wait.Observe(absl::ToDoubleSeconds(wait));
 }
 
 void RpcMetrics::TensorEnded(const TensorOutcome& outcome) {

@@ -32,12 +32,12 @@ struct TensorOutcome {
   absl::Duration encode;
 };
 
-// What a server tells of itself once, and of its memory whenever it is asked.
+// What a server tells of itself once, and, by functions, whenever it is asked.
 struct ServerFacts {
   std::string version, build, simd_target, blas_core;
   absl::Time start;
   int64_t memory_limit_bytes = 0;
-  std::function<int64_t()> memory_reserved_bytes;
+  std::function<int64_t()> memory_reserved_bytes, waiting_calls, open_connections;
 };
 
 // The counters of one RPC. Thread-safe.
@@ -50,6 +50,8 @@ class RpcMetrics {
   void AddSent(int64_t bytes);
   // The wait for a worker of the executor.
   void AddQueueWait(absl::Duration wait);
+  // The wait for memory, however it ended.
+  void AddMemoryWait(absl::Duration wait);
   void TensorEnded(const TensorOutcome& outcome);
 
  private:
@@ -69,7 +71,7 @@ class Metrics {
   Metrics& operator=(const Metrics&) = delete;
 
   // To be called once, before anything else.
-  void TurnOn(ServerFacts facts);
+  void TurnOn(const ServerFacts& facts);
 
   // Returns the counters of an RPC of QuantizationService; to be looked up once a call. Lives as
   // long as this.

@@ -74,9 +74,9 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
     cancel_.Cancel();
     MutexLock lock(&mutex_);
     if (!waiting_) return;
-    waiting_ = false;
+    EndWait();
     place_.reset();
-    End(absl::CancelledError("the call was cancelled while it waited for memory"));
+    End(record_.Cancellation());
   }
   void OnDone() override {
     std::shared_ptr<UnaryCall> self;  // destroyed after the lock
@@ -100,7 +100,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
     call_context.session.executor = &executor_;
     call_context.session.budget = &account_->memory();
     UnaryOutcome outcome;
-    absl::Status status = answer_(call_context, request_, response_, cancel_, outcome);
+    const absl::Status status = answer_(call_context, request_, response_, cancel_, outcome);
     MutexLock lock(&mutex_);
     const bool again = place_ != nullptr;
     place_.reset();  // the turn is over
@@ -109,7 +109,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
       metrics_.TensorEnded(*outcome);
       record_.AddTimes(outcome->statistics, outcome->encode);
     }
-    End(std::move(status));
+    End(absl::IsCancelled(status) ? record_.Cancellation() : status);
   }
 
   // True if there would be memory later for what `status` refuses. The request of a call that waits
@@ -137,17 +137,22 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
                                  });
   }
 
+  void EndWait() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    waiting_ = false;
+    record_.AddMemoryWait(absl::Now() - place_->since());
+  }
+
   void Resume(const absl::Status& status) {
     MutexLock lock(&mutex_);
     if (!waiting_) return;
-    waiting_ = false;
+    EndWait();
     if (status.ok()) return Submit();
     place_.reset();
     End(status);
   }
 
-  void End(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    status_ = std::move(status);
+  void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    status_ = status;
     if (status_.ok()) record_.AddSent(static_cast<int64_t>(response_.Length()));
     record_.AddTrailers(status_);
     Finish(ToGrpc(status_));

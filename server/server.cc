@@ -213,6 +213,15 @@ QuantdServer::QuantdServer(const ServerOptions& options, int threads)
   context_.json_log = options.json_log;
   context_.worker_threads = threads;
   service_ = MakeQuantizeService(context_);
+  acceptor_ =
+      std::make_unique<Acceptor>(AcceptorOptions{.max_connections = options.access.max_connections,
+                                                 .allowed_uids = options.access.allowed_uids,
+                                                 .every_second =
+                                                     [this] {
+                                                       if (tls_ != nullptr) tls_->Refresh();
+                                                       idle_watch_.Look();
+                                                     },
+                                                 .logger = options.logger});
 }
 
 absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOptions& options) {
@@ -231,15 +240,6 @@ absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOp
 }
 
 absl::Status QuantdServer::OpenSockets(const ServerOptions& options, grpc::ServerBuilder& builder) {
-  acceptor_ =
-      std::make_unique<Acceptor>(AcceptorOptions{.max_connections = options.access.max_connections,
-                                                 .allowed_uids = options.access.allowed_uids,
-                                                 .every_second =
-                                                     [this] {
-                                                       if (tls_ != nullptr) tls_->Refresh();
-                                                       idle_watch_.Look();
-                                                     },
-                                                 .logger = options.logger});
   using Builder = grpc::ServerBuilder::experimental_type;
   const auto add_target = [&builder](std::shared_ptr<grpc::ServerCredentials> credentials) {
     return std::shared_ptr<Acceptor::Target>(builder.experimental().AddExternalConnectionAcceptor(
@@ -267,7 +267,9 @@ absl::Status QuantdServer::StartMetrics(const ServerOptions& options) {
                            .blas_core = BlasCoreName(),
                            .start = context_.start_time,
                            .memory_limit_bytes = budget_.limit_bytes(),
-                           .memory_reserved_bytes = [this] { return budget_.used_bytes(); }});
+                           .memory_reserved_bytes = [this] { return budget_.used_bytes(); },
+                           .waiting_calls = [this] { return waiting_calls(); },
+                           .open_connections = [this] { return open_connections(); }});
   QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseMetricsAddress(options.metrics));
   QUANTD_ASSIGN_OR_RETURN(metrics_endpoint_, MetricsEndpoint::Start(address, context_.metrics));
   return absl::OkStatus();

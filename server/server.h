@@ -77,6 +77,9 @@ class QuantdServer {
     return metrics_endpoint_ == nullptr ? "" : metrics_endpoint_->address();
   }
 
+  // Returns what is served there.
+  std::string MetricsText() const { return context_.metrics.Text(); }
+
   // Returns a channel to the server that goes through memory. Make no call on it after Shutdown:
   // gRPC 1.51 crashes.
   std::shared_ptr<grpc::Channel> InProcessChannel(const grpc::ChannelArguments& arguments);
@@ -116,11 +119,11 @@ class QuantdServer {
   Executor executor_;
   Executor small_calls_;
   Admission admission_;
-  std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
   std::unique_ptr<grpc::Service> service_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<Acceptor> acceptor_;  // goes before the server
+  std::unique_ptr<Acceptor> acceptor_;                 // goes before the server
+  std::unique_ptr<MetricsEndpoint> metrics_endpoint_;  // goes before all that it tells of
   Mutex shutdown_mutex_;
   bool is_shut_down_ ABSL_GUARDED_BY(shutdown_mutex_) = false;
 };

@@ -96,6 +96,7 @@ def test_counts(busy):
     assert value(found, "quantd_memory_limit_bytes") == 16 << 20
     assert value(found, "quantd_memory_reserved_bytes") == 0
     assert value(found, "quantd_active_calls", **stream) == 0
+    assert ("quantd_waiting_calls", ()) in found and ("quantd_open_connections", ()) in found
     assert value(found, "quantd_request_duration_seconds_count", **stream) >= 2
     assert value(found, "quantd_queue_wait_seconds_count", **stream) >= 2
     assert value(found, "quantd_tensor_duration_seconds_count", scheme="int8", **stream) == 1
