@@ -94,10 +94,11 @@ absl::Time CallRecord::deadline() const {
 }
 
 absl::Status CallRecord::Cancellation() const {
-  // A client hangs up when its own deadline passes, which is before ours: grpc-timeout is rounded
-  // up, by at most 1 in 100, and has taken its way.
+  // A client hangs up when its own deadline passes, which may be before ours: grpc-timeout is
+  // rounded up, by at most 1 in 100, and has taken its way.
   const absl::Time until = deadline();
-  const absl::Duration early = absl::Milliseconds(20) + (until - start_) / 100;
+  const absl::Duration allowed = until - start_;
+  const absl::Duration early = allowed / 100 + std::min(allowed / 10, absl::Milliseconds(100));
   if (until != absl::InfiniteFuture() && absl::Now() >= until - early) {
     return absl::DeadlineExceededError("the call's deadline has passed");
   }

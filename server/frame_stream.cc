@@ -164,7 +164,7 @@ void FrameStream::MaybeEnd() {
   if (working_ || ended_) return;
   if (cancel_.cancelled()) {
     // With no operation pending nobody else would end the call.
-    if (status_.ok()) status_ = record_.Cancellation();
+    if (status_.ok() || absl::IsCancelled(status_)) status_ = record_.Cancellation();
   } else if (status_.ok()) {
     if (!closed_ || !inbox_.empty() || !outbox_.empty()) return;
   } else if (writing_) {

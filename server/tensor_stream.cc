@@ -228,7 +228,8 @@ absl::Status TensorStream::Fail(uint64_t id, const absl::Status& status, bool mo
   if (current_id_ == id) current_ = nullptr;
   frame_reservation_ = MemoryBudget::Reservation();
   const auto tensor = tensors_.find(id);
-  Record(tensor == tensors_.end() ? nullptr : tensor->second.get(), TensorOutcome::Result::kFailed);
+  Record(tensor == tensors_.end() ? nullptr : tensor->second.get(),
+         cancel_.cancelled() ? TensorOutcome::Result::kCancelled : TensorOutcome::Result::kFailed);
   context_.service.metrics.CountRefusal(status);
   tensors_.erase(id);
   ++num_failed_;

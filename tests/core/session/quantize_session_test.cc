@@ -1,5 +1,6 @@
 #include "core/session/quantize_session.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -108,6 +109,49 @@ TEST_F(QuantizeSessionTest, StopsWhenCancelled) {
   cancel_.Cancel();
   EXPECT_EQ((*session)->Step(std::vector<std::byte>(8), *sink_, cancel_).status().code(),
             absl::StatusCode::kCancelled);
+}
+
+// Counts what is written, and cancels when the first of it is.
+class CancellingSink final : public PayloadSink {
+ public:
+  explicit CancellingSink(CancelToken& cancel) : cancel_(cancel) {}
+  std::span<std::byte> Acquire(int plane, int64_t, int64_t size_bytes) override {
+    cancel_.Cancel();
+    if (plane == 0) code_bytes += size_bytes;
+    memory_.resize(static_cast<size_t>(size_bytes));
+    return memory_;
+  }
+  void Commit(int, int64_t, int64_t) override {}
+
+  int64_t code_bytes = 0;
+
+ private:
+  CancelToken& cancel_;
+  std::vector<std::byte> memory_;
+};
+
+// Whatever else there is to do: the window at work is the last one.
+TEST_F(QuantizeSessionTest, StopsWithinOneWindow) {
+  for (const char* spec : {"int8", "int8:axis=0", "fp16", "q8_0"}) {
+    auto session = Create(spec, {1024, 4096});
+    ASSERT_TRUE(session.ok()) << session.status();
+    const std::vector<std::byte> values(size_t{16} << 20);
+    CancelToken cancel;
+    CancellingSink sink(cancel);
+    std::span<const std::byte> in = values;
+    absl::StatusOr<StepResult> step = StepResult{};
+    while (step.ok()) {
+      step = (*session)->Step(in, sink, cancel);
+      if (step.ok()) in = in.subspan(static_cast<size_t>(step->consumed_bytes));
+    }
+    EXPECT_EQ(step.status().code(), absl::StatusCode::kCancelled) << spec;
+    EXPECT_EQ((*session)->work().windows, 1) << spec;
+    const Plan& plan = (*session)->plan();
+    EXPECT_LE(sink.code_bytes * plan.resolved.tensor.shape.num_elems(),
+              plan.resolved.layout.planes[0].size_bytes *
+                  std::max(plan.window_elems, plan.in_place_elems))
+        << spec;
+  }
 }
 
 TEST_F(QuantizeSessionTest, GivesItsReservationBack) {
