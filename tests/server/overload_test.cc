@@ -11,6 +11,7 @@
 
 #include "absl/time/clock.h"
 #include "client/client.h"
+#include "google/rpc/error_details.pb.h"
 #include "tests/server/stub_client.h"
 #include "tests/support/temp_dir.h"
 
@@ -175,6 +176,27 @@ TEST(Overload, SmallCallsAreServedWhileStreamsWait) {
   v1::QuantizeResponse response;
   const grpc::Status status = stub->Quantize(&context, request, &response);
   EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
+// The stream goes on, so the hint cannot be in its trailers.
+TEST(Overload, ATensorThatIsRefusedIsToldWhenToComeAgain) {
+  ServerOptions options;
+  options.max_wait = absl::Milliseconds(50);
+  const auto server = SmallServer(options);
+  const auto stub = StubOf(*server);
+  const Holder holder(*stub);
+  QuantizeFrames frames;
+  frames.Open(1, QuantizeStartOf(F32Tensor("second", {1024, 2048}), "int8")).End(1);
+  const auto answer = Exchange(*stub, frames);
+  EXPECT_TRUE(answer.status.ok()) << answer.status.error_message();
+  ASSERT_TRUE(answer.tensors.at(1).has_error);
+  const v1::TensorError& error = answer.tensors.at(1).error.error();
+  EXPECT_EQ(error.code(), static_cast<int>(absl::StatusCode::kResourceExhausted));
+  google::rpc::RetryInfo retry;
+  int hints = 0;
+  for (const auto& detail : error.details()) hints += detail.UnpackTo(&retry) ? 1 : 0;
+  EXPECT_EQ(hints, 1) << error.ShortDebugString();
+  EXPECT_EQ(retry.retry_delay().seconds(), 1);
 }
 
 // A unary call that does not fit beside a Holder, made from a thread of its own. Returns when it
