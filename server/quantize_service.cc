@@ -36,14 +36,17 @@ using grpc::ByteBuffer;
 using Call = grpc::CallbackServerContext;
 
 constexpr size_t kSmallCallBytes = size_t{256} << 10;
+// Up to here the work takes less than to wake another thread for it.
+constexpr size_t kInlineCallBytes = size_t{64} << 10;
 
 // Fills the response of a unary call.
 using Answer = std::function<absl::Status(CallContext&, const ByteBuffer&, ByteBuffer&,
                                           const CancelToken&, UnaryOutcome&)>;
 
 // A unary call, which lives until gRPC is done with it and no worker is at it. Its work runs on an
-// executor. Where its memory is not there it waits for it, and is then answered from the beginning;
-// meanwhile its request is what it holds. Thread-safe.
+// executor, or on gRPC's thread if it is tiny (core/adr/0006). Where its memory is not there it
+// waits for it, and is then answered from the beginning; meanwhile its request is what it holds.
+// Thread-safe.
 class UnaryCall final : public grpc::ServerUnaryReactor,
                         public std::enable_shared_from_this<UnaryCall> {
  public:
@@ -65,10 +68,14 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
   ~UnaryCall() override { MutexLock lock(&mutex_); }
 
   void Start() {
-    MutexLock lock(&mutex_);
-    self_ = shared_from_this();
-    record_.AddReceived(static_cast<int64_t>(request_.Length()));
-    Submit();
+    {
+      MutexLock lock(&mutex_);
+      self_ = shared_from_this();
+      record_.AddReceived(static_cast<int64_t>(request_.Length()));
+      submitted_ = absl::Now();
+      if (request_.Length() > kInlineCallBytes) return Submit();
+    }
+    Run();
   }
   void OnCancel() override {
     cancel_.Cancel();
