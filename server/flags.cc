@@ -1,8 +1,10 @@
 #include "server/flags.h"
 
+#include <cmath>
 #include <limits>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/time/time.h"
 #include "server/config_file.h"
 #include "server/machine_memory.h"
@@ -10,6 +12,18 @@
 namespace quantd {
 
 namespace {
+
+// Takes seconds from `min` to `max`, which CLI::Range would add NaN to.
+CLI::Validator SecondsWithin(double min, double max) {
+  return CLI::Range(min, max) & CLI::Validator(
+                                    [](const std::string& text) {
+                                      double seconds;
+                                      const bool is_number =
+                                          absl::SimpleAtod(text, &seconds) && !std::isnan(seconds);
+                                      return is_number ? std::string() : "a time is a number";
+                                    },
+                                    "");
+}
 
 void AddAccessFlags(CLI::App& app, Flags& flags) {
   AccessOptions& access = flags.access;
@@ -50,7 +64,7 @@ void AddAccessFlags(CLI::App& app, Flags& flags) {
   app.add_option("--idle-timeout", flags.idle_timeout_seconds,
                  "Seconds that a stream waits for its peer to send or take a frame; 0: for ever")
       ->envname("QUANTD_IDLE_TIMEOUT")
-      ->check(CLI::Range(1.0, 86400.0) | CLI::IsMember({"0"}))
+      ->check(SecondsWithin(1.0, 86400.0) | CLI::IsMember({"0"}))
       ->capture_default_str();
 }
 
@@ -92,23 +106,23 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--max-wait", flags.max_wait_seconds, "Seconds that a call may wait for memory")
       ->envname("QUANTD_MAX_WAIT")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(SecondsWithin(0.0, 86400.0))
       ->capture_default_str();
   add_size("--max-message", flags.max_message_bytes, "Largest request message",
            "QUANTD_MAX_MESSAGE");
   app.add_option("--drain", flags.drain_seconds, "Seconds that running calls get on SIGTERM")
       ->envname("QUANTD_DRAIN")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(SecondsWithin(0.0, 86400.0))
       ->capture_default_str();
   app.add_option("--max-connection-age", flags.max_connection_age_seconds,
                  "Seconds after which a connection is asked to make place for a new one; 0: never")
       ->envname("QUANTD_MAX_CONNECTION_AGE")
-      ->check(CLI::Range(0.0, 86400.0 * 365))
+      ->check(SecondsWithin(0.0, 86400.0 * 365))
       ->capture_default_str();
   app.add_option("--max-connection-age-grace", flags.max_connection_age_grace_seconds,
                  "Seconds that its calls then still get")
       ->envname("QUANTD_MAX_CONNECTION_AGE_GRACE")
-      ->check(CLI::Range(0.0, 86400.0 * 365))
+      ->check(SecondsWithin(0.0, 86400.0 * 365))
       ->capture_default_str();
   app.add_option("--metrics", flags.metrics,
                  "Serve Prometheus metrics on HOST:PORT, or on PORT of loopback; empty: do not")

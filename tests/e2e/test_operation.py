@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import threading
+import tomllib
 
 import grpc
 import numpy as np
@@ -56,12 +57,25 @@ def test_effective_configuration_reads_back(tmp_path):
     assert check_config("--config", tmp_path / "c.toml") == first
 
 
+def test_text_in_a_file_is_as_toml_has_it(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text('port-file = "/run/a#b \\"c\\" \\u00e9"  # what a name may have\nlisten = [\n  "unix:/tmp/#1",\n]\n')
+    effective = check_config("--config", file)
+    parsed = tomllib.loads(effective)
+    assert parsed["port-file"] == '/run/a#b "c" é'
+    assert parsed["listen"] == "unix:/tmp/#1"
+    file.write_text(effective)
+    assert check_config("--config", file) == effective
+
+
 @pytest.mark.parametrize("text, says", [
     ("memori = 1", "memori"), ("[server]\nmemory = 1", "server"), ("memory = many", "memory"),
     ("drain = -1", "drain"), ("check-config = true", "check-config"), ("config = 'x'", "config"),
     ("help = true", "help"), ("memory = 1\nmemory = 2", "memory"), ("log-format = 'xml'", "xml"),
     ("listen = ['nonsense']", "nonsense"), ("listen = ['0.0.0.0:1']", "--insecure"),
     ("tokens = '/nonexistent'", "/nonexistent"), ("tls-key = '/x'", "--tls-cert"),
+    ("drain = nan", "drain"), ("idle-timeout = nan", "idle-timeout"), ("insecure", "line 1"),
+    ("listen = []", "listen"), ("listen = [['127.0.0.1:1']]", "listen"), ("drain = 1979-05-27", "drain"),
     ("memory = '1KiB'", "memory"), ("metrics = '0.0.0.0:1'", "--insecure"), ("simd = 'mmx'", "mmx"),
 ])
 def test_bad_file(tmp_path, text, says):
