@@ -5,6 +5,7 @@
 FOLDER/NAME gets the seeds of NAME_fuzz.cc; the head of that file tells the form of its inputs.
 """
 
+import hashlib
 import io
 import pathlib
 import struct
@@ -153,6 +154,33 @@ def npy_files():
             yield bytes([15 if array.dtype.kind != "V" else 3]) + out.getvalue()
 
 
+def token_files():
+    """Files as `quantctl token` makes their lines, and as people garble them."""
+    hashes = [hashlib.sha256(bytes([i])).hexdigest() for i in range(4)]
+    limits = ["", " streams=4", " in_flight=64MiB", "\tstreams=1  in_flight=9223372036854775807",
+              " in_flight=3GiB streams=12", " streams=0", " in_flight=8EiB", " bursts=3"]
+    for limit in limits:
+        yield f"# who may call\n\n  alice {hashes[0]}{limit}\r\nbob.2@x-y_z {hashes[1].upper()}\n".encode()
+    yield "".join(f"name{i} {hashes[i]}\n" for i in range(4)).encode()
+    yield f"a {hashes[0]}\nb {hashes[0]}\n".encode()
+    yield f"my-secret-token\na {hashes[0]}".encode()
+
+
+def config_files():
+    """The example, line by line and whole, and values of each kind for each key."""
+    example = (ROOT / "deploy" / "quantd.toml").read_text()
+    yield example.encode()
+    lines = [line for line in example.splitlines() if line and not line.startswith("#")]
+    for i in range(0, len(lines), 4):
+        yield "\n".join(lines[i:i + 4]).encode()
+    values = ["1", "0.5", "-1", "nan", "inf", "1e400", "0x10", "0o660", "true", '"64MiB"', "'0660'",
+              '["127.0.0.1:1", "unix:/tmp/a#b"]', "[1, [2]]", "[]", '"""a\nb"""', "1979-05-27", '"a\\"\\u00e9"']
+    for i, line in enumerate(lines):
+        yield f"{line.split(' =')[0]} = {values[i % len(values)]}\n".encode()
+    yield b"[server]\nmemory = 1"
+    yield b'memory.x = 1\n"log-level" = "debug"\ncheck-config = true'
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
     pb = messages()
@@ -164,6 +192,8 @@ def main():
         "frame_codec": frames(pb),
         "safetensors": container_files(),
         "npy": npy_files(),
+        "tokens": token_files(),
+        "config_file": config_files(),
     }
     for name, inputs in seeds.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
