@@ -109,15 +109,18 @@ void AddValue(double value, GroupStats& stats) {
   stats.m2 += delta * (value - stats.mean);
 }
 
-// Columns: one group for each element of a row. Tasks take columns, so that each goes over its
-// values in the order of the rows.
+// Columns: one group for each element of a row; `stats` are those of the columns from
+// `first_group`, in which the window lies. Tasks take columns, so that each goes over its values in
+// the order of the rows.
 template <typename T>
 void ScanColumnGroups(const Window& window, const GroupMap& groups, bool moments,
-                      std::span<GroupStats> stats, Executor& executor) {
+                      int64_t first_group, std::span<GroupStats> stats, Executor& executor) {
   constexpr int64_t kColumns = 256;
   const int64_t row_elems = groups.row_elems;
-  executor.ParallelFor(CeilDiv(row_elems, kColumns), [&](int64_t task) {
-    const int64_t first = task * kColumns, last = std::min(first + kColumns, row_elems);
+  const int64_t end_group = first_group + static_cast<int64_t>(stats.size());
+  executor.ParallelFor(CeilDiv(end_group - first_group, kColumns), [&](int64_t task) {
+    const int64_t first = first_group + task * kColumns;
+    const int64_t last = std::min(first + kColumns, end_group);
     T scratch[kColumns], mins[kColumns], maxs[kColumns];
     std::fill_n(mins, kColumns, std::numeric_limits<T>::infinity());
     std::fill_n(maxs, kColumns, -std::numeric_limits<T>::infinity());
@@ -133,12 +136,12 @@ void ScanColumnGroups(const Window& window, const GroupMap& groups, bool moments
         continue;
       }
       for (int64_t i = 0; i < end - begin; ++i) {
-        AddValue(values[i], stats[static_cast<size_t>(column + i)]);
+        AddValue(values[i], stats[static_cast<size_t>(column - first_group + i)]);
       }
     }
     if (moments) return;
     for (int64_t column = first; column < last; ++column) {
-      stats[static_cast<size_t>(column)].Merge(
+      stats[static_cast<size_t>(column - first_group)].Merge(
           FromRange(RunRange<T>{mins[column - first], maxs[column - first]}));
     }
   });
@@ -148,7 +151,7 @@ template <typename T>
 void ScanGroupsAs(const Window& window, const GroupMap& groups, bool moments, int64_t first_group,
                   std::span<GroupStats> stats, Executor& executor) {
   if (AreColumns(groups)) {
-    return ScanColumnGroups<T>(window, groups, moments, stats, executor);
+    return ScanColumnGroups<T>(window, groups, moments, first_group, stats, executor);
   }
   std::vector<int64_t> cuts = {window.first_elem};
   while (cuts.back() < window.end_elem()) {

@@ -294,6 +294,34 @@ TEST_F(QuantizeSessionTest, GivenRangesGiveTheSameBytes) {
   }
 }
 
+// Each value a channel of its own, and more of them than a window holds: each is its own range.
+TEST_F(QuantizeSessionTest, ChannelsOfOneElementSpanWindows) {
+  const std::vector<int64_t> shapes[] = {{40'000}, {40'000, 1}, {1, 40'000}};
+  for (const std::vector<int64_t>& dims : shapes) {
+    const std::string text = dims[0] == 1 ? "int8:axis=-1" : "int8:axis=0";
+    const TensorDesc tensor = MakeTensor("w", DType::kF32, dims);
+    Plan plan = *MakePlan(*ParseSpec(text), tensor, kPlenty);
+    plan.target_elems = plan.in_place_target_elems = 2 * kTileElems;
+    const std::vector<PlaneDesc>& planes = plan.resolved.layout.planes;
+    MemorySink sink({planes[0].size_bytes, planes[1].size_bytes});
+    std::vector<float> values(40'000);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(127 * (i + 1));
+    const auto session = QuantizeSession::Create(plan, {}, bench_.context());
+    ASSERT_TRUE(session.ok()) << session.status();
+    std::span<const std::byte> in = std::as_bytes(std::span(values));
+    while (!(*session)->done()) {
+      const auto step = (*session)->Step(in, sink, cancel_);
+      ASSERT_TRUE(step.ok()) << step.status();
+      in = in.subspan(static_cast<size_t>(step->consumed_bytes));
+    }
+    EXPECT_EQ(sink.planes[0], std::vector<std::byte>(40'000, std::byte{127}))
+        << tensor.shape.Text();
+    std::vector<float> scales(40'000);
+    for (size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(i + 1);
+    EXPECT_EQ(sink.planes[1], ToBytes(scales)) << tensor.shape.Text();
+  }
+}
+
 TEST_F(QuantizeSessionTest, WithoutFiguresTheBytesAreTheSame) {
   const TensorDesc tensor = MakeTensor("w", DType::kF32, {300, 1001});
   const std::vector<std::byte> values = MakeValues(tensor, ValueKind::kNormal, 2);
