@@ -10,6 +10,8 @@
 #include <sstream>
 #include <vector>
 
+#include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -50,6 +52,12 @@ std::string FlagText(absl::string_view key, const toml::node& node) {
       absl::StrCat("\"", key, "\" is neither a text, number, true, false nor a list of them"));
 }
 
+// Whether `option` is a list that has nothing by default.
+bool IsEmptyByDefault(const CLI::Option& option) {
+  return option.get_expected_max() > 1 && option.get_default_str().empty();
+}
+
+// A list that is empty is one of no inputs.
 CLI::ConfigItem ItemOf(const std::string& key, const toml::node& node) {
   CLI::ConfigItem item;
   item.name = key;
@@ -58,9 +66,19 @@ CLI::ConfigItem ItemOf(const std::string& key, const toml::node& node) {
     item.inputs.push_back(FlagText(key, node));
     return item;
   }
-  if (list->empty()) throw Refusal(absl::StrCat("\"", key, "\" is an empty list"));
   for (const toml::node& element : *list) item.inputs.push_back(FlagText(key, element));
   return item;
+}
+
+// Refuses what CLI11 would take for something else: it reads a number of no text as 0.
+void CheckItem(const CLI::Option& option, const CLI::ConfigItem& item) {
+  if (item.inputs.empty() && !IsEmptyByDefault(option)) {
+    throw Refusal(absl::StrCat("\"", item.name, "\" is an empty list"));
+  }
+  if (!absl::StartsWith(option.get_type_name(), "TEXT") && absl::c_linear_search(item.inputs, "")) {
+    throw Refusal(absl::StrCat("\"", item.name, "\" is an empty text, but needs ",
+                               option.get_expected_min() == 0 ? "true or false" : "a number"));
+  }
 }
 
 // Returns `text` as TOML has it: numbers, true and false are bare.
@@ -94,7 +112,11 @@ class TomlFile final : public CLI::Config {
         throw Refusal(
             absl::StrCat("unknown key \"", key, "\"; the keys are the names of the flags"));
       }
-      if (!IsInEnvironment(option->get_envname())) items.push_back(ItemOf(key, node));
+      CLI::ConfigItem item = ItemOf(key, node);
+      CheckItem(*option, item);
+      if (!item.inputs.empty() && !IsInEnvironment(option->get_envname())) {
+        items.push_back(std::move(item));
+      }
     }
     return items;
   }
@@ -108,7 +130,9 @@ class TomlFile final : public CLI::Config {
       std::vector<std::string> values = option->reduced_results();
       if (values.empty()) {
         const bool is_flag = option->get_expected_min() == 0;
-        values.push_back(is_flag ? "false" : option->get_default_str());
+        if (!IsEmptyByDefault(*option)) {
+          values.push_back(is_flag ? "false" : option->get_default_str());
+        }
       }
       const std::string value = absl::StrJoin(
           values, ", ",

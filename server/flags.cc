@@ -44,6 +44,9 @@ void AddAccessFlags(CLI::App& app, Flags& flags) {
   app.add_option("--allow-uid", access.allowed_uids,
                  "Let only these user ids use the UNIX sockets (default: all that may open them)")
       ->envname("QUANTD_ALLOW_UID")
+      ->check([](const std::string& text) {  // which CLI11 would take for 0
+        return std::string(text.empty() ? "a user id is a number" : "");
+      })
       ->delimiter(',');
   app.add_option("--socket-mode", access.socket_mode, "Permissions of the UNIX sockets, in octal")
       ->envname("QUANTD_SOCKET_MODE")

@@ -75,7 +75,8 @@ def test_text_in_a_file_is_as_toml_has_it(tmp_path):
     ("listen = ['nonsense']", "nonsense"), ("listen = ['0.0.0.0:1']", "--insecure"),
     ("tokens = '/nonexistent'", "/nonexistent"), ("tls-key = '/x'", "--tls-cert"),
     ("drain = nan", "drain"), ("idle-timeout = nan", "idle-timeout"), ("insecure", "line 1"),
-    ("listen = []", "listen"), ("listen = [['127.0.0.1:1']]", "listen"), ("drain = 1979-05-27", "drain"),
+    ("allow-uid = ''", "allow-uid"), ("allow-uid = [1, '']", "allow-uid"), ("threads = ''", "threads"),
+    ("insecure = ''", "insecure"), ("listen = []", "listen"), ("listen = [['127.0.0.1:1']]", "listen"), ("drain = 1979-05-27", "drain"),
     ("memory = '1KiB'", "memory"), ("metrics = '0.0.0.0:1'", "--insecure"), ("simd = 'mmx'", "mmx"),
 ])
 def test_bad_file(tmp_path, text, says):

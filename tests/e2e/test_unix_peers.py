@@ -12,7 +12,7 @@ import threading
 
 import grpc
 import pytest
-from conftest import QUANTCTL, clean_env, quantctl, running_server, wait_until
+from conftest import QUANTCTL, ROOT, clean_env, quantctl, running_server, wait_until
 
 OTHER_UID = 12345
 
@@ -45,6 +45,15 @@ def test_allow_uid(allowed, served):
                 wait_until(lambda: f"user {OTHER_UID} is not one of --allow-uid" in server.log(), "a log line")
             root = quantctl("info", "--server", server.address, "--timeout", "20", code=None)
             assert root.returncode == 3, "root is not in the list either"
+
+
+def test_the_example_configuration_shuts_no_user_out():
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        with running_server(folder / "s", "--config", ROOT / "deploy" / "quantd.toml", "--socket-mode", "0666",
+                            listen=f"unix:{folder}/sock"):
+            assert ask_as_other_user(str(folder / "sock")) == b"served"
 
 
 def ask_as_other_user(path):
