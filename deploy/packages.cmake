@@ -26,6 +26,8 @@ endforeach()
 install(FILES ${PROJECT_SOURCE_DIR}/CHANGELOG.md ${PROJECT_SOURCE_DIR}/README.md
               ${CMAKE_CURRENT_LIST_DIR}/package/copyright
         DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/quantd)
+install(FILES ${CMAKE_CURRENT_LIST_DIR}/alerts.yml ${CMAKE_CURRENT_LIST_DIR}/grafana-dashboard.json
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/quantd/examples)
 
 install(FILES ${CMAKE_CURRENT_LIST_DIR}/package/quantd.service DESTINATION lib/systemd/system)
 
@@ -39,8 +41,16 @@ error figures and checksums. Has the server quantd, the program quantctl,
 which also works alone, and the C++ client library.")
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_STRIP_FILES ON)
-# Outside the prefix, so not for `cmake --install`.
-set(CPACK_INSTALLED_DIRECTORIES ${CMAKE_CURRENT_LIST_DIR}/package/etc /etc)
+# The example, but with a socket for the members of the group quantd. Outside the prefix, so not for
+# `cmake --install`.
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/quantd.toml)
+file(READ ${CMAKE_CURRENT_LIST_DIR}/quantd.toml settings)
+string(REPLACE [=[listen = ["127.0.0.1:7717"]]=]
+               [=[listen = ["127.0.0.1:7717", "unix:/run/quantd/quantd.sock"]]=] settings "${settings}")
+string(REPLACE " These are the defaults.\n" " These are the\n# defaults, with a socket beside them.\n"
+               settings "${settings}")
+file(WRITE ${PROJECT_BINARY_DIR}/etc/quantd/quantd.toml "${settings}")
+set(CPACK_INSTALLED_DIRECTORIES ${PROJECT_BINARY_DIR}/etc /etc)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)

@@ -53,9 +53,10 @@ echo "== Use, as the user quantd"
 install -d -m 1777 "$root/run/quantd"
 # shellcheck disable=SC2016  # the shell inside expands it
 inside --userspec=quantd:quantd "$root" bash -euo pipefail -c '
-  set -a
-  . /etc/default/quantd
-  quantd --port-file /run/quantd/address &
+  unit=$(dpkg -L quantd | grep /quantd.service$)
+  command=$(sed -n "s/^ExecStart=//p" "$unit")
+  $command --check-config | grep ^listen=
+  $command --port-file /run/quantd/address &
   server=$!
   trap "kill $server" EXIT
   for _ in {1..300}; do
@@ -71,9 +72,9 @@ inside --userspec=quantd:quantd "$root" bash -euo pipefail -c '
   wait "$server"
 '
 echo "== Remove"
-echo "# a changed setting" >>"$root/etc/default/quantd"
+echo "# a changed setting" >>"$root/etc/quantd/quantd.toml"
 inside "$root" dpkg --remove quantd >>"$work/log"
-[[ -e $root/etc/default/quantd && ! -e $root/usr/bin/quantd ]] || { echo "remove left or took too much" >&2; exit 1; }
+[[ -e $root/etc/quantd/quantd.toml && ! -e $root/usr/bin/quantd ]] || { echo "remove left or took too much" >&2; exit 1; }
 inside "$root" dpkg --purge quantd >>"$work/log"
-[[ ! -e $root/etc/default/quantd ]] || { echo "purge left the settings" >&2; exit 1; }
+[[ ! -e $root/etc/quantd ]] || { echo "purge left the settings" >&2; exit 1; }
 echo "all steps passed"

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import tomllib
 
 import pytest
 from conftest import BUILD, ROOT, clean_env
@@ -59,7 +60,7 @@ def test_the_package_says_what_it_needs(package):
     text = (control / "control").read_text()
     for name in ("libgrpc++1.51", "libopenblas0", "libc6", "adduser"):
         assert name in re.search("^Depends: (.*)$", text, re.MULTILINE).group(1)
-    assert (control / "conffiles").read_text() == "/etc/default/quantd\n"
+    assert (control / "conffiles").read_text() == "/etc/quantd/quantd.toml\n"
 
 
 def test_each_subcommand_has_a_man_page_that_renders(package):
@@ -98,8 +99,9 @@ def test_the_unit_starts_the_server_with_settings_that_it_knows(package):
     root, _ = package
     unit = (root / "usr/lib/systemd/system/quantd.service").read_text()
     program, *flags = re.search("^ExecStart=(.*)$", unit, re.MULTILINE).group(1).split()
-    run(root / program.lstrip("/"), *flags, "--version")
-    settings = (root / "etc/default/quantd").read_text()
-    known = run(root / "usr/bin/quantd", "--help")
-    for name in re.findall(r"^#?(\w+)=", settings, re.MULTILINE):
-        assert f"Env:{name})" in known, name
+    assert flags == ["--config", "/etc/quantd/quantd.toml"]
+    program, settings = root / program.lstrip("/"), root / "etc/quantd/quantd.toml"
+    effective = tomllib.loads(run(program, "--config", settings, "--check-config"))
+    assert effective.pop("listen") == ["127.0.0.1:7717", "unix:/run/quantd/quantd.sock"]
+    defaults = tomllib.loads(run(program, "--check-config"))
+    assert effective == {key: value for key, value in defaults.items() if key != "listen"}
