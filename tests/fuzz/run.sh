@@ -39,8 +39,10 @@ if ! command -v $clang >/dev/null || ! dpkg-query -W libclang-rt-19-dev >/dev/nu
     clang-19 libclang-rt-19-dev
 fi
 
+# Later ABIs give some templates of Abseil other names than the GCC of Debian's packages.
 cmake -S . -B build-fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-  -DCMAKE_CXX_COMPILER=$clang -DQUANTD_SANITIZE=address,undefined,fuzzer-no-link \
+  -DCMAKE_CXX_COMPILER=$clang -DCMAKE_CXX_FLAGS=-fclang-abi-compat=17 \
+  -DQUANTD_SANITIZE=address,undefined,fuzzer-no-link \
   -DQUANTD_BUILD_FUZZERS=ON -DQUANTD_BUILD_TESTS=ON
 cmake --build build-fuzz --parallel "$(nproc)" --target "${names[@]/%/_fuzz}"
 
