@@ -78,7 +78,8 @@ in_container=(docker run --rm --network=none -v "$id:/run/quantd" -v "$PWD/tests
 quantize_by "${in_container[@]}"
 
 echo "== TLS by mounted files"
-docker run --rm --network=none "$image" --help | grep -q -e --tls-cert || fail "quantd has no --tls-cert"
+help=$(docker run --rm --network=none "$image" --help)  # whole: grep -q would end it by SIGPIPE
+grep -q -e --tls-cert <<<"$help" || fail "quantd has no --tls-cert"
 key=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)
 mkdir "$work/tls"
 openssl req -x509 "${key[@]}" -days 1 -subj /CN=test-ca -addext basicConstraints=critical,CA:TRUE \
