@@ -8,6 +8,7 @@
 #endif
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -57,6 +58,13 @@ void PlaneDigest::Update(std::span<const std::byte> bytes) {
     }
     bytes = bytes.subspan(step);
   }
+}
+
+void PlaneDigest::Append(PlaneDigest next) {
+  std::vector<uint8_t> hashes = std::move(state_->hashes);
+  hashes.insert(hashes.end(), next.state_->hashes.begin(), next.state_->hashes.end());
+  state_ = std::move(next.state_);
+  state_->hashes = std::move(hashes);
 }
 
 std::string PlaneDigest::Text() const {

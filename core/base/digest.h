@@ -30,6 +30,9 @@ class PlaneDigest {
   // Appends `bytes` to the plane.
   void Update(std::span<const std::byte> bytes);
 
+  // Appends what `next` was fed with. The plane so far is a whole number of leaves.
+  void Append(PlaneDigest next);
+
   // Returns the digest of all bytes so far; more may follow.
   std::string Text() const;
 

@@ -19,11 +19,6 @@ constexpr int64_t kTaskElems = 4 * kTileElems;
 // Tasks whose pieces are held at once.
 constexpr int64_t kTasksPerWave = 16;
 
-// True where each element of a row has a group of its own, the same in all rows.
-bool AreColumns(const GroupMap& groups) {
-  return groups.run_elems == 1 && groups.row_elems > 1 && groups.batches_share;
-}
-
 // Statistics of a stretch that has one group.
 struct Piece {
   int64_t group;
@@ -147,6 +142,34 @@ void ScanColumnGroups(const Window& window, const GroupMap& groups, bool moments
   });
 }
 
+// True where each run of the window is another group, and all are of one length that a kernel call
+// can take many of: results need no merging.
+bool AreShortRuns(const Window& window, const GroupMap& groups, int64_t first_group,
+                  std::span<const GroupStats> stats) {
+  return groups.run_elems <= kTileElems && groups.row_elems % groups.run_elems == 0 &&
+         window.num_elems == std::ssize(stats) * groups.run_elems && groups.band_rows == 1 &&
+         groups.RunAt(window.first_elem).group == first_group;
+}
+
+template <typename T>
+void ScanHereAs(const Window& window, const GroupMap& groups, bool moments, int64_t first_group,
+                std::span<GroupStats> stats) {
+  if (!moments && AreShortRuns(window, groups, first_group, stats)) {
+    return ScanShortRuns<T>(window, groups.run_elems, window.first_elem, window.end_elem(),
+                            stats.data());
+  }
+  T scratch[kTileElems];
+  int64_t inexact = 0;
+  for (RunWalker run(groups, window.first_elem, window.end_elem()); !run.done(); run.Next()) {
+    GroupStats& group = stats[static_cast<size_t>(run.group() - first_group)];
+    for (int64_t done = 0; done < run.num_elems(); done += kTileElems) {
+      const int64_t count = std::min(run.num_elems() - done, kTileElems);
+      group.Merge(StatsOf(LoadValues(window, run.elem() + done, count, scratch, inexact), count,
+                          moments));
+    }
+  }
+}
+
 template <typename T>
 void ScanGroupsAs(const Window& window, const GroupMap& groups, bool moments, int64_t first_group,
                   std::span<GroupStats> stats, Executor& executor) {
@@ -159,13 +182,7 @@ void ScanGroupsAs(const Window& window, const GroupMap& groups, bool moments, in
     cuts.push_back(StatsCut(groups, cuts.back(), target));
   }
   const int64_t num_tasks = static_cast<int64_t>(cuts.size()) - 1;
-  // Each run of the window another group, and all of one length: results need no merging.
-  const int64_t num_groups = static_cast<int64_t>(stats.size());
-  const bool whole_runs =
-      !moments && groups.run_elems <= kTileElems && groups.row_elems % groups.run_elems == 0 &&
-      window.num_elems == num_groups * groups.run_elems && groups.band_rows == 1 &&
-      groups.RunAt(window.first_elem).group == first_group;
-  if (whole_runs) {
+  if (!moments && AreShortRuns(window, groups, first_group, stats)) {
     executor.ParallelFor(num_tasks, [&](int64_t task) {
       const int64_t begin = cuts[static_cast<size_t>(task)],
                     end = cuts[static_cast<size_t>(task) + 1];
@@ -192,6 +209,10 @@ void ScanGroupsAs(const Window& window, const GroupMap& groups, bool moments, in
 
 }  // namespace
 
+bool AreColumns(const GroupMap& groups) {
+  return groups.run_elems == 1 && groups.row_elems > 1 && groups.batches_share;
+}
+
 int64_t MaxRuns(const GroupMap& groups, int64_t window_elems) {
   // Each row may have a shorter last run, and a window cuts its first and last run.
   return SaturatingAdd(SaturatingAdd(window_elems / groups.run_elems, 3),
@@ -215,6 +236,15 @@ int64_t StatsCut(const GroupMap& groups, int64_t begin, int64_t end) {
   const int64_t tiles_end = run_start + (end - run_start) / kTileElems * kTileElems;
   if (tiles_end > begin) return tiles_end;
   return end;
+}
+
+void ScanHere(const Window& window, const GroupMap& groups, bool moments, int64_t first_group,
+              std::span<GroupStats> stats) {
+  if (WorksAsF32(window.dtype)) {
+    ScanHereAs<float>(window, groups, moments, first_group, stats);
+  } else {
+    ScanHereAs<double>(window, groups, moments, first_group, stats);
+  }
 }
 
 void ScanGroups(const Window& window, const GroupMap& groups, bool moments, int64_t first_group,

@@ -15,6 +15,9 @@ namespace quantd {
 // end of a run, or a whole number of tiles after a run's start; `end` itself if there is none.
 int64_t StatsCut(const GroupMap& groups, int64_t begin, int64_t end);
 
+// True where each element of a row has a group of its own, the same in all rows.
+bool AreColumns(const GroupMap& groups);
+
 // Returns the most runs that a window of `window_elems` can touch.
 int64_t MaxRuns(const GroupMap& groups, int64_t window_elems);
 
@@ -27,6 +30,11 @@ int64_t ScanScratchBytes(const GroupMap& groups, int64_t window_elems);
 // executor nor, at cuts, on the windows. Values that are not finite are left out.
 void ScanGroups(const Window& window, const GroupMap& groups, bool moments, int64_t first_group,
                 std::span<GroupStats> stats, Executor& executor);
+
+// The same on the calling thread, without memory of its own; for windows that the cache holds, and
+// not for columns, where it would be slow.
+void ScanHere(const Window& window, const GroupMap& groups, bool moments, int64_t first_group,
+              std::span<GroupStats> stats);
 
 }  // namespace quantd
 

@@ -20,6 +20,10 @@ namespace {
 
 // Groups whose parameters one task makes.
 constexpr int64_t kGroupsPerTask = 1024;
+// Ranges that are found right before values are encoded are those of about so many elements, ...
+constexpr int64_t kStepElems = kTileElems;
+// ... where the L2 cache holds the bands of rows, or the runs, that share them.
+constexpr int64_t kMaxStepUnitElems = int64_t{64} << 10;
 
 }  // namespace
 
@@ -194,25 +198,33 @@ class QuantizeSession::Impl {
     context_.executor->ParallelFor(CeilDiv(num_groups, kGroupsPerTask), [&](int64_t task) {
       const int64_t begin = task * kGroupsPerTask;
       const int64_t count = std::min(kGroupsPerTask, num_groups - begin);
-      Range ranges[kGroupsPerTask];
-      for (int64_t i = 0; i < count; ++i) {
-        const size_t group = static_cast<size_t>(begin + i);
-        if (found) {
-          ranges[i] = calibrator_.RangeOf(stats_[group]);
-        } else if (resolved_.spec.given_range.has_value()) {
-          ranges[i] = *resolved_.spec.given_range;
-        } else if (!options_.ranges.empty() && !layout_.needs_tensor_range) {
-          ranges[i] = options_.ranges[static_cast<size_t>(first_group) + group];
-        }
-      }
-      ParamPlanes planes = Planes(first_group + begin);
-      for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
-        if (layout_.planes[plane].role != PlaneRole::kPerGroup) continue;
-        planes.planes[plane] =
-            planes.planes[plane].subspan(static_cast<size_t>(begin * layout_.GroupBytes(plane)));
-      }
-      plan_.scheme->resolve(resolved_, {ranges, static_cast<size_t>(count)}, planes);
+      std::span<const GroupStats> stats;
+      if (found) stats = std::span(stats_).subspan(static_cast<size_t>(begin));
+      ResolveSome(first_group, begin, count, stats);
     });
+  }
+
+  // Makes the parameters of at most kGroupsPerTask groups from first_group + begin on, where those
+  // of `first_group` begin params_; from `stats`, unless it is empty.
+  void ResolveSome(int64_t first_group, int64_t begin, int64_t count,
+                   std::span<const GroupStats> stats) {
+    Range ranges[kGroupsPerTask];
+    for (int64_t i = 0; i < count; ++i) {
+      if (!stats.empty()) {
+        ranges[i] = calibrator_.RangeOf(stats[static_cast<size_t>(i)]);
+      } else if (resolved_.spec.given_range.has_value()) {
+        ranges[i] = *resolved_.spec.given_range;
+      } else if (!options_.ranges.empty() && !layout_.needs_tensor_range) {
+        ranges[i] = options_.ranges[static_cast<size_t>(first_group + begin + i)];
+      }
+    }
+    ParamPlanes planes = Planes(first_group + begin);
+    for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
+      if (layout_.planes[plane].role != PlaneRole::kPerGroup) continue;
+      planes.planes[plane] =
+          planes.planes[plane].subspan(static_cast<size_t>(begin * layout_.GroupBytes(plane)));
+    }
+    plan_.scheme->resolve(resolved_, {ranges, static_cast<size_t>(count)}, planes);
   }
 
   ParamPlanes Planes(int64_t first_group) {
@@ -236,45 +248,135 @@ class QuantizeSession::Impl {
     }
   }
 
-  // Finds and writes the parameters of the groups that begin in the window.
-  int64_t ResolveWindow(const Window& window, PayloadSink& sink) {
-    ScopedTimer timer(work_.statistics);
+  struct GroupSpan {
+    int64_t first = 0;
+    int64_t count = 0;
+  };
+
+  // Returns the groups of elements [first_elem, end_elem), which begin with a group and end with
+  // one.
+  GroupSpan GroupsOf(int64_t first_elem, int64_t end_elem) const {
     const GroupMap& groups = layout_.groups;
-    const int64_t last_row = (window.end_elem() - 1) / groups.row_elems;
-    const int64_t first_group = groups.RunAt(window.first_elem).group;
-    const int64_t end_group = groups.band_rows > 1 ? groups.RowGroup(last_row) + groups.runs_per_row
-                                                   : groups.RunAt(window.end_elem() - 1).group + 1;
-    const int64_t num_groups = end_group - first_group;
+    const int64_t last_row = (end_elem - 1) / groups.row_elems;
+    const int64_t first = groups.RunAt(first_elem).group;
+    const int64_t end = groups.band_rows > 1 ? groups.RowGroup(last_row) + groups.runs_per_row
+                                             : groups.RunAt(end_elem - 1).group + 1;
+    return {first, end - first};
+  }
+
+  bool FindsRanges() const {
     const bool given = resolved_.spec.given_range.has_value() ||
                        (!options_.ranges.empty() && !layout_.needs_tensor_range);
-    const bool found = layout_.needs_ranges && !given;
+    return layout_.needs_ranges && !given;
+  }
+
+  // Finds the parameters of the window's groups before anything of it is encoded.
+  void ResolveWindow(const Window& window, GroupSpan groups) {
+    ScopedTimer timer(work_.statistics);
+    const bool found = FindsRanges();
     if (found) {
-      stats_.assign(static_cast<size_t>(num_groups), GroupStats{});
-      ScanGroups(window, groups, calibrator_.calibrator->needs_moments, first_group, stats_,
-                 *context_.executor);
+      stats_.assign(static_cast<size_t>(groups.count), GroupStats{});
+      ScanGroups(window, layout_.groups, calibrator_.calibrator->needs_moments, groups.first,
+                 stats_, *context_.executor);
     }
-    for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
-      if (layout_.planes[plane].role != PlaneRole::kPerGroup) continue;
-      params_[plane].resize(static_cast<size_t>(num_groups * layout_.GroupBytes(plane)));
+    ResolveGroups(groups.first, groups.count, found);
+  }
+
+  // What a task that encodes a part of a window has done.
+  struct TaskState {
+    std::vector<GroupStats> stats;  // of the groups at hand
+    std::optional<PlaneDigest> digest;  // of codes [begin_byte, end_byte), which begin with a leaf
+    int64_t begin_byte = 0;
+    int64_t end_byte = 0;
+    std::chrono::nanoseconds statistics{};
+    std::chrono::nanoseconds all{};
+  };
+
+  // Finds the parameters of the next few groups of a window, so that their values are in the cache
+  // when they are encoded. Returns where the groups end.
+  int64_t ResolveStep(const Window& window, int64_t first_group, int64_t elem, int64_t end_elem,
+                      TaskState& task) {
+    ScopedTimer timer(task.statistics);
+    const int64_t end =
+        std::min(WindowEnd(layout_, num_elems_, elem, kStepElems, plan_.whole_groups), end_elem);
+    const GroupSpan groups = GroupsOf(elem, end);
+    task.stats.assign(static_cast<size_t>(groups.count), GroupStats{});
+    const Window part = {window.dtype, window.At(elem), elem, end - elem};
+    ScanHere(part, layout_.groups, calibrator_.calibrator->needs_moments, groups.first, task.stats);
+    for (int64_t done = 0; done < groups.count; done += kGroupsPerTask) {
+      const int64_t count = std::min(kGroupsPerTask, groups.count - done);
+      ResolveSome(first_group, groups.first - first_group + done, count,
+                  std::span(task.stats).subspan(static_cast<size_t>(done)));
     }
-    ResolveGroups(first_group, num_groups, found);
-    WritePlanes(PlaneRole::kPerGroup, first_group, sink);
-    return first_group;
+    return end;
+  }
+
+  // Hashes codes that a task has made, from the first leaf on that begins in them.
+  static void HashCodes(int64_t begin_byte, std::span<const std::byte> codes, TaskState& task) {
+    constexpr auto kLeafBytes = static_cast<int64_t>(PlaneDigest::kLeafBytes);
+    const int64_t end_byte = begin_byte + static_cast<int64_t>(codes.size());
+    if (!task.digest.has_value()) {
+      const int64_t leaf_byte = RoundUp(begin_byte, kLeafBytes);
+      if (leaf_byte >= end_byte) return;
+      task.digest.emplace();
+      task.begin_byte = leaf_byte;
+      codes = codes.subspan(static_cast<size_t>(leaf_byte - begin_byte));
+    }
+    task.digest->Update(codes);
+    task.end_byte = end_byte;
+  }
+
+  // Completes the digest of the codes, which begin at `offset`.
+  void JoinDigests(int64_t offset, std::span<const std::byte> codes, std::span<TaskState> tasks) {
+    int64_t hashed_byte = offset;
+    const auto hash_to = [&](int64_t byte) {
+      digests_[0].Update(codes.subspan(static_cast<size_t>(hashed_byte - offset),
+                                       static_cast<size_t>(byte - hashed_byte)));
+      hashed_byte = byte;
+    };
+    for (TaskState& task : tasks) {
+      if (!task.digest.has_value()) continue;
+      hash_to(task.begin_byte);
+      digests_[0].Append(*std::move(task.digest));
+      hashed_byte = task.end_byte;
+    }
+    hash_to(offset + static_cast<int64_t>(codes.size()));
   }
 
   absl::Status EncodeWindow(const std::byte* values, int64_t window_elems, PayloadSink& sink) {
     const Window window = {resolved_.tensor.dtype, values, encoded_elems_, window_elems};
-    ParamView view;
-    if (plan_.scheme->resolve != nullptr && !plan_.params_upfront) {
-      view.first_group = ResolveWindow(window, sink);
+    const bool has_params = plan_.scheme->resolve != nullptr && !plan_.params_upfront;
+    const bool resolves_in_steps = has_params && FindsRanges() && !AreColumns(layout_.groups) &&
+                                   LocalUnitElems(layout_.groups) <= kMaxStepUnitElems;
+    GroupSpan groups;
+    if (has_params) {
+      groups = GroupsOf(window.first_elem, window.end_elem());
+      for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
+        if (layout_.planes[plane].role != PlaneRole::kPerGroup) continue;
+        params_[plane].resize(static_cast<size_t>(groups.count * layout_.GroupBytes(plane)));
+      }
+      if (!resolves_in_steps) ResolveWindow(window, groups);
     }
     ScopedTimer timer(work_.encoding);
+    ParamView view;
+    view.first_group = groups.first;
     for (size_t plane = 1; plane < params_.size(); ++plane) view.planes[plane] = params_[plane];
     const int64_t offset = layout_.CodeOffset(window.first_elem);
     const int64_t size_bytes = layout_.CodeOffset(window.end_elem()) - offset;
     const std::span<std::byte> out = sink.Acquire(0, offset, size_bytes);
-    QUANTD_RETURN_IF_ERROR(encoder_.Encode(window, view, out));
-    digests_[0].Update(out);
+    const std::vector<int64_t> cuts =
+        CutWindow(layout_, window, context_.executor->concurrency(), resolves_in_steps);
+    std::vector<TaskState> tasks(cuts.size() - 1);
+    const auto prepare = [&](size_t task, int64_t elem) {
+      if (!resolves_in_steps) return cuts[task + 1];
+      return ResolveStep(window, groups.first, elem, cuts[task + 1], tasks[task]);
+    };
+    const auto take = [&](size_t task, std::span<const std::byte> codes) {
+      HashCodes(offset + (codes.data() - out.data()), codes, tasks[task]);
+    };
+    QUANTD_RETURN_IF_ERROR(encoder_.Encode(window, view, out, {cuts, prepare, take}));
+    JoinDigests(offset, out, tasks);
+    if (has_params) WritePlanes(PlaneRole::kPerGroup, groups.first, sink);
     sink.Commit(0, offset, size_bytes);
     encoded_elems_ = window.end_elem();
     ++work_.windows;
@@ -380,7 +482,8 @@ absl::StatusOr<QuantizedTensor> QuantizeAll(const QuantSpec& spec, const TensorD
   QuantizedTensor result;
   QUANTD_ASSIGN_OR_RETURN(result.plan, MakePlan(spec, tensor, context.budget->limit_bytes(),
                                                 {.has_ranges = !options.ranges.empty() ||
-                                                               options.tensor_range.has_value()}));
+                                                               options.tensor_range.has_value(),
+                                                 .in_memory = true}));
   QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<QuantizeSession> session,
                           QuantizeSession::Create(result.plan, options, context));
   VectorSink sink(result.plan.resolved.layout);

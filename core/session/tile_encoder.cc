@@ -15,8 +15,8 @@
 namespace quantd {
 namespace {
 
-// Tiles that one step of a parallel loop takes.
-constexpr int64_t kTilesPerTask = 4;
+// Tiles whose codes are taken at once, while they are in the L1 cache.
+constexpr int64_t kTilesPerStep = 4;
 
 // Tiles whose results are held at once: windows of short, padded rows have very many.
 constexpr int64_t kTilesPerWave = 1024;
@@ -50,10 +50,10 @@ TileEncoder::TileEncoder(const Scheme& scheme, const Resolved& resolved, bool fi
 }
 
 absl::Status TileEncoder::Encode(const Window& window, const ParamView& params,
-                                 std::span<std::byte> codes) {
+                                 std::span<std::byte> codes, const WindowTasks& tasks) {
   if (window.num_elems == 0) return absl::OkStatus();
-  return WorksAsF32(window.dtype) ? EncodeAs<float>(window, params, codes)
-                                  : EncodeAs<double>(window, params, codes);
+  return WorksAsF32(window.dtype) ? EncodeAs<float>(window, params, codes, tasks)
+                                  : EncodeAs<double>(window, params, codes, tasks);
 }
 
 int64_t TileEncoder::ResidentBytes(const Resolved& resolved, int64_t window_elems) {
@@ -77,17 +77,29 @@ TileEncoder::Carry<double>& TileEncoder::CarryOf<double>(int64_t tile) {
   return carry_f64_[CarryPlace(tile)];
 }
 
+int64_t TileEncoder::TileFrom(const Window& window, int64_t elem) const {
+  const int64_t tile = grid_.TileOf(elem);
+  return elem == window.first_elem || grid_.Begin(tile) == elem ? tile : tile + 1;
+}
+
+int64_t TileEncoder::TileBehind(const Window& window, int64_t elem) const {
+  return elem == window.end_elem() ? grid_.TileOf(elem - 1) + 1 : grid_.TileOf(elem);
+}
+
 template <typename T>
 absl::Status TileEncoder::EncodeAs(const Window& window, const ParamView& params,
-                                   std::span<std::byte> codes) {
+                                   std::span<std::byte> codes, const WindowTasks& tasks) {
   const int64_t first_tile = grid_.TileOf(window.first_elem);
   const int64_t last_tile = grid_.TileOf(window.end_elem() - 1);
   const bool cuts_tiles =
       grid_.Begin(first_tile) < window.first_elem || grid_.End(last_tile) > window.end_elem();
   if (figures_ && cuts_tiles) CarryOf<T>(0);  // made before tasks use it
-  for (int64_t tile = first_tile; tile <= last_tile; tile += kTilesPerWave) {
-    const int64_t num_tiles = std::min(last_tile + 1 - tile, kTilesPerWave);
-    QUANTD_RETURN_IF_ERROR(EncodeTiles<T>(window, params, codes, tile, num_tiles));
+  const size_t num_tasks = tasks.cuts.size() - 1;
+  for (size_t begin = 0, end = 0; begin < num_tasks; begin = end) {
+    const int64_t wave_end = grid_.TileOf(tasks.cuts[begin]) + kTilesPerWave;
+    end = begin + 1;
+    while (end < num_tasks && TileBehind(window, tasks.cuts[end + 1]) <= wave_end) ++end;
+    QUANTD_RETURN_IF_ERROR(EncodeTasks<T>(window, params, codes, tasks, begin, end));
   }
   if (grid_.End(last_tile) > window.end_elem() && last_tile != open_tile_) {
     open_place_ = 1 - open_place_;  // where CarryOf has put it
@@ -97,16 +109,24 @@ absl::Status TileEncoder::EncodeAs(const Window& window, const ParamView& params
 }
 
 template <typename T>
-absl::Status TileEncoder::EncodeTiles(const Window& window, const ParamView& params,
-                                      std::span<std::byte> codes, int64_t first_tile,
-                                      int64_t num_tiles) {
-  std::vector<TileResult> results(static_cast<size_t>(num_tiles));
-  executor_.ParallelFor(CeilDiv(num_tiles, kTilesPerTask), [&](int64_t task) {
-    const int64_t end = std::min((task + 1) * kTilesPerTask, num_tiles);
-    for (int64_t i = task * kTilesPerTask; i < end; ++i) {
-      EncodeTile<T>(window, params, codes, first_tile + i, results[static_cast<size_t>(i)]);
-    }
+absl::Status TileEncoder::EncodeTasks(const Window& window, const ParamView& params,
+                                      std::span<std::byte> codes, const WindowTasks& tasks,
+                                      size_t first_task, size_t end_task) {
+  const int64_t first_tile = grid_.TileOf(tasks.cuts[first_task]);
+  const int64_t num_tiles = TileBehind(window, tasks.cuts[end_task]) - first_tile;
+  std::vector<TileResult>& results = results_;
+  results.clear();  // keeps its memory
+  results.resize(static_cast<size_t>(num_tiles));
+  executor_.ParallelFor(static_cast<int64_t>(end_task - first_task), [&](int64_t i) {
+    EncodeTask<T>(window, params, codes, tasks, first_task + static_cast<size_t>(i), first_tile,
+                  results);
   });
+  for (size_t task = first_task; task < end_task; ++task) {
+    const int64_t tile = grid_.TileOf(tasks.cuts[task]);
+    if (TileFrom(window, tasks.cuts[task]) == tile) continue;
+    EncodeTile<T>(window, params, codes, tile, report_.figures.max_error,
+                  results[static_cast<size_t>(tile - first_tile)]);
+  }
   for (int64_t i = 0; i < num_tiles; ++i) {
     TileResult& result = results[static_cast<size_t>(i)];
     QUANTD_RETURN_IF_ERROR(MergeCounts(result));
@@ -124,8 +144,37 @@ absl::Status TileEncoder::EncodeTiles(const Window& window, const ParamView& par
 }
 
 template <typename T>
+void TileEncoder::EncodeTask(const Window& window, const ParamView& params,
+                             std::span<std::byte> codes, const WindowTasks& tasks, size_t task,
+                             int64_t first_tile, std::span<TileResult> results) {
+  const PackedLayout& layout = resolved_.layout;
+  const int64_t window_offset = layout.CodeOffset(window.first_elem);
+  double known_error = report_.figures.max_error;
+  int64_t tile = TileFrom(window, tasks.cuts[task]);
+  for (int64_t elem = tasks.cuts[task]; elem < tasks.cuts[task + 1];) {
+    elem = tasks.prepare(task, elem);
+    const int64_t end_tile = TileBehind(window, elem);
+    while (tile < end_tile) {
+      const int64_t step_begin = std::max(grid_.Begin(tile), window.first_elem);
+      const int64_t step_tile = std::min(tile + kTilesPerStep, end_tile);
+      for (; tile < step_tile; ++tile) {
+        TileResult& result = results[static_cast<size_t>(tile - first_tile)];
+        EncodeTile<T>(window, params, codes, tile, known_error, result);
+        known_error = std::max(known_error, result.figures.max_error);
+      }
+      const int64_t step_end = std::min(grid_.End(tile - 1), window.end_elem());
+      const int64_t begin = layout.CodeOffset(step_begin) - window_offset;
+      const int64_t end = layout.CodeOffset(step_end) - window_offset;
+      tasks.take(task,
+                 codes.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
+    }
+  }
+}
+
+template <typename T>
 void TileEncoder::EncodeTile(const Window& window, const ParamView& params,
-                             std::span<std::byte> codes, int64_t tile, TileResult& result) {
+                             std::span<std::byte> codes, int64_t tile, double known_error,
+                             TileResult& result) {
   const int64_t tile_begin = grid_.Begin(tile), tile_end = grid_.End(tile);
   const int64_t begin = std::max(tile_begin, window.first_elem);
   const int64_t end = std::min(tile_end, window.end_elem());
@@ -144,7 +193,7 @@ void TileEncoder::EncodeTile(const Window& window, const ParamView& params,
     scheme_.encode(resolved_, {ViewOf(encodable, num_elems), begin, params}, out, &result.counts);
     if (!figures_) return;
     scheme_.decode(resolved_, out, params, begin, SpanOf(y, num_elems));
-    if (whole) result.figures = MeasureTile(values, y, num_elems, report_.figures.max_error);
+    if (whole) result.figures = MeasureTile(values, y, num_elems, known_error);
   };
   // Hoping for the best, so that the values stream through the cache once; the check finds them
   // there.

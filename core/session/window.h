@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "core/scheme/scheme.h"
 #include "core/simd/convert.h"
@@ -71,6 +72,12 @@ inline int64_t LocalUnitElems(const GroupMap& groups) {
 // of a local unit if `whole_groups`, and at the end of an atom.
 int64_t WindowEnd(const PackedLayout& layout, int64_t num_elems, int64_t first_elem,
                   int64_t target_elems, bool whole_groups);
+
+// Returns where the work on a window is cut, its first element and its end included: at the
+// beginning of tiles, or of local units if `whole_groups`, more than a tile apart. Where there is a
+// leaf of the codes' digest for each of `threads`, tasks begin with a leaf's first tile.
+std::vector<int64_t> CutWindow(const PackedLayout& layout, const Window& window, int threads,
+                               bool whole_groups);
 
 // Returns the most elements that a window can have.
 int64_t MaxWindowElems(const PackedLayout& layout, int64_t num_elems, int64_t target_elems,
