@@ -66,10 +66,7 @@ void ScanRunsImpl(const T* HWY_RESTRICT values, int64_t run_elems, int64_t num_r
     if (run_elems >= lanes) {
       auto min0 = hn::LoadU(d, values), max0 = min0, min1 = min0, max1 = min0;
       auto magnitude0 = Magnitude(d, min0), magnitude1 = magnitude0;
-      PrefetchBehind(values);
       for (i = lanes; i + 2 * lanes <= run_elems; i += 2 * lanes) {
-        PrefetchBehind(values + i);
-        PrefetchBehind(values + i + lanes);
         const auto v0 = hn::LoadU(d, values + i), v1 = hn::LoadU(d, values + i + lanes);
         magnitude0 = hn::Max(magnitude0, Magnitude(d, v0));
         magnitude1 = hn::Max(magnitude1, Magnitude(d, v1));

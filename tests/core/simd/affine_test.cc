@@ -56,6 +56,34 @@ TEST_P(AffineTest, SaturatesAndCountsFromHalfAStep) {
   EXPECT_THAT(codes, ElementsAre(127, 127, 0x81, 0x81, 127, 0x81, 127, 0));
 }
 
+// Around every boundary between two codes, for scales of all sizes.
+TEST_P(AffineTest, DividesAsIeeeDoes) {
+  std::mt19937 rng(7);
+  std::uniform_real_distribution<double> exponent(-126, 120);
+  for (int round = 0; round < 3000; ++round) {
+    AffineParams params;
+    params.scale = static_cast<float>(std::exp2(exponent(rng)));
+    std::vector<float> values;
+    for (int step = -130; step <= 130; ++step) {
+      float value = static_cast<float>((step + 0.5) * static_cast<double>(params.scale));
+      for (int i = 0; i < 3; ++i) value = std::nextafter(value, -INFINITY);
+      for (int i = 0; i < 7; ++i, value = std::nextafter(value, INFINITY)) values.push_back(value);
+    }
+    for (const float value : {std::numeric_limits<float>::max(), 1e-45f, -1e-45f, -0.0f}) {
+      values.push_back(value);
+    }
+    std::vector<uint8_t> codes(values.size());
+    EncodeAffine(Rounding::kHalfEven, values.data(), std::ssize(values), params, nullptr,
+                 codes.data());
+    for (size_t i = 0; i < values.size(); ++i) {
+      const float whole = std::nearbyint(values[i] / params.scale);
+      const float expected = std::fmin(std::fmax(whole, -127.0f), 127.0f);
+      ASSERT_EQ(static_cast<int8_t>(codes[i]), expected)
+          << values[i] << " / " << params.scale << " on " << GetParam();
+    }
+  }
+}
+
 TEST_P(AffineTest, AddsTheZeroPointAfterRounding) {
   AffineParams params;
   params.zero_point = 3;
