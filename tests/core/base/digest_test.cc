@@ -54,6 +54,17 @@ TEST(DigestTest, EqualsTheDefinitionAroundLeafBoundaries) {
   }
 }
 
+TEST(DigestTest, AppendsLeavesThatWereHashedElsewhere) {
+  const std::vector<std::byte> bytes = RandomBytes(3 * kMiB + 5);
+  const auto plane = std::span(bytes);
+  PlaneDigest digest, next;
+  digest.Update(plane.first(kMiB));
+  next.Update(plane.subspan(kMiB, kMiB + 7));
+  digest.Append(std::move(next));
+  digest.Update(plane.subspan(2 * kMiB + 7));
+  EXPECT_EQ(digest.Text(), DefinitionOf(plane));
+}
+
 TEST(DigestTest, HasTheSameTextForever) {
   // Files carry it. XXH3-128 of nothing, of xxHash's own test suite; then Python's xxhash:
   // xxh3_128(xxh3_128(b"quantd").digest()).hexdigest()

@@ -212,6 +212,30 @@ TEST_P(EveryCombinationTest, HasOneHash) {
   EXPECT_EQ(combinations, static_cast<int>(SupportedSimdTargets().size()) * 3 * 4 * 2);
 }
 
+// Windows of several leaves of the digest, whose tasks begin in the middle of tiles and leaves.
+TEST(LargeTensorTest, IsTheSameInOneTaskAndInMany) {
+  const TensorDesc tensor = MakeTensor("w", DType::kF32, {1700, 3001});
+  const std::vector<std::byte> values = MakeValues(tensor, ValueKind::kNormal, 11);
+  for (const char* text : {"int8:axis=0", "uint4:axis=0", "int8:group=77,tail=short",
+                           "int8:block=3x500,tail=short", "int8:scale=0.01", "fp16",
+                           "int8:axis=0,range=3sigma"}) {
+    const QuantSpec spec = *ParseSpec(text);
+    std::string expected;
+    for (const int workers : {0, 1, 4}) {  // beside the caller
+      Bench bench(workers);
+      const auto whole = QuantizeAll(spec, tensor, values, {}, bench.context());
+      ASSERT_TRUE(whole.ok()) << text << ": " << whole.status();
+      EXPECT_EQ(whole->report.digests[0], DigestOf(whole->planes[0])) << text;
+      const auto cut =
+          QuantizeCut(spec, tensor, values, Cut::kRandom, {}, kPlenty, bench.context());
+      ASSERT_TRUE(cut.ok()) << text << ": " << cut.status();
+      if (expected.empty()) expected = Fingerprint(*cut);
+      EXPECT_EQ(Fingerprint(*whole), expected) << text << ", " << workers << " workers";
+      EXPECT_EQ(Fingerprint(*cut), expected) << text << ", " << workers << " workers";
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Schemes, EveryCombinationTest, ::testing::ValuesIn(AllSchemes()),
                          [](const auto& info) { return std::string(info.param->info.name); });
 
