@@ -164,8 +164,8 @@ void ScanHereAs(const Window& window, const GroupMap& groups, bool moments, int6
     GroupStats& group = stats[static_cast<size_t>(run.group() - first_group)];
     for (int64_t done = 0; done < run.num_elems(); done += kTileElems) {
       const int64_t count = std::min(run.num_elems() - done, kTileElems);
-      group.Merge(StatsOf(LoadValues(window, run.elem() + done, count, scratch, inexact), count,
-                          moments));
+      group.Merge(
+          StatsOf(LoadValues(window, run.elem() + done, count, scratch, inexact), count, moments));
     }
   }
 }

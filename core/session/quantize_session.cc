@@ -284,12 +284,11 @@ class QuantizeSession::Impl {
 
   // What a task that encodes a part of a window has done.
   struct TaskState {
-    std::vector<GroupStats> stats;  // of the groups at hand
+    std::vector<GroupStats> stats;      // of the groups at hand
     std::optional<PlaneDigest> digest;  // of codes [begin_byte, end_byte), which begin with a leaf
     int64_t begin_byte = 0;
     int64_t end_byte = 0;
     std::chrono::nanoseconds statistics{};
-    std::chrono::nanoseconds all{};
   };
 
   // Finds the parameters of the next few groups of a window, so that their values are in the cache
@@ -343,6 +342,15 @@ class QuantizeSession::Impl {
     hash_to(offset + static_cast<int64_t>(codes.size()));
   }
 
+  // Takes what tasks spent on statistics out of the time that the window is encoded in.
+  void ShareTime(std::span<const TaskState> tasks) {
+    std::chrono::nanoseconds statistics{};
+    for (const TaskState& task : tasks) statistics += task.statistics;
+    statistics /= std::min<int64_t>(std::ssize(tasks), context_.executor->concurrency());
+    work_.statistics += statistics;
+    work_.encoding -= statistics;
+  }
+
   absl::Status EncodeWindow(const std::byte* values, int64_t window_elems, PayloadSink& sink) {
     const Window window = {resolved_.tensor.dtype, values, encoded_elems_, window_elems};
     const bool has_params = plan_.scheme->resolve != nullptr && !plan_.params_upfront;
@@ -375,6 +383,7 @@ class QuantizeSession::Impl {
       HashCodes(offset + (codes.data() - out.data()), codes, tasks[task]);
     };
     QUANTD_RETURN_IF_ERROR(encoder_.Encode(window, view, out, {cuts, prepare, take}));
+    ShareTime(tasks);
     JoinDigests(offset, out, tasks);
     if (has_params) WritePlanes(PlaneRole::kPerGroup, groups.first, sink);
     sink.Commit(0, offset, size_bytes);

@@ -165,8 +165,7 @@ void TileEncoder::EncodeTask(const Window& window, const ParamView& params,
       const int64_t step_end = std::min(grid_.End(tile - 1), window.end_elem());
       const int64_t begin = layout.CodeOffset(step_begin) - window_offset;
       const int64_t end = layout.CodeOffset(step_end) - window_offset;
-      tasks.take(task,
-                 codes.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
+      tasks.take(task, codes.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
     }
   }
 }

@@ -52,9 +52,9 @@ HWY_INLINE hn::VFromD<D> LoadNoise(D d, const uint32_t* from) {
   }
 }
 
-// How x / scale is made. kByReciprocal gives the same bits wherever rounding to a whole number could
-// tell, in a quarter of the time of a division on some machines; for scales that MayUseReciprocal
-// allows.
+// How x / scale is made. kByReciprocal gives the same bits wherever rounding to a whole number
+// could tell, in a quarter of the time of a division on some machines; for scales that
+// MayUseReciprocal allows.
 enum class Quotient { kByDivision, kByReciprocal };
 
 // True where neither the reciprocal nor what is left after a division comes near the ends of f32's

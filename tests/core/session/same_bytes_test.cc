@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/digest.h"
 #include "core/scheme/registry.h"
 #include "core/simd/targets.h"
 #include "tests/support/cuts.h"
@@ -216,9 +217,9 @@ TEST_P(EveryCombinationTest, HasOneHash) {
 TEST(LargeTensorTest, IsTheSameInOneTaskAndInMany) {
   const TensorDesc tensor = MakeTensor("w", DType::kF32, {1700, 3001});
   const std::vector<std::byte> values = MakeValues(tensor, ValueKind::kNormal, 11);
-  for (const char* text : {"int8:axis=0", "uint4:axis=0", "int8:group=77,tail=short",
-                           "int8:block=3x500,tail=short", "int8:scale=0.01", "fp16",
-                           "int8:axis=0,range=3sigma"}) {
+  for (const char* text :
+       {"int8:axis=0", "uint4:axis=0", "int8:group=77,tail=short", "int8:block=3x500,tail=short",
+        "int8:scale=0.01", "fp16", "int8:axis=0,range=3sigma"}) {
     const QuantSpec spec = *ParseSpec(text);
     std::string expected;
     for (const int workers : {0, 1, 4}) {  // beside the caller
