@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "core/base/hand_over.h"
 #include "core/base/mutex.h"
 #include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
@@ -63,7 +64,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
         request_(request),
         response_(response),
         record_(context, call, caller, rpc, CallKind::kUnary) {
-    MutexLock lock(&mutex_);  // tells ThreadSanitizer what gRPC's own threads do in which order
+    HandOver(this);
   }
   ~UnaryCall() override { MutexLock lock(&mutex_); }
 
@@ -78,6 +79,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
     Run();
   }
   void OnCancel() override {
+    TakeOver(this);
     cancel_.Cancel();
     MutexLock lock(&mutex_);
     if (!waiting_) return;
