@@ -11,6 +11,9 @@ namespace {
 // out.
 constexpr int64_t kMaxTilesPerTask = 512;
 constexpr int64_t kSmallTaskElems = 4 * kTileElems;
+// Up to so many bytes of values it takes about as long to wake a worker as to do its part, where a
+// value makes a code without its neighbours: such schemes encode about as fast as memory is read.
+constexpr int64_t kAloneBytes = int64_t{1} << 20;
 
 // Returns the end of the local unit that holds element elem - 1.
 int64_t UnitEnd(const GroupMap& groups, int64_t elem) {
@@ -69,13 +72,16 @@ std::vector<int64_t> CutWindow(const PackedLayout& layout, const Window& window,
   const int64_t tile_elems = std::min(kTileElems, std::max<int64_t>(layout.row_elems, 1));
   const int64_t grain_elems = by_leaf ? kMaxTilesPerTask * tile_elems : kSmallTaskElems;
   std::vector<int64_t> cuts = {window.first_elem};
+  const bool alone = layout.atom_elems == 1 &&
+                     window.num_elems * SizeOf(window.dtype) <= kAloneBytes &&
+                     window.num_elems <= kMaxTilesPerTask * tile_elems;
   for (int64_t target = window.first_elem + grain_elems;; target += grain_elems) {
     const int64_t leaf_elem = ElemAt(layout, leaf_byte);
     if (by_leaf && leaf_elem <= target) {
       target = leaf_elem;
       leaf_byte += kLeafBytes;
     }
-    if (target >= window.end_elem()) break;
+    if (alone || target >= window.end_elem()) break;
     int64_t cut = grid.Begin(grid.TileOf(target));
     if (whole_groups) cut = UnitBegin(layout.groups, cut);
     if (cut > cuts.back() + kTileElems) cuts.push_back(cut);
