@@ -4,12 +4,25 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 
 namespace quantd {
+
+absl::StatusOr<size_t> ByteSource::Read(std::span<std::byte> out) {
+  size_t filled = 0;
+  while (filled < out.size()) {
+    QUANTD_ASSIGN_OR_RETURN(const SourcePiece piece,
+                            Next(static_cast<int64_t>(out.size() - filled)));
+    if (piece.bytes.empty()) break;
+    std::memcpy(out.data() + filled, piece.bytes.data(), piece.bytes.size());
+    filled += piece.bytes.size();
+  }
+  return filled;
+}
 
 absl::StatusOr<SourcePiece> MemorySource::Next(int64_t max_bytes) {
   const size_t count = std::min(static_cast<size_t>(max_bytes), bytes_.size() - position_);
@@ -39,18 +52,25 @@ absl::StatusOr<size_t> FdSource::ReadFull(std::span<std::byte> out) {
 }
 
 absl::StatusOr<SourcePiece> FdSource::Next(int64_t max_bytes) {
-  const int64_t wanted = std::min(max_bytes, size_bytes_ - position_);
+  const auto wanted = static_cast<size_t>(std::min(max_bytes, size_bytes_ - position_));
+  // Not make_shared<[]>: that would zero the memory first. A byte at the end shows what goes on.
+  std::shared_ptr<std::byte[]> buffer(new std::byte[std::max<size_t>(wanted, 1)]);
+  QUANTD_ASSIGN_OR_RETURN(const size_t got, Read({buffer.get(), std::max<size_t>(wanted, 1)}));
+  if (got == 0) return SourcePiece{};
+  return SourcePiece{{buffer.get(), got}, std::move(buffer)};
+}
+
+absl::StatusOr<size_t> FdSource::Read(std::span<std::byte> out) {
+  const size_t wanted =
+      std::min(out.size(), static_cast<size_t>(size_bytes_ - position_));
   if (wanted > 0) {
-    // Not make_shared<[]>: that would zero the memory first.
-    std::shared_ptr<std::byte[]> buffer(new std::byte[static_cast<size_t>(wanted)]);
-    const std::span<std::byte> bytes(buffer.get(), static_cast<size_t>(wanted));
-    QUANTD_ASSIGN_OR_RETURN(const size_t got, ReadFull(bytes));
+    QUANTD_ASSIGN_OR_RETURN(const size_t got, ReadFull(out.first(wanted)));
     position_ += static_cast<int64_t>(got);
-    if (static_cast<int64_t>(got) < wanted) {
+    if (got < wanted) {
       return absl::DataLossError(
           absl::StrCat(name_, " ended after ", position_, " of ", size_bytes_, " bytes"));
     }
-    return SourcePiece{bytes, std::move(buffer)};
+    return got;
   }
   std::byte extra;
   QUANTD_ASSIGN_OR_RETURN(const size_t more, ReadFull({&extra, 1}));
@@ -58,7 +78,7 @@ absl::StatusOr<SourcePiece> FdSource::Next(int64_t max_bytes) {
     return absl::OutOfRangeError(absl::StrCat(name_, " goes on after the ", size_bytes_,
                                               " bytes that its dtype and shape say"));
   }
-  return SourcePiece{};
+  return size_t{0};
 }
 
 absl::Status FdSource::Rewind() {

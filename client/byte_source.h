@@ -31,6 +31,11 @@ class ByteSource {
   // source ended before size_bytes(). kOutOfRange: it goes on after them.
   virtual absl::StatusOr<SourcePiece> Next(int64_t max_bytes) = 0;
 
+  // Reads the next bytes into `out`, which is not empty, and returns how many; 0 at the end. Errors
+  // are those of Next. The default copies what Next gives; sources that read, or make values, can
+  // do so right into the memory that goes to the server.
+  virtual absl::StatusOr<size_t> Read(std::span<std::byte> out);
+
   // True where Rewind works.
   virtual bool can_rewind() const = 0;
 
@@ -66,6 +71,7 @@ class FdSource final : public ByteSource {
 
   int64_t size_bytes() const override { return size_bytes_; }
   absl::StatusOr<SourcePiece> Next(int64_t max_bytes) override;
+  absl::StatusOr<size_t> Read(std::span<std::byte> out) override;
   bool can_rewind() const override { return start_ >= 0; }
   absl::Status Rewind() override;
 

@@ -14,9 +14,10 @@ void SetDeadline(absl::Time deadline, grpc::ClientContext& context) {
 }
 
 ByteStream::ByteStream(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
-                       absl::Time deadline)
+                       absl::Time deadline, const std::string& key, const std::string& value)
     : stub_(channel) {
   SetDeadline(deadline, context_);
+  if (!key.empty()) context_.AddMetadata(key, value);
   MutexLock lock(&mutex_);
   stub_.PrepareBidiStreamingCall(&context_, method, {}, this);
   AddHold();

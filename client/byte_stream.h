@@ -29,9 +29,10 @@ void SetDeadline(absl::Time deadline, grpc::ClientContext& context);
 // inside reads a few messages ahead and leaves the rest to flow control. Thread-safe.
 class ByteStream final : private grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  // Starts the call of `method` ("/package.Service/Method").
+  // Starts the call of `method` ("/package.Service/Method"), with the metadata `key`=`value` if
+  // there is a key.
   ByteStream(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
-             absl::Time deadline);
+             absl::Time deadline, const std::string& key = "", const std::string& value = "");
 
   // Cancels the call if it still runs, and waits for its end.
   ~ByteStream() override;

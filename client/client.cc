@@ -64,7 +64,8 @@ absl::StatusOr<CalibrationInfo> CalibrateOnce(const std::shared_ptr<grpc::Channe
   while (written.ok()) {
     QUANTD_ASSIGN_OR_RETURN(
         std::optional<grpc::ByteBuffer> frame,
-        sender.Next(kCalibrateFrame, 0, options.chunk_bytes, options.checksums));
+        sender.Next(kCalibrateFrame, 0, options.chunk_bytes, options.checksums,
+                    /*region=*/nullptr));
     if (!frame.has_value()) break;
     written = stream.Write(std::move(*frame));
   }
@@ -88,7 +89,7 @@ absl::StatusOr<CalibrationInfo> CalibrateOnce(const std::shared_ptr<grpc::Channe
 
 // Runs one call for each job and returns the results in order.
 template <typename Call, typename Info>
-std::vector<absl::StatusOr<Info>> RunJobs(const std::shared_ptr<grpc::Channel>& channel,
+std::vector<absl::StatusOr<Info>> RunJobs(const Route& route,
                                           const std::string& method, std::deque<Call>& calls,
                                           const std::vector<absl::Status>& refused,
                                           const CallOptions& options) {
@@ -96,7 +97,7 @@ std::vector<absl::StatusOr<Info>> RunJobs(const std::shared_ptr<grpc::Channel>& 
   for (size_t i = 0; i < calls.size(); ++i) {
     if (refused[i].ok()) pointers.push_back(&calls[i]);
   }
-  if (!pointers.empty()) RunCalls(channel, method, pointers, options);
+  if (!pointers.empty()) RunCalls(route, method, pointers, options);
   std::vector<absl::StatusOr<Info>> results;
   for (size_t i = 0; i < calls.size(); ++i) {
     if (refused[i].ok()) {
@@ -129,7 +130,24 @@ absl::StatusOr<Client> Client::Connect(const std::string& target) {
 
 absl::StatusOr<Client> Client::Connect(const ConnectOptions& options) {
   QUANTD_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, MakeChannel(options));
-  return Client(std::move(channel));
+  Client client(std::move(channel), options.transport);
+  const std::string unix_path = UnixPathOf(options.target);
+  const bool may_share = options.transport == Transport::kAuto ||
+                         options.transport == Transport::kSharedMemory;
+  if (!unix_path.empty() && may_share) {
+    client.regions_ = std::make_shared<RegionPool>(unix_path);
+  } else {
+    client.transport_ = unix_path.empty() ? Transport::kTcp : Transport::kUnix;
+  }
+  return client;
+}
+
+Transport Client::transport() const {
+  if (regions_ == nullptr || transport_ == Transport::kSharedMemory) return transport_;
+  absl::StatusOr<std::unique_ptr<StreamRegion>> region = regions_->Acquire();
+  if (!region.ok()) return Transport::kUnix;
+  regions_->Release(*std::move(region));
+  return Transport::kSharedMemory;
 }
 
 std::vector<absl::StatusOr<TensorPlan>> Client::PlanMany(std::span<const TensorDesc> tensors,
@@ -199,7 +217,7 @@ std::vector<absl::StatusOr<QuantizedInfo>> Client::QuantizeMany(std::vector<Quan
           return std::move(info.ranges);
         });
   }
-  return RunJobs<QuantizeCall, QuantizedInfo>(channel_, MethodName("StreamingQuantize"), calls,
+  return RunJobs<QuantizeCall, QuantizedInfo>(route(), MethodName("StreamingQuantize"), calls,
                                               refused, options);
 }
 
@@ -218,7 +236,7 @@ std::vector<absl::StatusOr<DequantizedInfo>> Client::DequantizeMany(
     if (jobs[i].planes.empty()) refused[i] = absl::InvalidArgumentError("no planes are given");
     calls.emplace_back(std::move(jobs[i]), options);
   }
-  return RunJobs<DequantizeCall, DequantizedInfo>(channel_, MethodName("StreamingDequantize"),
+  return RunJobs<DequantizeCall, DequantizedInfo>(route(), MethodName("StreamingDequantize"),
                                                   calls, refused, options);
 }
 

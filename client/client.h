@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "client/connect.h"
+#include "client/route.h"
 #include "client/types.h"
 #include "quantd/v1/quantization.pb.h"
 
@@ -30,9 +31,11 @@ class Client {
   // Likewise, with TLS and a token; errors are those of MakeChannel.
   static absl::StatusOr<Client> Connect(const ConnectOptions& options);
 
-  // Returns a client over `channel`: an in-process one, or one with credentials. It should have
-  // been made with ClientChannelArguments().
-  explicit Client(std::shared_ptr<grpc::Channel> channel) : channel_(std::move(channel)) {}
+  // Returns a client over `channel`: an in-process one, or one with credentials, which `transport`
+  // then says. It should have been made with ClientChannelArguments().
+  explicit Client(std::shared_ptr<grpc::Channel> channel,
+                  Transport transport = Transport::kInProcess)
+      : channel_(std::move(channel)), transport_(transport) {}
 
   // Returns what the server would make of each tensor; asks for many at once.
   std::vector<absl::StatusOr<TensorPlan>> PlanMany(std::span<const TensorDesc> tensors,
@@ -73,10 +76,18 @@ class Client {
   // kFailedPrecondition with what it says.
   absl::Status CheckHealth(absl::string_view service = "", const CallOptions& options = {}) const;
 
+  // Returns what carries the tensors of streams. Where shared memory is to be used if there is some,
+  // asks the server, as each stream does.
+  Transport transport() const;
+
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
 
  private:
+  Route route() const { return {channel_, regions_.get(), transport_}; }
+
   std::shared_ptr<grpc::Channel> channel_;
+  Transport transport_;
+  std::shared_ptr<RegionPool> regions_;  // null: no shared memory
 };
 
 // Returns the channel arguments that a client wants: no retries by gRPC, which lose the beginning

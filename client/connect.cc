@@ -5,6 +5,7 @@
 #include <grpcpp/support/client_interceptor.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "client/client.h"
 #include "core/base/status_macros.h"
@@ -50,6 +52,21 @@ class TokenInterceptorFactory final : public experimental::ClientInterceptorFact
   const std::string value_;  // the channel, which owns this, outlives its calls
 };
 
+constexpr std::array<absl::string_view, 5> kTransportNames = {"auto", "in_process",
+                                                               "shared_memory", "unix", "tcp"};
+
+absl::Status CheckTransport(const ConnectOptions& options) {
+  const bool is_unix = !UnixPathOf(options.target).empty();
+  const bool needs_unix =
+      options.transport == Transport::kSharedMemory || options.transport == Transport::kUnix;
+  if (options.transport == Transport::kInProcess || (needs_unix && !is_unix) ||
+      (options.transport == Transport::kTcp && is_unix)) {
+    return absl::InvalidArgumentError(absl::StrCat("transport ", NameOf(options.transport),
+                                                   " does not lead to ", options.target));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckOptions(const ConnectOptions& options) {
   if (options.target.empty()) {
     return absl::InvalidArgumentError("empty server address; use HOST:PORT or unix:PATH");
@@ -74,6 +91,25 @@ absl::Status CheckOptions(const ConnectOptions& options) {
 
 }  // namespace
 
+absl::string_view NameOf(Transport transport) {
+  return kTransportNames[static_cast<size_t>(transport)];
+}
+
+absl::StatusOr<Transport> ParseTransport(absl::string_view name) {
+  const auto found = std::find(kTransportNames.begin(), kTransportNames.end(), name);
+  if (found != kTransportNames.end()) {
+    return static_cast<Transport>(found - kTransportNames.begin());
+  }
+  return absl::InvalidArgumentError(absl::StrCat("unknown transport \"", name, "\"; known: ",
+                                                 absl::StrJoin(kTransportNames, ", ")));
+}
+
+std::string UnixPathOf(absl::string_view target) {
+  if (!absl::ConsumePrefix(&target, "unix:")) return "";
+  absl::ConsumePrefix(&target, "//");
+  return std::string(target);
+}
+
 bool IsLocalTarget(absl::string_view target) {
   if (absl::StartsWith(target, "unix:") || absl::StartsWith(target, "unix-abstract:")) return true;
   if (!absl::ConsumePrefix(&target, "dns:///")) {
@@ -91,6 +127,7 @@ bool IsLocalTarget(absl::string_view target) {
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ConnectOptions& options) {
   QUANTD_RETURN_IF_ERROR(CheckOptions(options));
+  QUANTD_RETURN_IF_ERROR(CheckTransport(options));
   grpc::ChannelArguments arguments = ClientChannelArguments();
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
   if (options.tls) {

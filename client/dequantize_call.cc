@@ -18,7 +18,7 @@ DequantizeCall::DequantizeCall(DequantizeJob job, const CallOptions& options)
   }
 }
 
-grpc::ByteBuffer DequantizeCall::StartFrame(uint64_t tensor_id) const {
+grpc::ByteBuffer DequantizeCall::StartFrame(uint64_t tensor_id, const StreamRegion* region) const {
   v1::StreamingDequantizeRequest request;
   request.set_tensor_id(tensor_id);
   v1::DequantizeStart& start = *request.mutable_start();
@@ -27,18 +27,20 @@ grpc::ByteBuffer DequantizeCall::StartFrame(uint64_t tensor_id) const {
   start.set_output_data_type(ToProto(job_.output_dtype));
   start.set_omit_crc(!options_.checksums);
   start.set_max_chunk_bytes(options_.chunk_bytes);
+  if (region != nullptr) *start.mutable_output_slots() = region->output_slots();
   return SerializeFrame(request);
 }
 
-absl::StatusOr<std::optional<grpc::ByteBuffer>> DequantizeCall::NextRequest(uint64_t tensor_id) {
+absl::StatusOr<std::optional<grpc::ByteBuffer>> DequantizeCall::NextRequest(uint64_t tensor_id,
+                                                                            StreamRegion* region) {
   if (!start_sent_) {
     start_sent_ = true;
-    return StartFrame(tensor_id);
+    return StartFrame(tensor_id, region);
   }
   for (; sending_ < senders_.size(); ++sending_) {
     QUANTD_ASSIGN_OR_RETURN(std::optional<grpc::ByteBuffer> frame,
                             senders_[sending_].Next(kRequestFrame, tensor_id, options_.chunk_bytes,
-                                                    options_.checksums));
+                                                    options_.checksums, region));
     if (frame.has_value()) return frame;
   }
   return std::nullopt;
@@ -62,6 +64,7 @@ absl::StatusOr<bool> DequantizeCall::TakeResponse(const ParsedFrame& frame) {
     }
     case FrameKind::kNone:
     case FrameKind::kError:
+    case FrameKind::kReleased:
       break;
   }
   return absl::DataLossError("the server sent a frame of no known kind");

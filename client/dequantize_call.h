@@ -16,7 +16,8 @@ class DequantizeCall final : public TensorCall {
  public:
   DequantizeCall(DequantizeJob job, const CallOptions& options);
 
-  absl::StatusOr<std::optional<grpc::ByteBuffer>> NextRequest(uint64_t tensor_id) override;
+  absl::StatusOr<std::optional<grpc::ByteBuffer>> NextRequest(uint64_t tensor_id,
+                                                              StreamRegion* region) override;
   absl::StatusOr<bool> TakeResponse(const ParsedFrame& frame) override;
   absl::Status Restart() override;
 
@@ -24,7 +25,7 @@ class DequantizeCall final : public TensorCall {
   absl::StatusOr<DequantizedInfo> Result() const;
 
  private:
-  grpc::ByteBuffer StartFrame(uint64_t tensor_id) const;
+  grpc::ByteBuffer StartFrame(uint64_t tensor_id, const StreamRegion* region) const;
   absl::Status TakeStarted(const v1::DequantizeStarted& started);
   absl::Status TakeFinished(const v1::DequantizeFinished& finished);
 

@@ -39,14 +39,24 @@ class CallQueue {
 };
 
 // One stream and the calls on it. Calls are written one after the other, while the responses of
-// those before still come in. Write and Read are called by one thread each.
+// those before still come in, over gRPC alone or with payload in a region of its own. Write and Read
+// are called by one thread each.
 class StreamRun {
  public:
-  StreamRun(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+  // `region` may be null.
+  StreamRun(const Route& route, std::unique_ptr<StreamRegion> region, const std::string& method,
             const CallOptions& options, CallQueue* queue)
       : max_open_(static_cast<size_t>(std::max(1, options.tensors_in_flight))),
         queue_(queue),
-        stream_(channel, method, options.deadline) {}
+        regions_(route.regions),
+        region_(std::move(region)),
+        stream_(route.channel, method, options.deadline, region_ ? kMemoryTokenKey : "",
+                region_ ? region_->token() : "") {}
+
+  // The region of a stream that ended well is of use to the next one.
+  ~StreamRun() {
+    if (region_ != nullptr && ended_well_) regions_->Release(std::move(region_));
+  }
 
   // Writes calls until there are no more, or the stream breaks.
   void Write() {
@@ -63,13 +73,14 @@ class StreamRun {
 
   // Hands responses to their calls until the stream ends. All calls still open then fail.
   void Read() {
-    absl::Status status = ReadAll();
+    const absl::Status status = ReadAll();
     MutexLock lock(&mutex_);
     broken_ = true;
-    if (status.ok()) status = absl::UnavailableError("the server ended the stream early");
-    status_ = status;
-    for (const auto& [tensor_id, call] : open_) call->Fail(status);
+    ended_well_ = status.ok();
+    status_ = status.ok() ? absl::UnavailableError("the server ended the stream early") : status;
+    for (const auto& [tensor_id, call] : open_) call->Fail(status_);
     open_.clear();
+    if (region_ != nullptr && !ended_well_) region_->Break();
   }
 
   // Returns what the stream ended with, after Read.
@@ -103,7 +114,8 @@ class StreamRun {
   // what it holds of it. The error is that of the stream.
   absl::Status WriteCall(uint64_t tensor_id, TensorCall& call) {
     while (call.status().ok()) {
-      absl::StatusOr<std::optional<grpc::ByteBuffer>> frame = call.NextRequest(tensor_id);
+      absl::StatusOr<std::optional<grpc::ByteBuffer>> frame = 
+          call.NextRequest(tensor_id, region_.get());
       if (!frame.ok()) {
         call.Fail(frame.status());
         break;
@@ -123,8 +135,8 @@ class StreamRun {
       if (!message.has_value()) return absl::OkStatus();
       absl::StatusOr<ParsedFrame> frame = ParseFrame(*message, kResponseFrame);
       message->Clear();
-      absl::Status status =
-          frame.ok() ? Dispatch(*frame) : absl::DataLossError(frame.status().message());
+      absl::Status status = frame.ok() ? TakeResponse(*frame)
+                                       : absl::DataLossError(frame.status().message());
       if (!status.ok()) {
         stream_.Cancel();
         return status;
@@ -132,7 +144,29 @@ class StreamRun {
     }
   }
 
-  // The error is one of the stream as a whole.
+  // Does what there is to do for shared memory, and hands the frame on. Errors are those of the
+  // stream as a whole.
+  absl::Status TakeResponse(ParsedFrame& frame) {
+    if (frame.kind == FrameKind::kReleased) {
+      v1::Released released;
+      if (region_ == nullptr || !released.ParseFromString(frame.message)) {
+        return absl::DataLossError("the server sent a frame that cannot be read");
+      }
+      return region_->ReleaseInput(released.offset());
+    }
+    if (!frame.shared.has_value()) return Dispatch(frame);
+    if (region_ == nullptr) {
+      return absl::DataLossError("the server put data into shared memory, where there is none");
+    }
+    QUANTD_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes,
+                            region_->Output(*frame.shared));
+    frame.data = {bytes};
+    frame.data_bytes = bytes.size();
+    const absl::Status status = Dispatch(frame);
+    region_->ReleaseOutput(*frame.shared);
+    return status;
+  }
+
   absl::Status Dispatch(const ParsedFrame& frame) {
     TensorCall* call = nullptr;
     {
@@ -169,41 +203,60 @@ class StreamRun {
 
   const size_t max_open_;
   CallQueue* const queue_;
+  RegionPool* const regions_;
+  std::unique_ptr<StreamRegion> region_;  // null: none
   ByteStream stream_;
   Mutex mutex_;
   absl::flat_hash_map<uint64_t, TensorCall*> open_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_well_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
+// Returns memory for one stream; null: it goes without. The error is that of the stream.
+absl::StatusOr<std::unique_ptr<StreamRegion>> RegionFor(const Route& route) {
+  if (route.regions == nullptr) return nullptr;
+  absl::StatusOr<std::unique_ptr<StreamRegion>> region = route.regions->Acquire();
+  if (region.ok() || route.transport == Transport::kSharedMemory) return region;
+  return nullptr;
+}
+
 // Runs all calls once.
-void RunOnce(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
-             std::span<TensorCall* const> calls, const CallOptions& options) {
+void RunOnce(const Route& route, const std::string& method, std::span<TensorCall* const> calls,
+             const CallOptions& options) {
   CallQueue queue(calls);
   const size_t num_streams =
       std::min(calls.size(), static_cast<size_t>(std::max(1, options.streams)));
   std::deque<StreamRun> runs;
   std::vector<std::thread> threads;
+  absl::Status failure;
   for (size_t i = 0; i < num_streams; ++i) {
-    StreamRun* const run = &runs.emplace_back(channel, method, options, &queue);
+    absl::StatusOr<std::unique_ptr<StreamRegion>> region = RegionFor(route);
+    if (!region.ok()) {
+      failure = region.status();
+      break;  // those that are there do it all
+    }
+    StreamRun* const run =
+        &runs.emplace_back(route, *std::move(region), method, options, &queue);
     threads.emplace_back([run] { run->Read(); });
     if (i > 0) threads.emplace_back([run] { run->Write(); });
   }
-  runs.front().Write();
+  if (!runs.empty()) runs.front().Write();
   for (std::thread& thread : threads) thread.join();
+  if (!runs.empty()) failure = runs.front().status();
   // Streams that broke leave calls that none has taken.
-  while (TensorCall* const call = queue.Pop()) call->Fail(runs.front().status());
+  while (TensorCall* const call = queue.Pop()) call->Fail(failure);
 }
 
 }  // namespace
 
-void RunCalls(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
-              std::span<TensorCall* const> calls, const CallOptions& options) {
+void RunCalls(const Route& route, const std::string& method, std::span<TensorCall* const> calls,
+              const CallOptions& options) {
   std::vector<TensorCall*> pending(calls.begin(), calls.end());
   absl::Duration backoff = options.first_backoff;
   for (int attempt = 1; !pending.empty(); ++attempt, backoff *= 2) {
-    RunOnce(channel, method, pending, options);
+    RunOnce(route, method, pending, options);
     if (attempt >= options.max_attempts || absl::Now() + backoff >= options.deadline) return;
     std::erase_if(pending, [](TensorCall* call) {
       if (!absl::IsUnavailable(call->status())) return true;

@@ -37,9 +37,11 @@ absl::Status QuantizeCall::Prepare() {
   return sender_.Rewind();
 }
 
-absl::StatusOr<std::optional<grpc::ByteBuffer>> QuantizeCall::NextRequest(uint64_t tensor_id) {
+absl::StatusOr<std::optional<grpc::ByteBuffer>> QuantizeCall::NextRequest(uint64_t tensor_id,
+                                                                          StreamRegion* region) {
   if (start_sent_) {
-    return sender_.Next(kRequestFrame, tensor_id, options_.chunk_bytes, options_.checksums);
+    return sender_.Next(kRequestFrame, tensor_id, options_.chunk_bytes, options_.checksums,
+                        region);
   }
   start_sent_ = true;
   v1::StreamingQuantizeRequest request;
@@ -51,6 +53,7 @@ absl::StatusOr<std::optional<grpc::ByteBuffer>> QuantizeCall::NextRequest(uint64
   start.set_omit_figures(!options_.figures);
   start.set_omit_crc(!options_.checksums);
   start.set_max_chunk_bytes(options_.chunk_bytes);
+  if (region != nullptr) *start.mutable_output_slots() = region->output_slots();
   return SerializeFrame(request);
 }
 
@@ -72,6 +75,7 @@ absl::StatusOr<bool> QuantizeCall::TakeResponse(const ParsedFrame& frame) {
     }
     case FrameKind::kNone:
     case FrameKind::kError:
+    case FrameKind::kReleased:
       break;
   }
   return absl::DataLossError("the server sent a frame of no known kind");

@@ -22,7 +22,8 @@ class QuantizeCall final : public TensorCall {
   QuantizeCall(QuantizeJob job, const CallOptions& options, FindRanges find_ranges);
 
   absl::Status Prepare() override;
-  absl::StatusOr<std::optional<grpc::ByteBuffer>> NextRequest(uint64_t tensor_id) override;
+  absl::StatusOr<std::optional<grpc::ByteBuffer>> NextRequest(uint64_t tensor_id,
+                                                              StreamRegion* region) override;
   absl::StatusOr<bool> TakeResponse(const ParsedFrame& frame) override;
   absl::Status Restart() override;
 

@@ -11,6 +11,13 @@
 
 namespace quantd {
 
+namespace {
+
+// Less goes as bytes: a slot would cost more.
+constexpr int64_t kMinSharedBytes = int64_t{64} << 10;
+
+}  // namespace
+
 struct SliceLease::Held {
   SliceLease* lease;
   std::shared_ptr<const void> owner;
@@ -44,7 +51,11 @@ grpc::Slice SliceLease::Wrap(SourcePiece piece) {
 absl::StatusOr<std::optional<grpc::ByteBuffer>> PlaneSender::Next(const FrameFields& fields,
                                                                   uint64_t tensor_id,
                                                                   int64_t chunk_bytes,
-                                                                  bool checksum) {
+                                                                  bool checksum,
+                                                                  StreamRegion* region) {
+  if (region != nullptr && source_->size_bytes() - offset_bytes_ >= kMinSharedBytes) {
+    return NextShared(fields, tensor_id, *region);
+  }
   QUANTD_ASSIGN_OR_RETURN(SourcePiece piece, source_->Next(chunk_bytes));
   if (piece.bytes.empty()) return std::nullopt;
   std::optional<uint32_t> crc32c;
@@ -53,6 +64,20 @@ absl::StatusOr<std::optional<grpc::ByteBuffer>> PlaneSender::Next(const FrameFie
   offset_bytes_ += static_cast<int64_t>(piece.bytes.size());
   return BuildChunkFrame(fields, tensor_id, plane_, offset_bytes, crc32c,
                          lease_->Wrap(std::move(piece)));
+}
+
+absl::StatusOr<std::optional<grpc::ByteBuffer>> PlaneSender::NextShared(const FrameFields& fields,
+                                                                        uint64_t tensor_id,
+                                                                        StreamRegion& region) {
+  QUANTD_ASSIGN_OR_RETURN(const std::span<std::byte> slot, region.WaitForInput());
+  const absl::StatusOr<size_t> size_bytes = source_->Read(slot);
+  if (!size_bytes.ok() || *size_bytes == 0) region.ReleaseInput(slot);
+  QUANTD_RETURN_IF_ERROR(size_bytes.status());
+  if (*size_bytes == 0) return std::nullopt;
+  const int64_t offset_bytes = offset_bytes_;
+  offset_bytes_ += static_cast<int64_t>(*size_bytes);
+  return BuildSharedChunkFrame(fields, tensor_id, plane_, offset_bytes,
+                               region.RangeOf(slot, *size_bytes));
 }
 
 absl::Status PlaneSender::Rewind() {
@@ -86,7 +111,9 @@ absl::Status PlaneReceiver::Take(const ParsedFrame& frame) {
         plane->name, " where ", received, " of ", plane->size_bytes, " were next"));
   }
   uint32_t crc32c = 0;
-  for (const std::span<const std::byte> piece : frame.data) crc32c = Crc32c(piece, crc32c);
+  if (frame.crc32c.has_value()) {
+    for (const std::span<const std::byte> piece : frame.data) crc32c = Crc32c(piece, crc32c);
+  }
   if (frame.crc32c.has_value() && *frame.crc32c != crc32c) {
     return absl::DataLossError(absl::StrCat("checksum of plane ", plane->name, " at byte ",
                                             received, " is wrong: the data changed on the way"));

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "client/byte_source.h"
 #include "client/plane_sink.h"
+#include "client/stream_region.h"
 #include "core/base/digest.h"
 #include "core/base/mutex.h"
 #include "proto/frame_codec.h"
@@ -41,13 +42,18 @@ class PlaneSender {
   PlaneSender(std::string plane, ByteSource* source, SliceLease* lease)
       : plane_(std::move(plane)), source_(source), lease_(lease) {}
 
-  // Returns the next frame, or nothing when the source is at its end.
+  // Returns the next frame, or nothing when the source is at its end. Its payload lies in `region`,
+  // where that is not null and there is enough of it.
   absl::StatusOr<std::optional<grpc::ByteBuffer>> Next(const FrameFields& fields,
                                                        uint64_t tensor_id, int64_t chunk_bytes,
-                                                       bool checksum);
+                                                       bool checksum, StreamRegion* region);
   absl::Status Rewind();
 
  private:
+  absl::StatusOr<std::optional<grpc::ByteBuffer>> NextShared(const FrameFields& fields,
+                                                             uint64_t tensor_id,
+                                                             StreamRegion& region);
+
   std::string plane_;
   ByteSource* source_;
   SliceLease* lease_;
@@ -91,8 +97,9 @@ class TensorCall {
   // What is to be done before `start` is sent; may take long.
   virtual absl::Status Prepare() { return absl::OkStatus(); }
 
-  // Returns `start`, then chunks, then nothing.
-  virtual absl::StatusOr<std::optional<grpc::ByteBuffer>> NextRequest(uint64_t tensor_id) = 0;
+  // Returns `start`, then chunks, then nothing. `region` is the stream's; null: it has none.
+  virtual absl::StatusOr<std::optional<grpc::ByteBuffer>> NextRequest(uint64_t tensor_id,
+                                                                      StreamRegion* region) = 0;
 
   // Takes a response that is no error; true if it is the last one and all is well.
   virtual absl::StatusOr<bool> TakeResponse(const ParsedFrame& frame) = 0;

@@ -29,7 +29,10 @@ enum WireType : uint32_t {
 constexpr uint32_t Tag(uint32_t field, WireType type) { return field << 3 | type; }
 
 // Field numbers of Chunk.
-constexpr uint32_t kPlaneField = 1, kOffsetField = 2, kCrcField = 3, kDataField = 4;
+constexpr uint32_t kPlaneField = 1, kOffsetField = 2, kCrcField = 3, kDataField = 4,
+                   kSharedField = 5;
+// Field numbers of SharedRange.
+constexpr uint32_t kRangeOffsetField = 1, kRangeSizeField = 2;
 
 // A message in more slices than this is put together first: a peer that sends crumbs would
 // otherwise make the list of views larger than the payload.
@@ -160,6 +163,22 @@ class WireReader {
   size_t end_ = 0;
 };
 
+absl::Status ParseRange(WireReader& reader, size_t until, SharedRange& range) {
+  while (reader.position() < until) {
+    QUANTD_ASSIGN_OR_RETURN(const uint32_t tag, reader.ReadTag(until));
+    if (tag == Tag(kRangeOffsetField, kVarint)) {
+      QUANTD_ASSIGN_OR_RETURN(const uint64_t offset, reader.ReadVarint(until));
+      range.offset = static_cast<int64_t>(offset);
+    } else if (tag == Tag(kRangeSizeField, kVarint)) {
+      QUANTD_ASSIGN_OR_RETURN(const uint64_t size_bytes, reader.ReadVarint(until));
+      range.size_bytes = static_cast<int64_t>(size_bytes);
+    } else {
+      QUANTD_RETURN_IF_ERROR(reader.Skip(tag & 7, until));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ParseChunk(WireReader& reader, size_t until, ParsedFrame& frame) {
   while (reader.position() < until) {
     QUANTD_ASSIGN_OR_RETURN(const uint32_t tag, reader.ReadTag(until));
@@ -193,6 +212,12 @@ absl::Status ParseChunk(WireReader& reader, size_t until, ParsedFrame& frame) {
             end, [&frame](std::span<const std::byte> piece) { frame.data.push_back(piece); });
         break;
       }
+      case Tag(kSharedField, kLengthDelimited): {
+        QUANTD_ASSIGN_OR_RETURN(const size_t end, reader.ReadLength(until));
+        if (!frame.shared.has_value()) frame.shared.emplace();
+        QUANTD_RETURN_IF_ERROR(ParseRange(reader, end, *frame.shared));
+        break;
+      }
       default:
         QUANTD_RETURN_IF_ERROR(reader.Skip(tag & 7, until));
     }
@@ -211,6 +236,7 @@ void SetKind(ParsedFrame& frame, FrameKind kind) {
   frame.crc32c.reset();
   frame.data.clear();
   frame.data_bytes = 0;
+  frame.shared.reset();
 }
 
 FrameKind KindOf(uint32_t tag, const FrameFields& fields) {
@@ -220,6 +246,7 @@ FrameKind KindOf(uint32_t tag, const FrameFields& fields) {
   if (field == fields.chunk) return FrameKind::kChunk;
   if (field == fields.end) return FrameKind::kEnd;
   if (field == fields.error) return FrameKind::kError;
+  if (field == fields.released) return FrameKind::kReleased;
   return FrameKind::kNone;
 }
 
@@ -233,6 +260,33 @@ size_t VarintBytes(uint64_t value) {
   size_t size = 1;
   for (; value >= 0x80; value >>= 7) ++size;
   return size;
+}
+
+// What tags and numbers take in front of a payload: six of at most 10 bytes.
+constexpr size_t kMaxHeaderBytes = 64;
+
+// Returns the bytes of a chunk's `plane` and `offset`.
+size_t PlaceBytes(absl::string_view plane, int64_t offset) {
+  return (plane.empty() ? 0 : 1 + VarintBytes(plane.size()) + plane.size()) + 1 +
+         VarintBytes(static_cast<uint64_t>(offset));
+}
+
+// Writes a frame up to a chunk of `chunk_bytes` and its `plane` and `offset`.
+char* PutPlace(const FrameFields& fields, uint64_t tensor_id, size_t chunk_bytes,
+               absl::string_view plane, int64_t offset, char* out) {
+  if (fields.tensor_id != 0) {
+    out = PutVarint(Tag(fields.tensor_id, kVarint), out);
+    out = PutVarint(tensor_id, out);
+  }
+  out = PutVarint(Tag(fields.chunk, kLengthDelimited), out);
+  out = PutVarint(chunk_bytes, out);
+  if (!plane.empty()) {
+    out = PutVarint(Tag(kPlaneField, kLengthDelimited), out);
+    out = PutVarint(plane.size(), out);
+    out = std::copy(plane.begin(), plane.end(), out);
+  }
+  out = PutVarint(Tag(kOffsetField, kVarint), out);
+  return PutVarint(static_cast<uint64_t>(offset), out);
 }
 
 struct PooledBuffer {
@@ -297,25 +351,10 @@ absl::StatusOr<ParsedFrame> ParseFrame(const grpc::ByteBuffer& buffer, const Fra
 grpc::ByteBuffer BuildChunkFrame(const FrameFields& fields, uint64_t tensor_id,
                                  absl::string_view plane, int64_t offset,
                                  std::optional<uint32_t> crc32c, const grpc::Slice& payload) {
-  const size_t chunk_bytes = (plane.empty() ? 0 : 1 + VarintBytes(plane.size()) + plane.size()) +
-                             1 + VarintBytes(static_cast<uint64_t>(offset)) +
-                             (crc32c.has_value() ? 5 : 0) + 1 + VarintBytes(payload.size()) +
-                             payload.size();
-  std::string header(plane.size() + 64, '\0');  // six tags and numbers of at most 10 bytes
-  char* out = header.data();
-  if (fields.tensor_id != 0) {
-    out = PutVarint(Tag(fields.tensor_id, kVarint), out);
-    out = PutVarint(tensor_id, out);
-  }
-  out = PutVarint(Tag(fields.chunk, kLengthDelimited), out);
-  out = PutVarint(chunk_bytes, out);
-  if (!plane.empty()) {
-    out = PutVarint(Tag(kPlaneField, kLengthDelimited), out);
-    out = PutVarint(plane.size(), out);
-    out = std::copy(plane.begin(), plane.end(), out);
-  }
-  out = PutVarint(Tag(kOffsetField, kVarint), out);
-  out = PutVarint(static_cast<uint64_t>(offset), out);
+  const size_t chunk_bytes = PlaceBytes(plane, offset) + (crc32c.has_value() ? 5 : 0) + 1 +
+                             VarintBytes(payload.size()) + payload.size();
+  std::string header(plane.size() + kMaxHeaderBytes, '\0');
+  char* out = PutPlace(fields, tensor_id, chunk_bytes, plane, offset, header.data());
   if (crc32c.has_value()) {
     out = PutVarint(Tag(kCrcField, kFixed32), out);
     for (int i = 0; i < 4; ++i) *out++ = static_cast<char>(*crc32c >> (8 * i));
@@ -324,8 +363,26 @@ grpc::ByteBuffer BuildChunkFrame(const FrameFields& fields, uint64_t tensor_id,
   out = PutVarint(payload.size(), out);
   const std::array<grpc::Slice, 2> slices = {
       grpc::Slice(header.data(), static_cast<size_t>(out - header.data())), payload};
-  HandOver(payload.begin());
   return grpc::ByteBuffer(slices.data(), payload.size() == 0 ? 1 : 2);
+}
+
+grpc::ByteBuffer BuildSharedChunkFrame(const FrameFields& fields, uint64_t tensor_id,
+                                       absl::string_view plane, int64_t offset,
+                                       const SharedRange& payload) {
+  std::array<char, 24> range;  // two tags and numbers of at most 10 bytes
+  char* end = PutVarint(Tag(kRangeOffsetField, kVarint), range.data());
+  end = PutVarint(static_cast<uint64_t>(payload.offset), end);
+  end = PutVarint(Tag(kRangeSizeField, kVarint), end);
+  end = PutVarint(static_cast<uint64_t>(payload.size_bytes), end);
+  const auto range_bytes = static_cast<size_t>(end - range.data());
+  std::string frame(plane.size() + kMaxHeaderBytes + range.size(), '\0');
+  char* out = PutPlace(fields, tensor_id, PlaceBytes(plane, offset) + 2 + range_bytes, plane,
+                       offset, frame.data());
+  out = PutVarint(Tag(kSharedField, kLengthDelimited), out);
+  out = PutVarint(range_bytes, out);
+  out = std::copy(range.data(), end, out);
+  const grpc::Slice slice(frame.data(), static_cast<size_t>(out - frame.data()));
+  return grpc::ByteBuffer(&slice, 1);
 }
 
 grpc::ByteBuffer SerializeFrame(const google::protobuf::MessageLite& message) {

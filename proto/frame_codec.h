@@ -29,15 +29,22 @@ struct FrameFields {
   uint32_t chunk;
   uint32_t end;
   uint32_t error;
+  uint32_t released;
 };
-inline constexpr FrameFields kRequestFrame{1, 2, 3, 4, 0};   // Streaming{Quant,Dequant}izeRequest
-inline constexpr FrameFields kResponseFrame{1, 2, 3, 4, 5};  // Streaming{Quant,Dequant}izeResponse
-inline constexpr FrameFields kCalibrateFrame{0, 1, 2, 3, 0};
+inline constexpr FrameFields kRequestFrame{1, 2, 3, 4, 0, 0};  // Streaming{Quant,Dequant}izeRequest
+inline constexpr FrameFields kResponseFrame{1, 2, 3, 4, 5, 6};  // ...Response
+inline constexpr FrameFields kCalibrateFrame{0, 1, 2, 3, 0, 0};
 
 // Longest plane name that a frame may carry.
 inline constexpr size_t kMaxPlaneNameBytes = 256;
 
-enum class FrameKind : uint8_t { kNone, kStart, kChunk, kEnd, kError };
+enum class FrameKind : uint8_t { kNone, kStart, kChunk, kEnd, kError, kReleased };
+
+// Bytes of a region of memory that both ends share; nothing is known yet of whether it has them.
+struct SharedRange {
+  int64_t offset = 0;
+  int64_t size_bytes = 0;
+};
 
 // One frame, its payload still where gRPC received it. Movable. Thread-compatible.
 struct ParsedFrame {
@@ -47,7 +54,7 @@ struct ParsedFrame {
 
   uint64_t tensor_id = 0;
   FrameKind kind = FrameKind::kNone;
-  std::string message;  // kStart, kEnd, kError: the message, for protobuf's own parser
+  std::string message;  // all but kChunk: the message, for protobuf's own parser
 
   // kChunk only.
   std::string plane;  // may be no UTF-8: compare it with known names
@@ -55,6 +62,7 @@ struct ParsedFrame {
   std::optional<uint32_t> crc32c;
   std::vector<std::span<const std::byte>> data;  // one after the other, cut anywhere; none is empty
   size_t data_bytes = 0;
+  std::optional<SharedRange> shared;  // where the payload lies instead
 
   std::vector<grpc::Slice> owner;  // keeps `data` alive
 };
@@ -67,6 +75,11 @@ absl::StatusOr<ParsedFrame> ParseFrame(const grpc::ByteBuffer& buffer, const Fra
 grpc::ByteBuffer BuildChunkFrame(const FrameFields& fields, uint64_t tensor_id,
                                  absl::string_view plane, int64_t offset,
                                  std::optional<uint32_t> crc32c, const grpc::Slice& payload);
+
+// Likewise, with a chunk whose payload lies in the shared region.
+grpc::ByteBuffer BuildSharedChunkFrame(const FrameFields& fields, uint64_t tensor_id,
+                                       absl::string_view plane, int64_t offset,
+                                       const SharedRange& payload);
 
 // Returns `message` as gRPC sends it. The message is under 2 GiB.
 grpc::ByteBuffer SerializeFrame(const google::protobuf::MessageLite& message);

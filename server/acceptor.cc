@@ -32,7 +32,17 @@ Acceptor::Acceptor(AcceptorOptions options) : options_(std::move(options)) {}
 Acceptor::~Acceptor() { Stop(); }
 
 void Acceptor::Add(ListeningSocket socket, std::shared_ptr<Target> target) {
-  listeners_.push_back({std::move(socket), std::move(target)});
+  const int listener_fd = socket.fd();
+  Add(std::move(socket), [target = std::move(target), listener_fd](int fd) {
+    Target::NewConnectionParameters connection;
+    connection.listener_fd = listener_fd;
+    connection.fd = fd;
+    target->HandleNewConnection(&connection);
+  });
+}
+
+void Acceptor::Add(ListeningSocket socket, TakeFn take) {
+  listeners_.push_back({std::move(socket), std::move(take)});
 }
 
 absl::Status Acceptor::Start() {
@@ -117,10 +127,7 @@ void Acceptor::TakeConnection(const Listener& listener, int fd) {
   }
   watched_.insert(duplicate);
   open_.fetch_add(1);
-  Target::NewConnectionParameters connection;
-  connection.listener_fd = listener.socket.fd();
-  connection.fd = fd;
-  listener.target->HandleNewConnection(&connection);  // owns fd from now on
+  listener.take(fd);
 }
 
 bool Acceptor::MayConnect(const Listener& listener, int fd) {

@@ -37,12 +37,16 @@ struct AcceptorOptions {
 class Acceptor {
  public:
   using Target = grpc::experimental::ExternalConnectionAcceptor;
+  // Owns the connection `fd` from now on; shuts it down before it closes it.
+  using TakeFn = std::function<void(int fd)>;
 
   explicit Acceptor(AcceptorOptions options);
   ~Acceptor();
 
   // Will hand what comes to `socket` to `target`. Before Start.
   void Add(ListeningSocket socket, std::shared_ptr<Target> target);
+  // Likewise, to another than gRPC. `take` is called by the thread that accepts.
+  void Add(ListeningSocket socket, TakeFn take);
   // Begins to accept; the gRPC server runs. What came before waits in the system's queue.
   // kResourceExhausted: no descriptor is left.
   absl::Status Start();
@@ -55,7 +59,7 @@ class Acceptor {
  private:
   struct Listener {
     ListeningSocket socket;
-    std::shared_ptr<Target> target;
+    TakeFn take;
   };
   void Run();
   void AcceptFrom(const Listener& listener);

@@ -57,6 +57,7 @@ class CalibrateStream final : public FrameHandler {
         return Finish();
       case FrameKind::kNone:
       case FrameKind::kError:
+      case FrameKind::kReleased:
         break;
     }
     return absl::InvalidArgumentError("a frame has neither start nor chunk nor end");
@@ -133,6 +134,9 @@ class CalibrateStream final : public FrameHandler {
   absl::Status AcceptChunk(ParsedFrame chunk) {
     if (!chunk.plane.empty()) {
       QUANTD_RETURN_IF_ERROR(FindPlane({values_}, chunk.plane).status());
+    }
+    if (chunk.shared.has_value()) {
+      return absl::InvalidArgumentError("shared ranges are for streams of tensors only");
     }
     QUANTD_RETURN_IF_ERROR(CheckChunk(chunk, values_));
     const int64_t more_bytes =

@@ -21,11 +21,13 @@ namespace {
 class DequantizeTensor final : public OpenTensor {
  public:
   DequantizeTensor(CallContext& context, FrameOutbox& outbox, uint64_t id, int64_t output_bytes,
-                   const ChunkOptions& chunks, std::unique_ptr<DequantizeSession> session)
+                   const ChunkOptions& chunks, std::unique_ptr<SharedSlots> slots,
+                   std::unique_ptr<DequantizeSession> session)
       : id_(id),
         session_(std::move(session)),
         planes_(IncomingPlanes(session_->plan())),
-        sink_(context.service.shared_pool, outbox, id, {{"values", output_bytes}}, chunks),
+        sink_(context.service.shared_pool, std::move(slots), outbox, id,
+              {{"values", output_bytes}}, chunks),
         output_bytes_(output_bytes) {}
 
   absl::Status Accept(ParsedFrame chunk) override {
@@ -91,6 +93,10 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(CallContext& context,
   v1::DequantizeStart start;
   QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
   QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(start, context.service));
+  std::unique_ptr<SharedSlots> slots;
+  if (start.has_output_slots()) {
+    QUANTD_ASSIGN_OR_RETURN(slots, SharedSlots::Make(start.output_slots(), context.shared));
+  }
   v1::StreamingDequantizeResponse frame;
   frame.set_tensor_id(id);
   *frame.mutable_start() = StartedMessage(head);
@@ -99,7 +105,7 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(CallContext& context,
       DequantizeSession::Create(std::move(head.plan), head.output_dtype, context.session));
   outbox.Send(SerializeFrame(frame));
   return std::make_unique<DequantizeTensor>(context, outbox, id, head.output_bytes, head.chunks,
-                                            std::move(session));
+                                            std::move(slots), std::move(session));
 }
 
 }  // namespace

@@ -98,6 +98,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
            "What one tensor may hold of it; 0: a quarter", "QUANTD_TENSOR_MEMORY");
   add_size("--caller-memory", flags.caller_memory_bytes,
            "What one caller may hold of it; 0: three quarters", "QUANTD_CALLER_MEMORY");
+  add_size("--shared-memory", flags.shared_memory_bytes,
+           "What a client may share of its memory beside a UNIX socket, per connection; 0: nothing",
+           "QUANTD_SHARED_MEMORY");
   app.add_option("--caller-streams", flags.caller_streams,
                  "Streams that one caller may have at once")
       ->envname("QUANTD_CALLER_STREAMS")
@@ -165,6 +168,7 @@ ServerOptions OptionsOf(const Flags& flags) {
       flags.memory_bytes != 0 ? static_cast<int64_t>(flags.memory_bytes) : MachineMemoryBytes() / 2;
   options.session_budget_bytes = static_cast<int64_t>(flags.tensor_memory_bytes);
   options.caller_budget_bytes = static_cast<int64_t>(flags.caller_memory_bytes);
+  options.access.shared_memory_bytes = static_cast<int64_t>(flags.shared_memory_bytes);
   options.max_caller_streams = flags.caller_streams;
   options.max_waiting_calls = flags.max_waiting;
   options.max_wait = absl::Seconds(flags.max_wait_seconds);

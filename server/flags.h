@@ -17,6 +17,7 @@ struct Flags {
   uint64_t tensor_memory_bytes = 0;
   uint64_t max_message_bytes = uint64_t{16} << 20;
   uint64_t caller_memory_bytes = 0;
+  uint64_t shared_memory_bytes = uint64_t{64} << 20;
   int caller_streams = 512;
   int max_waiting = 1024;
   double max_wait_seconds = 30;

@@ -9,6 +9,7 @@
 #include "core/base/status_macros.h"
 #include "server/grpc_status.h"
 #include "server/refused_call.h"
+#include "server/shared_regions.h"
 
 namespace quantd {
 namespace {
@@ -342,17 +343,32 @@ class HandlerWithSlot final : public FrameHandler {
   const std::unique_ptr<FrameHandler> handler_;
 };
 
+// Returns the memory that the caller shares, null if it shares none. kUnavailable: its connection
+// for that has ended, so that the call is to be made again with another.
+absl::StatusOr<std::shared_ptr<const SharedRegion>> RegionOf(
+    const grpc::CallbackServerContext& call, const ServiceContext& context) {
+  const auto found = call.client_metadata().find(kMemoryTokenKey);
+  if (found == call.client_metadata().end()) return nullptr;
+  if (context.regions == nullptr) {
+    return absl::UnavailableError("this server shares no memory with its clients");
+  }
+  return context.regions->Find({found->second.data(), found->second.size()});
+}
+
 // Makes the stream, or the reactor that refuses the call.
 template <typename Stream, typename Reactor>
 Reactor* Serve(ServiceContext& context, grpc::CallbackServerContext& call, absl::string_view method,
                const std::function<void(Stream&)>& run) {
   const auto open = [&]() -> absl::StatusOr<std::shared_ptr<Stream>> {
     QUANTD_ASSIGN_OR_RETURN(Caller caller, IdentifyCaller(call, context.tokens));
+    QUANTD_ASSIGN_OR_RETURN(std::shared_ptr<const SharedRegion> shared, RegionOf(call, context));
     QUANTD_ASSIGN_OR_RETURN(CallerAccounts::Stream stream, context.accounts->OpenStream(caller));
     QUANTD_ASSIGN_OR_RETURN(MemoryBudget::Reservation base,
                             context.waiting_room->Reserve(kBaseBytes, "a stream"));
-    return std::make_shared<Stream>(context, call, std::move(caller), std::move(stream),
-                                    std::move(base), method);
+    auto opened = std::make_shared<Stream>(context, call, std::move(caller), std::move(stream),
+                                           std::move(base), method);
+    opened->call_context().shared = std::move(shared);
+    return opened;
   };
   const absl::StatusOr<std::shared_ptr<Stream>> stream = open();
   if (!stream.ok()) {

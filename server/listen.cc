@@ -19,12 +19,21 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "core/base/status_macros.h"
+#include "core/io/shared_memory.h"
 
 namespace quantd {
 namespace {
 
 // A peer that acknowledges nothing for this long is gone, as gRPC sets it beside keepalive.
 constexpr int kTcpUserTimeoutMs = 20'000;
+
+constexpr size_t kMaxPathBytes = sizeof(sockaddr_un::sun_path) - 1;
+
+absl::Status PathError(absl::string_view address) {
+  return absl::InvalidArgumentError(absl::StrCat("listen address ", address,
+                                                 " needs a path of 1 to ", kMaxPathBytes,
+                                                 " bytes"));
+}
 
 absl::Status CannotListen(const ListenAddress& address, int error) {
   return absl::FailedPreconditionError(
@@ -77,10 +86,11 @@ absl::StatusOr<ListenAddress> ParseListenAddress(absl::string_view text) {
   address.text = std::string(text);
   if (absl::ConsumePrefix(&text, "unix:")) {
     absl::ConsumePrefix(&text, "//");
-    constexpr size_t kMaxPathBytes = sizeof(sockaddr_un::sun_path) - 1;
-    if (text.empty() || text.size() > kMaxPathBytes) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "listen address ", address.text, " needs a path of 1 to ", kMaxPathBytes, " bytes"));
+    if (text.empty() || text.size() > kMaxPathBytes) return PathError(address.text);
+    if (absl::EndsWith(text, kMemorySocketSuffix)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("listen address ", address.text, " ends in ", kMemorySocketSuffix,
+                       ", as the sockets that pass memory do; use another path"));
     }
     address.unix_path = std::string(text);
     address.text = absl::StrCat("unix:", text);
@@ -119,7 +129,9 @@ absl::StatusOr<std::vector<ListeningSocket>> ListeningSocket::Open(const ListenA
                                                                    mode_t unix_mode) {
   std::vector<ListeningSocket> sockets;
   if (address.is_unix()) {
-    QUANTD_ASSIGN_OR_RETURN(ListeningSocket socket, OpenUnix(address, unix_mode));
+    QUANTD_ASSIGN_OR_RETURN(SocketLock lock, SocketLock::Acquire(address.unix_path));
+    QUANTD_ASSIGN_OR_RETURN(ListeningSocket socket, OpenUnix(address, SOCK_STREAM, unix_mode));
+    socket.lock_ = std::move(lock);
     sockets.push_back(std::move(socket));
     return sockets;
   }
@@ -149,13 +161,21 @@ absl::StatusOr<std::vector<ListeningSocket>> ListeningSocket::Open(const ListenA
   return sockets;
 }
 
-absl::StatusOr<ListeningSocket> ListeningSocket::OpenUnix(const ListenAddress& address,
+absl::StatusOr<ListeningSocket> ListeningSocket::OpenMemorySocket(const ListenAddress& address,
+                                                                  mode_t unix_mode) {
+  ListenAddress side = address;
+  absl::StrAppend(&side.text, kMemorySocketSuffix);
+  absl::StrAppend(&side.unix_path, kMemorySocketSuffix);
+  if (side.unix_path.size() > kMaxPathBytes) return PathError(side.text);
+  return OpenUnix(side, SOCK_SEQPACKET, unix_mode);
+}
+
+absl::StatusOr<ListeningSocket> ListeningSocket::OpenUnix(const ListenAddress& address, int type,
                                                           mode_t mode) {
   const char* const path = address.unix_path.c_str();
-  QUANTD_ASSIGN_OR_RETURN(SocketLock lock, SocketLock::Acquire(address.unix_path));
   struct stat left;
   if (lstat(path, &left) == 0 && S_ISSOCK(left.st_mode)) unlink(path);
-  ListeningSocket result(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), 0);
+  ListeningSocket result(socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), 0);
   if (result.fd_ < 0) return CannotListen(address, errno);
   sockaddr_un name = {};
   name.sun_family = AF_UNIX;
@@ -164,7 +184,6 @@ absl::StatusOr<ListeningSocket> ListeningSocket::OpenUnix(const ListenAddress& a
     return CannotListen(address, errno);
   }
   result.unix_path_ = address.unix_path;
-  result.lock_ = std::move(lock);
   // Nobody can connect before it listens, so the permissions that bind gave do no harm.
   if (chmod(path, mode) != 0 || listen(result.fd_, SOMAXCONN) != 0) {
     return CannotListen(address, errno);

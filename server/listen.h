@@ -26,7 +26,8 @@ struct ListenAddress {
   bool is_local() const;
 };
 
-// kInvalidArgument: neither of the two forms, a port beyond 65535, a path that is too long.
+// kInvalidArgument: neither of the two forms, a port beyond 65535, a path that is too long, or that
+// is the side socket of another.
 absl::StatusOr<ListenAddress> ParseListenAddress(absl::string_view text);
 
 // Holds the lock file beside a UNIX socket, PATH.lock, while it lives: without it a second server
@@ -56,6 +57,11 @@ class ListeningSocket {
   // machine.
   static absl::StatusOr<std::vector<ListeningSocket>> Open(const ListenAddress& address,
                                                            mode_t unix_mode);
+  // Returns the side socket of a UNIX socket that is open, which hands memory over (see
+  // core/io/shared_memory.h). It has no lock: that of `address` is for both. kInvalidArgument: its
+  // path is too long.
+  static absl::StatusOr<ListeningSocket> OpenMemorySocket(const ListenAddress& address,
+                                                          mode_t unix_mode);
   ListeningSocket(ListeningSocket&& other) noexcept
       : fd_(std::exchange(other.fd_, -1)),
         port_(other.port_),
@@ -66,16 +72,17 @@ class ListeningSocket {
 
   int fd() const { return fd_; }
   int port() const { return port_; }
-  bool is_unix() const { return lock_.has_value(); }
+  bool is_unix() const { return !unix_path_.empty(); }
 
  private:
   ListeningSocket(int fd, int port) : fd_(fd), port_(port) {}
-  static absl::StatusOr<ListeningSocket> OpenUnix(const ListenAddress& address, mode_t mode);
+  static absl::StatusOr<ListeningSocket> OpenUnix(const ListenAddress& address, int type,
+                                                  mode_t mode);
 
   int fd_;
   int port_;
   std::string unix_path_;
-  std::optional<SocketLock> lock_;  // of a UNIX socket; goes after the path
+  std::optional<SocketLock> lock_;  // goes after the path
 };
 
 }  // namespace quantd

@@ -17,6 +17,8 @@ constexpr int64_t kDefaultChunkBytes = int64_t{1} << 20;
 constexpr int64_t kMaxChunkBytes = int64_t{4} << 20;
 // Smaller ones would cost more for their headers than for their data.
 constexpr int64_t kMinChunkBytes = 1024;
+// Less is not worth a slot.
+constexpr size_t kMinSharedBytes = size_t{16} << 10;
 
 }  // namespace
 
@@ -32,31 +34,50 @@ absl::StatusOr<ChunkOptions> ChunkOptionsOf(int64_t max_chunk_bytes, bool omit_c
   return ChunkOptions{max_chunk_bytes, !omit_crc};
 }
 
-PayloadFrames::PayloadFrames(std::shared_ptr<BufferPool> pool, FrameOutbox& outbox,
-                             uint64_t tensor_id, std::vector<PlaneSize> planes,
-                             const ChunkOptions& options)
-    : pool_(std::move(pool)), outbox_(outbox), tensor_id_(tensor_id), options_(options) {
+PayloadFrames::PayloadFrames(std::shared_ptr<BufferPool> pool, std::unique_ptr<SharedSlots> slots,
+                             FrameOutbox& outbox, uint64_t tensor_id,
+                             std::vector<PlaneSize> planes, const ChunkOptions& options)
+    : pool_(std::move(pool)),
+      slots_(std::move(slots)),
+      outbox_(outbox),
+      tensor_id_(tensor_id),
+      options_(options) {
   for (PlaneSize& plane : planes) planes_.emplace_back().size = std::move(plane);
+}
+
+PayloadFrames::~PayloadFrames() {
+  for (const Plane& plane : planes_) {
+    if (plane.slot.has_value()) slots_->GiveBack(*plane.slot);
+  }
 }
 
 std::span<std::byte> PayloadFrames::Acquire(int plane_index, int64_t offset_bytes,
                                             int64_t size_bytes) {
   Plane& plane = planes_[static_cast<size_t>(plane_index)];
   const auto size = static_cast<size_t>(size_bytes);
-  if (size > plane.buffer.size() - plane.used_bytes) {
+  if (size > plane.memory.size() - plane.used_bytes) {
     Flush(plane);
     const int64_t rest_bytes = plane.size.size_bytes - offset_bytes;
-    plane.buffer = pool_->Acquire(
-        static_cast<size_t>(std::max(size_bytes, std::min(options_.max_chunk_bytes, rest_bytes))));
-    plane.buffer_offset = offset_bytes;
+    const auto wanted_bytes =
+        static_cast<size_t>(std::max(size_bytes, std::min(options_.max_chunk_bytes, rest_bytes)));
+    const bool fits_slot = slots_ != nullptr && wanted_bytes >= kMinSharedBytes &&
+                           wanted_bytes <= slots_->slot_bytes();
+    if (fits_slot) plane.slot = slots_->Take();
+    if (plane.slot.has_value()) {
+      plane.memory = slots_->bytes(*plane.slot).first(wanted_bytes);
+    } else {
+      plane.buffer = pool_->Acquire(wanted_bytes);
+      plane.memory = plane.buffer.span();
+    }
+    plane.memory_offset = offset_bytes;
   }
-  return plane.buffer.span().subspan(plane.used_bytes, size);
+  return plane.memory.subspan(plane.used_bytes, size);
 }
 
 void PayloadFrames::Commit(int plane_index, int64_t, int64_t size_bytes) {
   Plane& plane = planes_[static_cast<size_t>(plane_index)];
   plane.used_bytes += static_cast<size_t>(size_bytes);
-  if (plane.used_bytes == plane.buffer.size()) Flush(plane);
+  if (plane.used_bytes == plane.memory.size()) Flush(plane);
 }
 
 void PayloadFrames::FlushAll() {
@@ -66,6 +87,14 @@ void PayloadFrames::FlushAll() {
 void PayloadFrames::Flush(Plane& plane) {
   if (plane.used_bytes == 0) return;
   const size_t used_bytes = std::exchange(plane.used_bytes, 0);
+  plane.memory = {};
+  if (!plane.slot.has_value()) return SendBuffer(plane, used_bytes);
+  const int slot = *std::exchange(plane.slot, std::nullopt);
+  outbox_.Send(BuildSharedChunkFrame(kResponseFrame, tensor_id_, plane.size.name,
+                                     plane.memory_offset, slots_->RangeOf(slot, used_bytes)));
+}
+
+void PayloadFrames::SendBuffer(Plane& plane, size_t used_bytes) {
   const grpc::Slice all =
       SliceOf(std::exchange(plane.buffer, BufferPool::Buffer()), used_bytes, pool_);
   const auto max_bytes = static_cast<size_t>(options_.max_chunk_bytes);
@@ -76,7 +105,7 @@ void PayloadFrames::Flush(Plane& plane) {
       crc32c = Crc32c(std::as_bytes(std::span(payload.begin(), payload.size())));
     }
     outbox_.Send(BuildChunkFrame(kResponseFrame, tensor_id_, plane.size.name,
-                                 plane.buffer_offset + static_cast<int64_t>(begin), crc32c,
+                                 plane.memory_offset + static_cast<int64_t>(begin), crc32c,
                                  payload));
   }
 }

@@ -31,11 +31,12 @@ google::protobuf::Duration ToDuration(Clock::duration time) {
 class QuantizeTensor final : public OpenTensor {
  public:
   QuantizeTensor(CallContext& context, FrameOutbox& outbox, uint64_t id, const ChunkOptions& chunks,
-                 std::unique_ptr<QuantizeSession> session)
+                 std::unique_ptr<SharedSlots> slots, std::unique_ptr<QuantizeSession> session)
       : id_(id),
         session_(std::move(session)),
         values_{"values", session_->plan().input_bytes},
-        sink_(context.service.shared_pool, outbox, id, PlaneSizes(session_->plan()), chunks) {}
+        sink_(context.service.shared_pool, std::move(slots), outbox, id,
+              PlaneSizes(session_->plan()), chunks) {}
 
   absl::Status Accept(ParsedFrame chunk) override {
     if (!chunk.plane.empty()) {
@@ -108,6 +109,10 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(CallContext& context, F
   v1::QuantizeStart start;
   QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
   QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(start, context.service));
+  std::unique_ptr<SharedSlots> slots;
+  if (start.has_output_slots()) {
+    QUANTD_ASSIGN_OR_RETURN(slots, SharedSlots::Make(start.output_slots(), context.shared));
+  }
   v1::StreamingQuantizeResponse frame;
   frame.set_tensor_id(id);
   *frame.mutable_start() = StartedMessage(head.plan);
@@ -115,7 +120,8 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(CallContext& context, F
       std::unique_ptr<QuantizeSession> session,
       QuantizeSession::Create(std::move(head.plan), std::move(head.options), context.session));
   outbox.Send(SerializeFrame(frame));
-  return std::make_unique<QuantizeTensor>(context, outbox, id, head.chunks, std::move(session));
+  return std::make_unique<QuantizeTensor>(context, outbox, id, head.chunks, std::move(slots),
+                                          std::move(session));
 }
 
 }  // namespace

@@ -75,6 +75,8 @@ absl::Status CheckLimits(const ServerOptions& options) {
   QUANTD_RETURN_IF_ERROR(CheckOption("connections", options.access.max_connections, 1, 1 << 20));
   QUANTD_RETURN_IF_ERROR(
       CheckOption("metadata size in bytes", options.access.max_metadata_bytes, 1024, 1 << 20));
+  QUANTD_RETURN_IF_ERROR(CheckOption("shared memory in bytes", options.access.shared_memory_bytes,
+                                     0, int64_t{1} << 40));
   QUANTD_RETURN_IF_ERROR(CheckOption("socket mode", options.access.socket_mode, 0, 0777));
   QUANTD_RETURN_IF_ERROR(CheckOption(
       "idle timeout in seconds", absl::ToInt64Seconds(options.access.idle_timeout), 1, kMaxInt64));
@@ -178,6 +180,7 @@ absl::string_view Version() { return QUANTD_VERSION; }
 QuantdServer::QuantdServer(const ServerOptions& options, int threads)
     : budget_(options.memory_budget_bytes),
       waiting_room_(options.memory_budget_bytes / 4, &budget_),
+      region_budget_(options.memory_budget_bytes / 4, &budget_),
       accounts_(budget_, {.max_streams = options.max_caller_streams,
                           .max_memory_bytes = options.caller_budget_bytes != 0
                                                   ? options.caller_budget_bytes
@@ -253,10 +256,34 @@ absl::Status QuantdServer::OpenSockets(const ServerOptions& options, grpc::Serve
                             ListeningSocket::Open(address, options.access.socket_mode));
     addresses_.push_back(
         address.is_unix() ? address.text : absl::StrCat(address.host, ":", sockets.front().port()));
+    if (address.is_unix()) QUANTD_RETURN_IF_ERROR(OpenMemorySocket(address, options));
     for (ListeningSocket& socket : sockets) {
       acceptor_->Add(std::move(socket), address.is_unix() ? plain : tcp);
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status QuantdServer::OpenMemorySocket(const ListenAddress& address,
+                                            const ServerOptions& options) {
+  if (options.access.shared_memory_bytes == 0) return absl::OkStatus();
+  absl::StatusOr<ListeningSocket> socket =
+      ListeningSocket::OpenMemorySocket(address, options.access.socket_mode);
+  if (!socket.ok()) {  // clients find none and go without
+    if (options.logger != nullptr) {
+      options.logger->warn("no shared memory: {}", std::string(socket.status().message()));
+    }
+    return absl::OkStatus();
+  }
+  if (regions_ == nullptr) {
+    regions_ = std::make_unique<SharedRegions>(
+        SharedRegionsOptions{.max_region_bytes = options.access.shared_memory_bytes,
+                             .logger = options.logger},
+        region_budget_);
+    QUANTD_RETURN_IF_ERROR(regions_->Start());
+    context_.regions = regions_.get();
+  }
+  acceptor_->Add(*std::move(socket), [this](int fd) { regions_->Adopt(OwnedFd(fd)); });
   return absl::OkStatus();
 }
 
@@ -318,6 +345,7 @@ void QuantdServer::Shutdown(absl::Duration drain) {
     ShutdownWhenIdle(*server_, deadline, context_.active_calls);
   }
   server_->Wait();
+  if (regions_ != nullptr) regions_->Stop();
   // Workers may still be at calls that gRPC has done with.
   while (context_.active_calls > 0) absl::SleepFor(kDrainPoll);
 }

@@ -24,6 +24,7 @@
 #include "server/idle_watch.h"
 #include "server/metrics_endpoint.h"
 #include "server/service_context.h"
+#include "server/shared_regions.h"
 #include "server/tls.h"
 #include "server/tokens.h"
 
@@ -95,6 +96,7 @@ class QuantdServer {
   int64_t started_calls() const { return context_.started_calls.load(); }
   int64_t open_connections() const { return acceptor_->open_connections(); }
   int64_t refused_connections() const { return acceptor_->refused_connections(); }
+  int64_t shared_regions() const { return regions_ == nullptr ? 0 : regions_->regions(); }
   int64_t idle_streams_ended() const { return idle_watch_.ended(); }
   const MemoryBudget& budget() const { return budget_; }
   int64_t waiting_calls() const { return admission_.waiting(); }
@@ -107,14 +109,18 @@ class QuantdServer {
   QuantdServer(const ServerOptions& options, int threads);
   absl::Status Listen(const ServerOptions& options);
   absl::Status OpenSockets(const ServerOptions& options, grpc::ServerBuilder& builder);
+  // Listens beside a UNIX socket for memory that clients share.
+  absl::Status OpenMemorySocket(const ListenAddress& address, const ServerOptions& options);
   absl::Status StartMetrics(const ServerOptions& options);
 
   MemoryBudget budget_;
   MemoryBudget waiting_room_;
+  MemoryBudget region_budget_;
   CallerAccounts accounts_;
   IdleWatch idle_watch_;
   std::unique_ptr<TokenTable> tokens_;    // null: calls need none
   std::unique_ptr<TlsCertificates> tls_;  // null: plain TCP
+  std::unique_ptr<SharedRegions> regions_;  // null: no UNIX socket, or turned off
   ServiceContext context_;                // outlives the executor's tasks
   Executor executor_;
   Executor small_calls_;

@@ -31,6 +31,8 @@ struct ServiceLimits {
 
 class Admission;
 class CallerAccounts;
+class SharedRegions;
+struct SharedRegion;
 
 // What all calls share. Outlives them. Thread-safe.
 struct ServiceContext {
@@ -41,6 +43,7 @@ struct ServiceContext {
   Admission* admission = nullptr;   // never null while there are calls; likewise the next two
   CallerAccounts* accounts = nullptr;
   MemoryBudget* waiting_room = nullptr;         // for streams that hold nothing else yet
+  SharedRegions* regions = nullptr;             // null: clients share no memory
   const TokenTable* tokens = nullptr;           // null: calls need none
   IdleWatch* idle_watch = nullptr;              // never null while there are calls
   std::shared_ptr<spdlog::logger> logger;       // null: silent
@@ -58,6 +61,7 @@ struct CallContext {
   ServiceContext& service;
   SessionContext session;  // the budget is the caller's share of the server's
   bool has_turn = false;   // memory that others wait for may be taken
+  std::shared_ptr<const SharedRegion> shared = nullptr;  // null: the client shares no memory
 };
 
 }  // namespace quantd

@@ -12,6 +12,7 @@
 #include "quantd/v1/quantization.pb.h"
 #include "server/admission.h"
 #include "server/grpc_status.h"
+#include "server/shared_regions.h"
 
 namespace quantd {
 namespace {
@@ -91,12 +92,18 @@ absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
         if (!reservation.ok()) return Fail(frame.tensor_id, reservation.status(), true);
         frame_reservation_ = *std::move(reservation);
       }
+      if (frame.shared.has_value()) {
+        shared_offset_ = frame.shared->offset;
+        const absl::Status status = MapShared(frame);
+        if (!status.ok()) return Fail(frame.tensor_id, status, true);
+      }
       return AcceptChunk(std::move(frame));
     }
     case FrameKind::kEnd:
       return FinishTensor(frame.tensor_id);
     case FrameKind::kNone:
     case FrameKind::kError:
+    case FrameKind::kReleased:
       break;
   }
   return absl::InvalidArgumentError("a frame has neither start nor chunk nor end");
@@ -195,7 +202,10 @@ absl::Status TensorStream::AcceptChunk(ParsedFrame frame) {
 
 absl::StatusOr<Progress> TensorStream::Work() {
   if (pending_.has_value()) return WorkOnPending();
-  if (current_ == nullptr) return Progress::kIdle;
+  if (current_ == nullptr) {
+    ReleaseShared();
+    return Progress::kIdle;
+  }
   const absl::StatusOr<bool> more = current_->Work(cancel_);
   if (!more.ok()) {
     QUANTD_RETURN_IF_ERROR(Fail(current_id_, more.status(), true));
@@ -203,7 +213,33 @@ absl::StatusOr<Progress> TensorStream::Work() {
     current_ = nullptr;
     frame_reservation_ = MemoryBudget::Reservation();
   }
-  return current_ != nullptr ? Progress::kMore : Progress::kIdle;
+  if (current_ != nullptr) return Progress::kMore;
+  ReleaseShared();
+  return Progress::kIdle;
+}
+
+absl::Status TensorStream::MapShared(ParsedFrame& frame) {
+  if (context_.shared == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("chunk with a shared range on a stream without ", kMemoryTokenKey));
+  }
+  if (frame.data_bytes > 0) {
+    return absl::InvalidArgumentError("chunk with both data and a shared range");
+  }
+  QUANTD_ASSIGN_OR_RETURN(
+      const std::span<const std::byte> bytes,
+      context_.shared->memory->Range(frame.shared->offset, frame.shared->size_bytes));
+  if (!bytes.empty()) frame.data = {bytes};
+  frame.data_bytes = bytes.size();
+  return absl::OkStatus();
+}
+
+void TensorStream::ReleaseShared() {
+  if (!shared_offset_.has_value()) return;
+  v1::StreamingQuantizeResponse frame;
+  frame.mutable_released()->set_offset(*shared_offset_);
+  shared_offset_.reset();
+  outbox_.Send(SerializeFrame(frame));
 }
 
 absl::Status TensorStream::FinishTensor(uint64_t id) {

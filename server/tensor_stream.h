@@ -66,6 +66,10 @@ class TensorStream final : public FrameHandler {
   absl::Status FinishTensor(uint64_t tensor_id);
   // Closes the tensor with an error frame; its frames are dropped from now on if `more_to_come`.
   absl::Status Fail(uint64_t tensor_id, const absl::Status& status, bool more_to_come);
+  // Has `frame`'s data be those of the shared region that it names.
+  absl::Status MapShared(ParsedFrame& frame);
+  // Tells the client that the bytes of the chunk at work have been taken.
+  void ReleaseShared();
   // Takes what is known of a tensor that ends into the metrics; null: it was never open.
   void Record(const OpenTensor* tensor, TensorOutcome::Result result);
 
@@ -82,6 +86,7 @@ class TensorStream final : public FrameHandler {
   absl::flat_hash_set<uint64_t> failed_;  // whose frames are dropped
   uint64_t current_id_ = 0;
   OpenTensor* current_ = nullptr;  // has work left
+  std::optional<int64_t> shared_offset_;  // of the chunk at work, where it lies in shared memory
   bool any_start_ = false;
   int64_t num_done_ = 0, num_failed_ = 0;
   CallTimes times_;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cli/exit_code.h"
 #include "core/base/status_macros.h"
@@ -11,13 +12,19 @@ namespace quantd::cli {
 absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& globals) {
   std::unique_ptr<Connection> connection(new Connection);
   connection->timeout_s_ = globals.timeout_s;
+  QUANTD_ASSIGN_OR_RETURN(const Transport transport, ParseTransport(globals.transport));
   if (globals.server.empty()) {
+    if (transport != Transport::kAuto && transport != Transport::kInProcess) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("transport ", NameOf(transport), " needs a --server"));
+    }
     QUANTD_ASSIGN_OR_RETURN(connection->embedded_, EmbeddedService::Start(globals.embedded));
     connection->client_ = std::make_unique<Client>(connection->embedded_->Channel());
     connection->where_ = "this process";
   } else {
-    QUANTD_ASSIGN_OR_RETURN(const ConnectOptions options,
+    QUANTD_ASSIGN_OR_RETURN(ConnectOptions options,
                             LoadCredentials(globals.server, globals.credentials));
+    options.transport = transport;
     QUANTD_ASSIGN_OR_RETURN(Client client, Client::Connect(options));
     connection->client_ = std::make_unique<Client>(std::move(client));
     connection->where_ = globals.server;

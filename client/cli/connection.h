@@ -18,6 +18,7 @@ class Interrupts;
 struct Globals {
   std::string server;       // empty: the service runs in this process
   Credentials credentials;  // for the server
+  std::string transport = "auto";
   bool json = false;
   bool quiet = false;
   double timeout_s = 0;  // 0: none
@@ -36,6 +37,8 @@ class Connection {
   CallOptions call_options() const;
   // Returns e.g. "127.0.0.1:7001", "this process".
   const std::string& where() const { return where_; }
+  // Returns what carries tensors, as NameOf(Transport).
+  std::string transport() const { return std::string(NameOf(client_->transport())); }
   // Returns the error of a call about `name`, with what is at fault named: the server where there
   // is none, or else the tensor.
   absl::Status ErrorOf(absl::string_view name, const absl::Status& status) const;

@@ -175,14 +175,15 @@ class Run {
       json["input"] = options_.input;
       json["output"] = options_.output;
       json["server"] = connection_->where();
+      json["transport"] = connection_->transport();
       json["tensors"] = std::move(list);
       json["elapsed_s"] = absl::ToDoubleSeconds(elapsed_);
       PrintJson(json);
       return;
     }
-    absl::PrintF("%s\nwrote %s: %d of %d tensors dequantized in %s, by %s\n", table.Text(),
+    absl::PrintF("%s\nwrote %s: %d of %d tensors dequantized in %s, by %s (%s)\n", table.Text(),
                  Printable(options_.output), file_.packed.size(), tensors_.size(),
-                 HumanTime(elapsed_), connection_->where());
+                 HumanTime(elapsed_), connection_->where(), connection_->transport());
   }
 
   const Globals& globals_;

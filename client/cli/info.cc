@@ -42,9 +42,10 @@ std::vector<std::string> InputTypes(const v1::GetServerInfoResponse& info) {
   return types;
 }
 
-Json InfoJson(const std::string& where, const v1::GetServerInfoResponse& info) {
+Json InfoJson(const Connection& connection, const v1::GetServerInfoResponse& info) {
   Json json;
-  json["server"] = where;
+  json["server"] = connection.where();
+  json["transport"] = connection.transport();
   json["version"] = info.version();
   json["build"] = info.build();
   json["simd_target"] = info.simd_target();
@@ -69,13 +70,14 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   QUANTD_ASSIGN_OR_RETURN(const auto info,
                           connection->client().GetServerInfo(connection->call_options()));
   if (globals.json) {
-    PrintJson(InfoJson(connection->where(), info));
+    PrintJson(InfoJson(*connection, info));
     return kOk;
   }
   const auto line = [](absl::string_view name, const std::string& value) {
     absl::PrintF("%-15s %s\n", name, Printable(value));
   };
   line("server", connection->where());
+  line("transport", connection->transport());
   line("version", info.version());
   line("build", info.build());
   line("SIMD", info.simd_target());

@@ -27,6 +27,10 @@ void AddGlobals(CLI::App& app, Globals& globals, std::string& simd) {
                  "HOST:PORT or unix:PATH of a quantd server; without it the service runs in this "
                  "process and gives the same bytes")
       ->envname("QUANTD_SERVER");
+  app.add_option("--transport", globals.transport,
+                 "auto, in_process, shared_memory, unix or tcp (default: auto, the best that there "
+                 "is); same bytes by all")
+      ->envname("QUANTCTL_TRANSPORT");
   AddCredentials(app, globals.credentials);
   app.add_flag("--json", globals.json, "print one JSON document to stdout");
   app.add_flag("-q,--quiet", globals.quiet, "show no progress");

@@ -72,9 +72,19 @@ void Progress::Draw(absl::Time now) {
 
 absl::StatusOr<SourcePiece> CountedSource::Next(int64_t max_bytes) {
   QUANTD_ASSIGN_OR_RETURN(SourcePiece piece, source_->Next(max_bytes));
-  counted_bytes_ += static_cast<int64_t>(piece.bytes.size());
-  progress_->Add(static_cast<int64_t>(piece.bytes.size()));
+  Count(piece.bytes.size());
   return piece;
+}
+
+absl::StatusOr<size_t> CountedSource::Read(std::span<std::byte> out) {
+  QUANTD_ASSIGN_OR_RETURN(const size_t size_bytes, source_->Read(out));
+  Count(size_bytes);
+  return size_bytes;
+}
+
+void CountedSource::Count(size_t size_bytes) {
+  counted_bytes_ += static_cast<int64_t>(size_bytes);
+  progress_->Add(static_cast<int64_t>(size_bytes));
 }
 
 absl::Status CountedSource::Rewind() {

@@ -50,10 +50,13 @@ class CountedSource final : public ByteSource {
 
   int64_t size_bytes() const override { return source_->size_bytes(); }
   absl::StatusOr<SourcePiece> Next(int64_t max_bytes) override;
+  absl::StatusOr<size_t> Read(std::span<std::byte> out) override;
   bool can_rewind() const override { return source_->can_rewind(); }
   absl::Status Rewind() override;
 
  private:
+  void Count(size_t size_bytes);
+
   const std::unique_ptr<ByteSource> source_;
   Progress* const progress_;
   int64_t counted_bytes_ = 0;

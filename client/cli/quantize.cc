@@ -185,6 +185,7 @@ class Run {
       json["output"] = options_.output;
       json["spec"] = options_.spec;
       json["server"] = connection_->where();
+      json["transport"] = connection_->transport();
       json["tensors"] = Json::array();
       for (const TensorRow& row : rows) json["tensors"].push_back(ToJson(row));
       json["totals"] = TotalsJson(rows);
@@ -193,10 +194,10 @@ class Run {
       return;
     }
     absl::PrintF("%s", ReportTable(rows));
-    absl::PrintF("\nwrote %s: %d of %d tensors as %s, %s in %s (%s), by %s\n",
+    absl::PrintF("\nwrote %s: %d of %d tensors as %s, %s in %s (%s), by %s (%s)\n",
                  Printable(options_.output), selected_.size(), rows.size(), options_.spec,
                  HumanBytes(quantized_bytes_), HumanTime(elapsed_),
-                 HumanRate(quantized_bytes_, elapsed_), connection_->where());
+                 HumanRate(quantized_bytes_, elapsed_), connection_->where(), connection_->transport());
   }
 
   const Globals& globals_;

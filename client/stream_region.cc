@@ -1,0 +1,116 @@
+#include "client/stream_region.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+
+namespace quantd {
+namespace {
+
+// | page of flags | output slots | input slots |
+constexpr int64_t kSlot = StreamRegion::kSlotBytes;
+constexpr int64_t kOutputOffset = 4096;
+constexpr int64_t kInputOffset = kOutputOffset + StreamRegion::kOutputSlots * kSlot;
+constexpr int64_t kRegionBytes = kInputOffset + StreamRegion::kInputSlots * kSlot;
+
+std::atomic_ref<uint32_t> FlagOf(const SharedMemory& memory, int slot) {
+  return std::atomic_ref<uint32_t>(reinterpret_cast<uint32_t*>(memory.bytes().data())[slot]);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<StreamRegion>> StreamRegion::Connect(const std::string& path) {
+  QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<SharedMemory> memory, SharedMemory::Create(kRegionBytes));
+  QUANTD_ASSIGN_OR_RETURN(AcceptedMemory server, OfferMemory(path, *memory));
+  return std::unique_ptr<StreamRegion>(new StreamRegion(std::move(memory), std::move(server)));
+}
+
+bool StreamRegion::MayTakeInput() const {
+  return broken_ || std::find(in_use_.begin(), in_use_.end(), false) != in_use_.end();
+}
+
+absl::StatusOr<std::span<std::byte>> StreamRegion::WaitForInput() {
+  MutexLock lock(&mutex_, absl::Condition(this, &StreamRegion::MayTakeInput));
+  if (broken_) return absl::AbortedError("the stream is over");
+  bool* const slot = std::find(in_use_.begin(), in_use_.end(), false);
+  *slot = true;
+  return memory_->bytes().subspan(
+      static_cast<size_t>(kInputOffset + (slot - in_use_.begin()) * kSlot), kSlotBytes);
+}
+
+SharedRange StreamRegion::RangeOf(std::span<std::byte> slot, size_t size_bytes) const {
+  return {slot.data() - memory_->bytes().data(), static_cast<int64_t>(size_bytes)};
+}
+
+absl::Status StreamRegion::ReleaseInput(int64_t offset) {
+  const int64_t slot = (offset - kInputOffset) / kSlot;
+  MutexLock lock(&mutex_);
+  if (offset < kInputOffset || slot >= kInputSlots || !in_use_[static_cast<size_t>(slot)]) {
+    return absl::DataLossError(
+        absl::StrCat("the server gave back shared memory at ", offset, ", which it did not have"));
+  }
+  in_use_[static_cast<size_t>(slot)] = false;
+  return absl::OkStatus();
+}
+
+v1::SharedSlots StreamRegion::output_slots() const {
+  v1::SharedSlots slots;
+  slots.set_offset(kOutputOffset);
+  slots.set_slot_bytes(kSlot);
+  slots.set_count(kOutputSlots);
+  slots.set_flags_offset(0);
+  return slots;
+}
+
+absl::StatusOr<std::span<const std::byte>> StreamRegion::Output(const SharedRange& range) const {
+  const absl::StatusOr<std::span<std::byte>> bytes =
+      memory_->Range(range.offset, range.size_bytes);
+  if (!bytes.ok()) {
+    return absl::DataLossError(absl::StrCat("the server's answer is wrong: ",
+                                            bytes.status().message()));
+  }
+  return std::span<const std::byte>(*bytes);
+}
+
+void StreamRegion::ReleaseOutput(const SharedRange& range) {
+  const int64_t slot = (range.offset - kOutputOffset) / kSlot;
+  if (range.offset < kOutputOffset || slot >= kOutputSlots) return;
+  FlagOf(*memory_, static_cast<int>(slot)).store(0, std::memory_order_release);
+}
+
+void StreamRegion::Break() {
+  MutexLock lock(&mutex_);
+  broken_ = true;
+}
+
+bool StreamRegion::idle() const {
+  for (int slot = 0; slot < kOutputSlots; ++slot) {
+    if (FlagOf(*memory_, slot).load(std::memory_order_acquire) != 0) return false;
+  }
+  MutexLock lock(&mutex_);
+  return !broken_ && std::find(in_use_.begin(), in_use_.end(), true) == in_use_.end();
+}
+
+RegionPool::RegionPool(const std::string& path) : path_(absl::StrCat(path, kMemorySocketSuffix)) {}
+
+absl::StatusOr<std::unique_ptr<StreamRegion>> RegionPool::Acquire() {
+  {
+    MutexLock lock(&mutex_);
+    while (!kept_.empty()) {
+      std::unique_ptr<StreamRegion> region = std::move(kept_.back());
+      kept_.pop_back();
+      if (region->connected()) return region;
+    }
+  }
+  return StreamRegion::Connect(path_);
+}
+
+void RegionPool::Release(std::unique_ptr<StreamRegion> region) {
+  if (!region->idle()) return;
+  MutexLock lock(&mutex_);
+  kept_.push_back(std::move(region));
+}
+
+}  // namespace quantd

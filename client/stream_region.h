@@ -1,0 +1,91 @@
+#ifndef QUANTD_CLIENT_STREAM_REGION_H_
+#define QUANTD_CLIENT_STREAM_REGION_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/base/mutex.h"
+#include "core/io/shared_memory.h"
+#include "proto/frame_codec.h"
+#include "quantd/v1/quantization.pb.h"
+
+namespace quantd {
+
+// Memory that is shared with a server, in slots, for one stream at a time: its writer fills input
+// slots, its reader empties output slots. Thread-safe.
+class StreamRegion {
+ public:
+  static constexpr size_t kSlotBytes = size_t{4} << 20;
+  static constexpr int kInputSlots = 4, kOutputSlots = 6;
+
+  // Makes the memory and passes it over the socket at `path`. Errors are those of OfferMemory.
+  static absl::StatusOr<std::unique_ptr<StreamRegion>> Connect(const std::string& path);
+
+  const std::string& token() const { return server_.token; }
+  // True if the token is still good.
+  bool connected() const { return IsConnected(server_.connection); }
+
+  // Returns an input slot once the server has none of its bytes left to take. kAborted: the stream
+  // is over.
+  absl::StatusOr<std::span<std::byte>> WaitForInput() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Returns how frames name the first `size_bytes` of an input slot.
+  SharedRange RangeOf(std::span<std::byte> slot, size_t size_bytes) const;
+  // Makes an input slot free that was not sent.
+  void ReleaseInput(std::span<std::byte> slot) {
+    ReleaseInput(RangeOf(slot, 0).offset).IgnoreError();  // it is in use
+  }
+  // The server has taken the bytes at `offset`. kDataLoss: there is nothing that it has to take.
+  absl::Status ReleaseInput(int64_t offset) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // What `start` says of the output slots.
+  v1::SharedSlots output_slots() const;
+  // Returns the bytes that a response names. kDataLoss: there are none such.
+  absl::StatusOr<std::span<const std::byte>> Output(const SharedRange& range) const;
+  // Has the server use them again.
+  void ReleaseOutput(const SharedRange& range);
+
+  // Wakes whoever waits: the stream is over.
+  void Break() ABSL_LOCKS_EXCLUDED(mutex_);
+  // True if the server uses nothing of it, so that another stream may have it.
+  bool idle() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  StreamRegion(std::unique_ptr<SharedMemory> memory, AcceptedMemory server)
+      : memory_(std::move(memory)), server_(std::move(server)) {}
+  bool MayTakeInput() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::unique_ptr<SharedMemory> memory_;
+  const AcceptedMemory server_;
+  mutable Mutex mutex_;
+  std::array<bool, kInputSlots> in_use_ ABSL_GUARDED_BY(mutex_) = {};
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// The regions of one client, kept for the next stream. Thread-safe.
+class RegionPool {
+ public:
+  // Of the server whose socket for gRPC is at `path`.
+  explicit RegionPool(const std::string& path);
+  // Returns a region that is kept and still good, or a new one; errors are StreamRegion::Connect's.
+  absl::StatusOr<std::unique_ptr<StreamRegion>> Acquire() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Keeps it, if another stream may have it.
+  void Release(std::unique_ptr<StreamRegion> region) ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  const std::string path_;
+  Mutex mutex_;
+  std::vector<std::unique_ptr<StreamRegion>> kept_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_CLIENT_STREAM_REGION_H_
