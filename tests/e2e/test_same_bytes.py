@@ -40,7 +40,9 @@ def embedded(tmp_path_factory, source):
 @pytest.mark.parametrize("spec", SPECS)
 def test_transports(tmp_path, source, embedded, spec, server, unix_server):
     assert file_digest(tmp_path, source, spec, "--server", server.address) == embedded(spec)
-    assert file_digest(tmp_path, source, spec, "--server", unix_server.address) == embedded(spec)
+    for transport in ["unix", "shared_memory"]:
+        assert file_digest(tmp_path, source, spec, "--server", unix_server.address, "--transport",
+                           transport) == embedded(spec), transport
 
 
 @pytest.mark.parametrize("target", ["scalar", "sse4", "avx2", "avx512", "neon"])

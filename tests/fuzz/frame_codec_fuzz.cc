@@ -4,6 +4,7 @@
 #include <random>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -35,10 +36,16 @@ std::string DataOf(const ParsedFrame& frame) {
   return data;
 }
 
+// Offset and size of the shared range; -1 where there is none.
+std::pair<int64_t, int64_t> RangeOf(const ParsedFrame& frame) {
+  if (!frame.shared.has_value()) return {-1, -1};
+  return {frame.shared->offset, frame.shared->size_bytes};
+}
+
 void RequireEqual(const ParsedFrame& a, const ParsedFrame& b) {
   Require(a.tensor_id == b.tensor_id && a.kind == b.kind && a.message == b.message &&
               a.plane == b.plane && a.offset == b.offset && a.crc32c == b.crc32c &&
-              DataOf(a) == DataOf(b),
+              DataOf(a) == DataOf(b) && RangeOf(a) == RangeOf(b),
           "two ways to the same frame give different ones");
 }
 
@@ -66,8 +73,13 @@ void RequireSame(const ParsedFrame& frame, const Message& message) {
       Require(frame.plane == message.chunk().plane() && frame.offset == message.chunk().offset() &&
                   frame.crc32c.has_value() == message.chunk().has_crc32c() &&
                   frame.crc32c.value_or(0) == message.chunk().crc32c() &&
-                  DataOf(frame) == message.chunk().data(),
+                  DataOf(frame) == message.chunk().data() &&
+                  frame.shared.has_value() == message.chunk().has_shared(),
               "another chunk");
+      if (!frame.shared.has_value()) break;
+      Require(frame.shared->offset == message.chunk().shared().offset() &&
+                  frame.shared->size_bytes == message.chunk().shared().size_bytes(),
+              "another shared range");
       break;
     case FrameKind::kEnd:
       Require(message.has_end(), "no end");
@@ -79,6 +91,14 @@ void RequireSame(const ParsedFrame& frame, const Message& message) {
         RequireSameMessage(message.error(), frame.message);
       } else {
         Require(false, "an error in a request");
+      }
+      break;
+    case FrameKind::kReleased:
+      if constexpr (std::is_same_v<Message, v1::StreamingQuantizeResponse>) {
+        Require(message.has_released(), "no released");
+        RequireSameMessage(message.released(), frame.message);
+      } else {
+        Require(false, "a release in a request");
       }
       break;
   }
@@ -106,10 +126,14 @@ void Run(absl::string_view bytes, const FrameFields& fields, uint32_t seed) {
   if (parsed) RequireSame(*frame, message);
   if (frame->kind != FrameKind::kChunk) return;
   const std::string data = DataOf(*frame);
-  const absl::StatusOr<ParsedFrame> again =
-      ParseFrame(BuildChunkFrame(fields, frame->tensor_id, frame->plane, frame->offset,
-                                 frame->crc32c, grpc::Slice(data)),
-                 fields);
+  if (frame->shared.has_value() && (!data.empty() || frame->crc32c.has_value())) return;
+  const absl::StatusOr<ParsedFrame> again = ParseFrame(
+      frame->shared.has_value()
+          ? BuildSharedChunkFrame(fields, frame->tensor_id, frame->plane, frame->offset,
+                                  *frame->shared)
+          : BuildChunkFrame(fields, frame->tensor_id, frame->plane, frame->offset, frame->crc32c,
+                            grpc::Slice(data)),
+      fields);
   Require(again.ok(), "a built frame does not parse");
   RequireEqual(*frame, *again);
 }

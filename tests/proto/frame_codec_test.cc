@@ -62,7 +62,7 @@ std::string DataOf(const ParsedFrame& frame) {
 Response RandomResponse(Rng& rng) {
   Response frame;
   frame.set_tensor_id(rng() >> Uniform(rng, 0, 63));
-  switch (Uniform(rng, 0, 4)) {
+  switch (Uniform(rng, 0, 6)) {
     case 0:
       frame.mutable_start()->mutable_tensor()->set_name(RandomText(rng, 40, true));
       frame.mutable_start()->mutable_tensor()->add_shape(Uniform(rng, -5, 1 << 30));
@@ -77,6 +77,15 @@ Response RandomResponse(Rng& rng) {
     }
     case 2:
       frame.mutable_end()->mutable_report()->set_clipped(Uniform(rng, 0, 1000));
+      break;
+    case 4: {
+      v1::SharedRange& range = *frame.mutable_chunk()->mutable_shared();
+      range.set_offset(static_cast<int64_t>(rng() >> Uniform(rng, 0, 63)));
+      range.set_size_bytes(static_cast<int64_t>(rng() >> Uniform(rng, 0, 63)));
+      break;
+    }
+    case 5:
+      frame.mutable_released()->set_offset(Uniform(rng, 0, 1 << 30));
       break;
     case 3:
       frame.mutable_error()->set_message(RandomText(rng, 40, true));
@@ -103,7 +112,14 @@ Response ToMessage(const ParsedFrame& frame) {
     case FrameKind::kError:
       EXPECT_TRUE(message.mutable_error()->ParseFromString(frame.message));
       break;
+    case FrameKind::kReleased:
+      EXPECT_TRUE(message.mutable_released()->ParseFromString(frame.message));
+      break;
     case FrameKind::kChunk:
+      if (frame.shared) {
+        message.mutable_chunk()->mutable_shared()->set_offset(frame.shared->offset);
+        message.mutable_chunk()->mutable_shared()->set_size_bytes(frame.shared->size_bytes);
+      }
       message.mutable_chunk()->set_plane(frame.plane);
       message.mutable_chunk()->set_offset(frame.offset);
       if (frame.crc32c) message.mutable_chunk()->set_crc32c(*frame.crc32c);
@@ -254,6 +270,23 @@ TEST(ParseFrame, DoesNotCopyThePayload) {
   ASSERT_TRUE(frame.ok());
   ASSERT_EQ(frame->data.size(), 1u);
   EXPECT_EQ(static_cast<const void*>(frame->data[0].data()), payload.data());
+}
+
+TEST(BuildSharedChunkFrame, IsWhatProtobufMakes) {
+  Rng rng(kSeed);
+  for (int i = 0; i < 1000; ++i) {
+    Response message;
+    message.set_tensor_id(rng() >> Uniform(rng, 0, 63) | 1);
+    v1::Chunk& chunk = *message.mutable_chunk();
+    chunk.set_plane(RandomText(rng, 200, true));
+    chunk.set_offset(static_cast<int64_t>(rng() >> Uniform(rng, 1, 63) | 1));
+    chunk.mutable_shared()->set_offset(static_cast<int64_t>(rng() >> Uniform(rng, 1, 63) | 1));
+    chunk.mutable_shared()->set_size_bytes(static_cast<int64_t>(rng() >> Uniform(rng, 1, 63) | 1));
+    const SharedRange range = {chunk.shared().offset(), chunk.shared().size_bytes()};
+    const grpc::ByteBuffer frame = BuildSharedChunkFrame(kResponseFrame, message.tensor_id(),
+                                                         chunk.plane(), chunk.offset(), range);
+    EXPECT_EQ(Flatten(frame), message.SerializeAsString());
+  }
 }
 
 TEST(BuildChunkFrame, IsWhatProtobufReads) {

@@ -98,12 +98,12 @@ class SharedMemoryTest : public ::testing::Test {
     ASSERT_TRUE(accepted.ok()) << accepted.status();
     accepted_ = *std::move(accepted);
   }
-  std::string Answer(std::string text, const std::vector<int>& fds) {
+  std::string AnswerTo(std::string text, const std::vector<int>& fds) {
     return Offer(ConnectTo(side_path_), std::move(text), fds);
   }
   // Expects that a descriptor is refused with `code` and a text that has `why`.
   void ExpectRefused(const OwnedFd& fd, absl::StatusCode code, const std::string& why) {
-    const std::string answer = Answer(std::string(kMemoryOffer), {fd.get()});
+    const std::string answer = AnswerTo(std::string(kMemoryOffer), {fd.get()});
     ASSERT_FALSE(answer.empty());
     EXPECT_EQ(answer[0], static_cast<char>(code)) << answer;
     EXPECT_THAT(answer, HasSubstr(why));
@@ -172,7 +172,7 @@ TEST_F(SharedMemoryTest, RefusesWhatIsNoSealedMemfd) {
     ExpectRefused(OwnedFd(open(again.c_str(), O_RDONLY)), kInvalidArgument, "written");
     ExpectRefused(Memfd(kRegionBytes + 1, kAllSeals), kResourceExhausted, "at most");
     // What is right is taken still.
-    const std::string answer = Answer(std::string(kMemoryOffer), {memory.get()});
+    const std::string answer = AnswerTo(std::string(kMemoryOffer), {memory.get()});
     ASSERT_EQ(answer.size(), 1 + kMemoryTokenBytes) << answer;
     EXPECT_EQ(answer[0], 0);
   }
@@ -186,13 +186,13 @@ TEST_F(SharedMemoryTest, RefusesOffersThatAreNone) {
   {
     const OwnedFd memory = Memfd(kRegionBytes, kAllSeals);
     const int fd = memory.get();
-    EXPECT_THAT(Answer(std::string(kMemoryOffer), {}), HasSubstr("exactly one"));
-    EXPECT_THAT(Answer(std::string(kMemoryOffer), {fd, fd}), HasSubstr("exactly one"));
-    EXPECT_THAT(Answer(std::string(kMemoryOffer), std::vector<int>(100, fd)),
+    EXPECT_THAT(AnswerTo(std::string(kMemoryOffer), {}), HasSubstr("exactly one"));
+    EXPECT_THAT(AnswerTo(std::string(kMemoryOffer), {fd, fd}), HasSubstr("exactly one"));
+    EXPECT_THAT(AnswerTo(std::string(kMemoryOffer), std::vector<int>(100, fd)),
                 HasSubstr("exactly one"));
-    EXPECT_THAT(Answer("quantd/2", {fd}), HasSubstr("quantd/1"));
-    EXPECT_THAT(Answer(std::string(kMemoryOffer) + "x", {fd}), HasSubstr("quantd/1"));
-    EXPECT_THAT(Answer(std::string(100'000, 'x'), {fd}), HasSubstr("quantd/1"));
+    EXPECT_THAT(AnswerTo("quantd/2", {fd}), HasSubstr("quantd/1"));
+    EXPECT_THAT(AnswerTo(std::string(kMemoryOffer) + "x", {fd}), HasSubstr("quantd/1"));
+    EXPECT_THAT(AnswerTo(std::string(100'000, 'x'), {fd}), HasSubstr("quantd/1"));
     // A second offer over the same connection ends it, and its token.
     const OwnedFd twice = ConnectTo(side_path_);
     EXPECT_EQ(Offer(twice, std::string(kMemoryOffer), {fd}).size(), 1 + kMemoryTokenBytes);
