@@ -142,6 +142,12 @@ absl::StatusOr<Client> Client::Connect(const ConnectOptions& options) {
   return client;
 }
 
+CallOptions Client::OptionsFor(CallOptions options) const {
+  // Messages are handed over where they lie: nothing could change them.
+  if (transport_ == Transport::kInProcess) options.checksums = false;
+  return options;
+}
+
 Transport Client::transport() const {
   if (regions_ == nullptr || transport_ == Transport::kSharedMemory) return transport_;
   absl::StatusOr<std::unique_ptr<StreamRegion>> region = regions_->Acquire();
@@ -201,6 +207,7 @@ absl::StatusOr<QuantizedInfo> Client::Quantize(QuantizeJob job, const CallOption
 
 std::vector<absl::StatusOr<QuantizedInfo>> Client::QuantizeMany(std::vector<QuantizeJob> jobs,
                                                                 const CallOptions& options) const {
+  const CallOptions stream_options = OptionsFor(options);
   std::vector<absl::Status> refused(jobs.size());
   std::deque<QuantizeCall> calls;
   for (size_t i = 0; i < jobs.size(); ++i) {
@@ -210,7 +217,7 @@ std::vector<absl::StatusOr<QuantizedInfo>> Client::QuantizeMany(std::vector<Quan
       if (plan.ok()) jobs[i].plan = *std::move(plan);
     }
     calls.emplace_back(
-        std::move(jobs[i]), options,
+        std::move(jobs[i]), stream_options,
         [this, &options](const QuantizeJob& job) -> absl::StatusOr<CalibratedRanges> {
           QUANTD_ASSIGN_OR_RETURN(CalibrationInfo info,
                                   Calibrate(job.tensor, job.spec, *job.source, {}, options));
@@ -234,7 +241,7 @@ std::vector<absl::StatusOr<DequantizedInfo>> Client::DequantizeMany(
   std::deque<DequantizeCall> calls;
   for (size_t i = 0; i < jobs.size(); ++i) {
     if (jobs[i].planes.empty()) refused[i] = absl::InvalidArgumentError("no planes are given");
-    calls.emplace_back(std::move(jobs[i]), options);
+    calls.emplace_back(std::move(jobs[i]), OptionsFor(options));
   }
   return RunJobs<DequantizeCall, DequantizedInfo>(route(), MethodName("StreamingDequantize"),
                                                   calls, refused, options);

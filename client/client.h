@@ -31,10 +31,10 @@ class Client {
   // Likewise, with TLS and a token; errors are those of MakeChannel.
   static absl::StatusOr<Client> Connect(const ConnectOptions& options);
 
-  // Returns a client over `channel`: an in-process one, or one with credentials, which `transport`
-  // then says. It should have been made with ClientChannelArguments().
+  // Returns a client over `channel`, one with credentials of its own or, as `transport` then says, one
+  // to a server in this process. It should have been made with ClientChannelArguments().
   explicit Client(std::shared_ptr<grpc::Channel> channel,
-                  Transport transport = Transport::kInProcess)
+                  Transport transport = Transport::kAuto)
       : channel_(std::move(channel)), transport_(transport) {}
 
   // Returns what the server would make of each tensor; asks for many at once.
@@ -76,13 +76,15 @@ class Client {
   // kFailedPrecondition with what it says.
   absl::Status CheckHealth(absl::string_view service = "", const CallOptions& options = {}) const;
 
-  // Returns what carries the tensors of streams. Where shared memory is to be used if there is some,
+  // Returns what carries the tensors of streams; kAuto: nobody has told. Where shared memory is to be used if there is some,
   // asks the server, as each stream does.
   Transport transport() const;
 
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
 
  private:
+  // Returns the options with what the transport makes of them.
+  CallOptions OptionsFor(CallOptions options) const;
   Route route() const { return {channel_, regions_.get(), transport_}; }
 
   std::shared_ptr<grpc::Channel> channel_;

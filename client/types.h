@@ -92,7 +92,7 @@ struct CallOptions {
   // Payload of a frame each way, at most 4 MiB.
   int64_t chunk_bytes = int64_t{1} << 20;
   bool figures = true;
-  // CRC32C of every chunk, both ways.
+  // CRC32C of every chunk that goes over a socket, both ways.
   bool checksums = true;
 };
 

@@ -63,6 +63,8 @@ class CalibrateStream final : public FrameHandler {
     return absl::InvalidArgumentError("a frame has neither start nor chunk nor end");
   }
 
+  bool may_read_on() const override { return !pending_.has_value(); }
+
   absl::StatusOr<Progress> Work() override {
     if (pending_.has_value()) {
       if (!context_.has_turn) return Progress::kWaiting;

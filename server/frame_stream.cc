@@ -226,6 +226,7 @@ void FrameStream::Turn() {
     }
     MutexLock lock(&mutex_);
     status_.Update(status);
+    if (handler_->may_read_on()) MaybeRead();
   }
   MutexLock lock(&mutex_);
   SubmitTurn();
@@ -331,6 +332,7 @@ class HandlerWithSlot final : public FrameHandler {
   HandlerWithSlot(std::unique_ptr<ResponseSlot> slot, std::unique_ptr<FrameHandler> handler)
       : slot_(std::move(slot)), handler_(std::move(handler)) {}
   absl::Status Accept(const grpc::ByteBuffer& frame) override { return handler_->Accept(frame); }
+  bool may_read_on() const override { return handler_->may_read_on(); }
   absl::StatusOr<Progress> Work() override { return handler_->Work(); }
   int64_t needed_bytes() const override { return handler_->needed_bytes(); }
   absl::Status Refuse(const absl::Status& status) override { return handler_->Refuse(status); }

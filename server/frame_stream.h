@@ -52,6 +52,8 @@ class FrameHandler {
   virtual ~FrameHandler() = default;
   // Takes one request frame; nothing is left of those before. An error ends the stream.
   virtual absl::Status Accept(const grpc::ByteBuffer& frame) = 0;
+  // False while the frame accepted last waits for memory: nothing is read behind it.
+  virtual bool may_read_on() const = 0;
   // Does a window's worth of what the frame has left to do. An error ends the stream.
   virtual absl::StatusOr<Progress> Work() = 0;
   virtual int64_t needed_bytes() const = 0;

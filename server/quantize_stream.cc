@@ -1,7 +1,9 @@
 #include <google/protobuf/util/time_util.h>
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,7 +56,12 @@ class QuantizeTensor final : public OpenTensor {
     const Clock::time_point begin = Clock::now();
     int64_t taken_bytes = 0;
     do {
-      QUANTD_ASSIGN_OR_RETURN(const StepResult step, session_->Step(chunk_.Peek(), sink_, cancel));
+      std::span<const std::byte> in = chunk_.Peek();
+      // What is gathered is scanned a window at a time, best while it is in the cache.
+      if (session_->plan().pass == Pass::kBuffered) {
+        in = in.first(std::min(in.size(), static_cast<size_t>(kWorkBytes)));
+      }
+      QUANTD_ASSIGN_OR_RETURN(const StepResult step, session_->Step(in, sink_, cancel));
       chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
       taken_bytes += step.consumed_bytes;
       wants_input_ = step.wants_input;

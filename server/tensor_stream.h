@@ -49,6 +49,7 @@ class TensorStream final : public FrameHandler {
   ~TensorStream() override;
 
   absl::Status Accept(const grpc::ByteBuffer& frame) override;
+  bool may_read_on() const override { return !pending_.has_value(); }
   absl::StatusOr<Progress> Work() override;
   int64_t needed_bytes() const override { return needed_bytes_; }
   absl::Status Refuse(const absl::Status& status) override;

@@ -30,7 +30,7 @@ class TransportTest : public ::testing::Test {
   }
   Client ClientOf(Transport transport) const {
     if (transport == Transport::kInProcess) {
-      return Client(server_->InProcessChannel(ClientChannelArguments()));
+      return Client(server_->InProcessChannel(ClientChannelArguments()), transport);
     }
     const size_t address = transport == Transport::kTcp ? 0 : 1;
     return *Client::Connect(

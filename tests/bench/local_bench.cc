@@ -1,0 +1,204 @@
+// Streams that stay on the machine beside a plain loop that does the same work: int8 and fp16 of f32
+// in frames of 4 MiB, figures and digests on. The loop encodes with as many threads as the server
+// and digests what comes out twice, as server and client do. "Made in place": frames lie in four
+// buffers of a memfd, from and into whose pages the loop works too, and the source makes its values
+// there; else they lie in a tensor of 64 MiB, which the client copies into shared memory. The server of
+// shared memory and UNIX sockets is a process of its own. GB/s are of f32.
+#include <benchmark/benchmark.h>
+#include <malloc.h>
+
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "client/client.h"
+#include "core/base/digest.h"
+#include "core/session/quantize_session.h"
+#include "server/server.h"
+#include "tests/bench/child_server.h"
+#include "tests/bench/table.h"
+
+namespace quantd::bench {
+namespace {
+
+constexpr int64_t kTensorBytes = int64_t{64} << 20, kFrameBytes = int64_t{4} << 20;
+constexpr int kBuffers = StreamRegion::kInputSlots;
+
+// As the programs do.
+void KeepPages() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  mallopt(M_TOP_PAD, 64 << 20);
+}
+
+std::span<const std::byte> Input() {
+  static const std::vector<float> kInput = [] {
+    std::vector<float> values(kTensorBytes / sizeof(float));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 255) - 127.0f;
+    return values;
+  }();
+  return std::as_bytes(std::span(kInput));
+}
+
+// Has values in each place that it is given, from the second time on without work.
+class InPlaceSource final : public ByteSource {
+ public:
+  explicit InPlaceSource(std::set<std::byte*>* filled) : filled_(filled) {}
+  int64_t size_bytes() const override { return kTensorBytes; }
+  absl::StatusOr<SourcePiece> Next(int64_t max_bytes) override {
+    const int64_t size_bytes = std::min(max_bytes, kTensorBytes - position_);
+    const int64_t from = position_ % (kBuffers * kFrameBytes);
+    position_ += size_bytes;
+    return SourcePiece{Input().subspan(static_cast<size_t>(from), static_cast<size_t>(size_bytes)),
+                       nullptr};
+  }
+  absl::StatusOr<size_t> Read(std::span<std::byte> out) override {
+    if (filled_->insert(out.data()).second) std::ranges::copy(Input().first(out.size()), out.data());
+    position_ += static_cast<int64_t>(out.size());
+    return out.size();
+  }
+  bool can_rewind() const override { return true; }
+  absl::Status Rewind() override {
+    position_ = 0;
+    return absl::OkStatus();
+  }
+
+ private:
+  std::set<std::byte*>* const filled_;
+  int64_t position_ = 0;
+};
+
+class DiscardSink final : public PlaneSink {
+ public:
+  absl::Status Begin(std::span<const PlaneDesc>) override { return absl::OkStatus(); }
+  absl::Status Write(int, int64_t, std::span<const std::byte>) override { return absl::OkStatus(); }
+};
+
+const TensorDesc& Tensor() {
+  static const TensorDesc kTensor = {"t", DType::kF32,
+                                     *Shape::Make({kTensorBytes / 4 / 4096, 4096})};
+  return kTensor;
+}
+
+// The loop's output: digested once more, and forgotten.
+class LoopSink final : public PayloadSink {
+ public:
+  LoopSink(std::span<std::byte> out, size_t planes) : out_(out), digests_(planes) {}
+  std::span<std::byte> Acquire(int, int64_t, int64_t size_bytes) override {
+    return out_.first(static_cast<size_t>(size_bytes));
+  }
+  void Commit(int plane, int64_t, int64_t size_bytes) override {
+    digests_[static_cast<size_t>(plane)].Update(out_.first(static_cast<size_t>(size_bytes)));
+  }
+
+ private:
+  const std::span<std::byte> out_;
+  std::vector<PlaneDigest> digests_;
+};
+
+void BenchLoop(benchmark::State& state, const std::string& spec, bool in_place) {
+  Executor executor(static_cast<int>(std::thread::hardware_concurrency()) - 1);
+  BufferPool pool(size_t{64} << 20);
+  MemoryBudget budget(int64_t{1} << 30);
+  const SessionContext context = {&executor, &pool, &budget};
+  const Plan plan = *MakePlan(*ParseSpec(spec), Tensor(), budget.limit_bytes());
+  const auto shared = *SharedMemory::Create((kBuffers + 1) * kFrameBytes);
+  std::span<const std::byte> input = Input();
+  std::vector<std::byte> own(kFrameBytes);
+  std::span<std::byte> out = own;
+  if (in_place) {
+    out = shared->bytes().last(kFrameBytes);
+    input = shared->bytes().first(kBuffers * kFrameBytes);
+    std::ranges::copy(Input().first(input.size()), shared->bytes().data());
+  }
+  for (auto _ : state) {
+    LoopSink sink(out, plan.resolved.layout.planes.size());
+    const CancelToken cancel;
+    const auto session = *QuantizeSession::Create(plan, {}, context);
+    for (int64_t at = 0; at < kTensorBytes; at += kFrameBytes) {
+      const int64_t from = in_place ? at % (kBuffers * kFrameBytes) : at;
+      std::span<const std::byte> frame =
+          input.subspan(static_cast<size_t>(from), static_cast<size_t>(kFrameBytes));
+      while (!frame.empty()) {
+        const auto step = session->Step(frame, sink, cancel);
+        if (!step.ok()) return state.SkipWithError("the loop fails");
+        frame = frame.subspan(static_cast<size_t>(step->consumed_bytes));
+      }
+    }
+    if (!session->Finish().ok()) state.SkipWithError("the loop does not finish");
+  }
+  state.SetBytesProcessed(state.iterations() * kTensorBytes);
+}
+
+void BenchClient(benchmark::State& state, const Client& client, const std::string& spec,
+                 bool in_place) {
+  std::set<std::byte*> filled;
+  CallOptions options;
+  options.chunk_bytes = kFrameBytes;
+  const TensorPlan plan = *client.Plan(Tensor(), *ParseSpec(spec));
+  for (auto _ : state) {
+    MemorySource memory(Input());
+    InPlaceSource made(&filled);
+    ByteSource* const source = in_place ? static_cast<ByteSource*>(&made) : &memory;
+    DiscardSink sink;
+    const auto info =
+        client.Quantize({Tensor(), *ParseSpec(spec), source, &sink, {}, plan}, options);
+    if (!info.ok()) return state.SkipWithError(std::string(info.status().message()).c_str());
+  }
+  state.SetBytesProcessed(state.iterations() * kTensorBytes);
+}
+
+int Main(int argc, char** argv) {
+  KeepPages();
+  std::string folder = (std::filesystem::temp_directory_path() / "quantd_bench_XXXXXX").string();
+  if (mkdtemp(folder.data()) == nullptr) return 1;
+  int exit_code = 1;
+  {
+    const ChildServer child(folder, {QUANTD_PROGRAM, "--listen", absl::StrCat("unix:", folder, "/s"),
+                                     "--log-level", "off", "--port-file"});
+    const auto local = *QuantdServer::Start({});
+    std::map<std::string, Client> clients;
+    clients.emplace("in-process",
+                    Client(local->InProcessChannel(ClientChannelArguments()),
+                           Transport::kInProcess));
+    for (const Transport transport : {Transport::kSharedMemory, Transport::kUnix}) {
+      clients.emplace(NameOf(transport), *Client::Connect(ConnectOptions{
+                                             .target = child.address(), .transport = transport}));
+    }
+    std::map<std::string, std::string> baselines;
+    for (const char* spec : {"int8:scale=1", "int8:axis=0", "fp16"}) {
+      for (const bool in_place : {true, false}) {
+        const std::string column =
+            absl::StrCat(spec, in_place ? ", made in place" : ", from a tensor");
+        const auto add = [&](const std::string& row, auto fn) {
+          benchmark::RegisterBenchmark(absl::StrCat(row, "/", column).c_str(), fn)->UseRealTime();
+        };
+        add("plain loop",
+            [=](benchmark::State& state) { BenchLoop(state, spec, in_place); });
+        for (const auto& [name, client] : clients) {
+          baselines[name] = "plain loop";
+          add(name, [=, &client = client](benchmark::State& state) {
+            BenchClient(state, client, spec, in_place);
+          });
+        }
+      }
+    }
+    exit_code = RunTable(argc, argv, baselines);
+    benchmark::ClearRegisteredBenchmarks();
+    clients.clear();
+  }
+  std::filesystem::remove_all(folder);
+  return exit_code;
+}
+
+}  // namespace
+}  // namespace quantd::bench
+
+int main(int argc, char** argv) { return quantd::bench::Main(argc, argv); }
