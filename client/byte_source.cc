@@ -61,8 +61,7 @@ absl::StatusOr<SourcePiece> FdSource::Next(int64_t max_bytes) {
 }
 
 absl::StatusOr<size_t> FdSource::Read(std::span<std::byte> out) {
-  const size_t wanted =
-      std::min(out.size(), static_cast<size_t>(size_bytes_ - position_));
+  const size_t wanted = std::min(out.size(), static_cast<size_t>(size_bytes_ - position_));
   if (wanted > 0) {
     QUANTD_ASSIGN_OR_RETURN(const size_t got, ReadFull(out.first(wanted)));
     position_ += static_cast<int64_t>(got);

@@ -62,10 +62,9 @@ absl::StatusOr<CalibrationInfo> CalibrateOnce(const std::shared_ptr<grpc::Channe
   PlaneSender sender("", &source, &lease);
   absl::Status written = stream.Write(SerializeFrame(start));
   while (written.ok()) {
-    QUANTD_ASSIGN_OR_RETURN(
-        std::optional<grpc::ByteBuffer> frame,
-        sender.Next(kCalibrateFrame, 0, options.chunk_bytes, options.checksums,
-                    /*region=*/nullptr));
+    QUANTD_ASSIGN_OR_RETURN(std::optional<grpc::ByteBuffer> frame,
+                            sender.Next(kCalibrateFrame, 0, options.chunk_bytes, options.checksums,
+                                        /*region=*/nullptr));
     if (!frame.has_value()) break;
     written = stream.Write(std::move(*frame));
   }
@@ -89,8 +88,8 @@ absl::StatusOr<CalibrationInfo> CalibrateOnce(const std::shared_ptr<grpc::Channe
 
 // Runs one call for each job and returns the results in order.
 template <typename Call, typename Info>
-std::vector<absl::StatusOr<Info>> RunJobs(const Route& route,
-                                          const std::string& method, std::deque<Call>& calls,
+std::vector<absl::StatusOr<Info>> RunJobs(const Route& route, const std::string& method,
+                                          std::deque<Call>& calls,
                                           const std::vector<absl::Status>& refused,
                                           const CallOptions& options) {
   std::vector<TensorCall*> pointers;
@@ -132,8 +131,8 @@ absl::StatusOr<Client> Client::Connect(const ConnectOptions& options) {
   QUANTD_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel, MakeChannel(options));
   Client client(std::move(channel), options.transport);
   const std::string unix_path = UnixPathOf(options.target);
-  const bool may_share = options.transport == Transport::kAuto ||
-                         options.transport == Transport::kSharedMemory;
+  const bool may_share =
+      options.transport == Transport::kAuto || options.transport == Transport::kSharedMemory;
   if (!unix_path.empty() && may_share) {
     client.regions_ = std::make_shared<RegionPool>(unix_path);
   } else {
@@ -243,8 +242,8 @@ std::vector<absl::StatusOr<DequantizedInfo>> Client::DequantizeMany(
     if (jobs[i].planes.empty()) refused[i] = absl::InvalidArgumentError("no planes are given");
     calls.emplace_back(std::move(jobs[i]), OptionsFor(options));
   }
-  return RunJobs<DequantizeCall, DequantizedInfo>(route(), MethodName("StreamingDequantize"),
-                                                  calls, refused, options);
+  return RunJobs<DequantizeCall, DequantizedInfo>(route(), MethodName("StreamingDequantize"), calls,
+                                                  refused, options);
 }
 
 absl::StatusOr<CalibrationInfo> Client::Calibrate(const TensorDesc& tensor, const QuantSpec& spec,

@@ -31,10 +31,9 @@ class Client {
   // Likewise, with TLS and a token; errors are those of MakeChannel.
   static absl::StatusOr<Client> Connect(const ConnectOptions& options);
 
-  // Returns a client over `channel`, one with credentials of its own or, as `transport` then says, one
-  // to a server in this process. It should have been made with ClientChannelArguments().
-  explicit Client(std::shared_ptr<grpc::Channel> channel,
-                  Transport transport = Transport::kAuto)
+  // Returns a client over `channel`, one with credentials of its own or, as `transport` then says,
+  // one to a server in this process. It should have been made with ClientChannelArguments().
+  explicit Client(std::shared_ptr<grpc::Channel> channel, Transport transport = Transport::kAuto)
       : channel_(std::move(channel)), transport_(transport) {}
 
   // Returns what the server would make of each tensor; asks for many at once.
@@ -76,8 +75,8 @@ class Client {
   // kFailedPrecondition with what it says.
   absl::Status CheckHealth(absl::string_view service = "", const CallOptions& options = {}) const;
 
-  // Returns what carries the tensors of streams; kAuto: nobody has told. Where shared memory is to be used if there is some,
-  // asks the server, as each stream does.
+  // Returns what carries the tensors of streams; kAuto: nobody has told. Where shared memory is to
+  // be used if there is some, asks the server, as each stream does.
   Transport transport() const;
 
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }

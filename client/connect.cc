@@ -52,8 +52,8 @@ class TokenInterceptorFactory final : public experimental::ClientInterceptorFact
   const std::string value_;  // the channel, which owns this, outlives its calls
 };
 
-constexpr std::array<absl::string_view, 5> kTransportNames = {"auto", "in_process",
-                                                               "shared_memory", "unix", "tcp"};
+constexpr std::array<absl::string_view, 5> kTransportNames = {"auto", "in_process", "shared_memory",
+                                                              "unix", "tcp"};
 
 absl::Status CheckTransport(const ConnectOptions& options) {
   const bool is_unix = !UnixPathOf(options.target).empty();
@@ -100,8 +100,8 @@ absl::StatusOr<Transport> ParseTransport(absl::string_view name) {
   if (found != kTransportNames.end()) {
     return static_cast<Transport>(found - kTransportNames.begin());
   }
-  return absl::InvalidArgumentError(absl::StrCat("unknown transport \"", name, "\"; known: ",
-                                                 absl::StrJoin(kTransportNames, ", ")));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "unknown transport \"", name, "\"; known: ", absl::StrJoin(kTransportNames, ", ")));
 }
 
 std::string UnixPathOf(absl::string_view target) {

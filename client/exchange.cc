@@ -39,8 +39,8 @@ class CallQueue {
 };
 
 // One stream and the calls on it. Calls are written one after the other, while the responses of
-// those before still come in, over gRPC alone or with payload in a region of its own. Write and Read
-// are called by one thread each.
+// those before still come in, over gRPC alone or with payload in a region of its own. Write and
+// Read are called by one thread each.
 class StreamRun {
  public:
   // `region` may be null.
@@ -114,7 +114,7 @@ class StreamRun {
   // what it holds of it. The error is that of the stream.
   absl::Status WriteCall(uint64_t tensor_id, TensorCall& call) {
     while (call.status().ok()) {
-      absl::StatusOr<std::optional<grpc::ByteBuffer>> frame = 
+      absl::StatusOr<std::optional<grpc::ByteBuffer>> frame =
           call.NextRequest(tensor_id, region_.get());
       if (!frame.ok()) {
         call.Fail(frame.status());
@@ -135,8 +135,8 @@ class StreamRun {
       if (!message.has_value()) return absl::OkStatus();
       absl::StatusOr<ParsedFrame> frame = ParseFrame(*message, kResponseFrame);
       message->Clear();
-      absl::Status status = frame.ok() ? TakeResponse(*frame)
-                                       : absl::DataLossError(frame.status().message());
+      absl::Status status =
+          frame.ok() ? TakeResponse(*frame) : absl::DataLossError(frame.status().message());
       if (!status.ok()) {
         stream_.Cancel();
         return status;
@@ -158,8 +158,7 @@ class StreamRun {
     if (region_ == nullptr) {
       return absl::DataLossError("the server put data into shared memory, where there is none");
     }
-    QUANTD_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes,
-                            region_->Output(*frame.shared));
+    QUANTD_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, region_->Output(*frame.shared));
     frame.data = {bytes};
     frame.data_bytes = bytes.size();
     const absl::Status status = Dispatch(frame);
@@ -237,8 +236,7 @@ void RunOnce(const Route& route, const std::string& method, std::span<TensorCall
       failure = region.status();
       break;  // those that are there do it all
     }
-    StreamRun* const run =
-        &runs.emplace_back(route, *std::move(region), method, options, &queue);
+    StreamRun* const run = &runs.emplace_back(route, *std::move(region), method, options, &queue);
     threads.emplace_back([run] { run->Read(); });
     if (i > 0) threads.emplace_back([run] { run->Write(); });
   }

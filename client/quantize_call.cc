@@ -40,8 +40,7 @@ absl::Status QuantizeCall::Prepare() {
 absl::StatusOr<std::optional<grpc::ByteBuffer>> QuantizeCall::NextRequest(uint64_t tensor_id,
                                                                           StreamRegion* region) {
   if (start_sent_) {
-    return sender_.Next(kRequestFrame, tensor_id, options_.chunk_bytes, options_.checksums,
-                        region);
+    return sender_.Next(kRequestFrame, tensor_id, options_.chunk_bytes, options_.checksums, region);
   }
   start_sent_ = true;
   v1::StreamingQuantizeRequest request;

@@ -65,11 +65,10 @@ v1::SharedSlots StreamRegion::output_slots() const {
 }
 
 absl::StatusOr<std::span<const std::byte>> StreamRegion::Output(const SharedRange& range) const {
-  const absl::StatusOr<std::span<std::byte>> bytes =
-      memory_->Range(range.offset, range.size_bytes);
+  const absl::StatusOr<std::span<std::byte>> bytes = memory_->Range(range.offset, range.size_bytes);
   if (!bytes.ok()) {
-    return absl::DataLossError(absl::StrCat("the server's answer is wrong: ",
-                                            bytes.status().message()));
+    return absl::DataLossError(
+        absl::StrCat("the server's answer is wrong: ", bytes.status().message()));
   }
   return std::span<const std::byte>(*bytes);
 }

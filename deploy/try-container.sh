@@ -76,6 +76,7 @@ chmod 777 "$work"  # the container's user writes there
 in_container=(docker run --rm --network=none -v "$id:/run/quantd" -v "$PWD/tests/data:/tests/data:ro"
   -v "$work:$work" --workdir / --entrypoint quantctl "$image" --server "$socket")
 quantize_by "${in_container[@]}"
+quantize_by "${in_container[@]}" --transport shared_memory
 
 echo "== TLS by mounted files"
 help=$(docker run --rm --network=none "$image" --help)  # whole: grep -q would end it by SIGPIPE

@@ -26,8 +26,8 @@ class DequantizeTensor final : public OpenTensor {
       : id_(id),
         session_(std::move(session)),
         planes_(IncomingPlanes(session_->plan())),
-        sink_(context.service.shared_pool, std::move(slots), outbox, id,
-              {{"values", output_bytes}}, chunks),
+        sink_(context.service.shared_pool, std::move(slots), outbox, id, {{"values", output_bytes}},
+              chunks),
         output_bytes_(output_bytes) {}
 
   absl::Status Accept(ParsedFrame chunk) override {

@@ -30,9 +30,8 @@ constexpr int kTcpUserTimeoutMs = 20'000;
 constexpr size_t kMaxPathBytes = sizeof(sockaddr_un::sun_path) - 1;
 
 absl::Status PathError(absl::string_view address) {
-  return absl::InvalidArgumentError(absl::StrCat("listen address ", address,
-                                                 " needs a path of 1 to ", kMaxPathBytes,
-                                                 " bytes"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("listen address ", address, " needs a path of 1 to ", kMaxPathBytes, " bytes"));
 }
 
 absl::Status CannotListen(const ListenAddress& address, int error) {

@@ -35,8 +35,8 @@ absl::StatusOr<ChunkOptions> ChunkOptionsOf(int64_t max_chunk_bytes, bool omit_c
 }
 
 PayloadFrames::PayloadFrames(std::shared_ptr<BufferPool> pool, std::unique_ptr<SharedSlots> slots,
-                             FrameOutbox& outbox, uint64_t tensor_id,
-                             std::vector<PlaneSize> planes, const ChunkOptions& options)
+                             FrameOutbox& outbox, uint64_t tensor_id, std::vector<PlaneSize> planes,
+                             const ChunkOptions& options)
     : pool_(std::move(pool)),
       slots_(std::move(slots)),
       outbox_(outbox),

@@ -94,8 +94,8 @@ void SharedRegions::Run() {
   std::array<epoll_event, 16> events;
   bool any_silent = false;
   for (;;) {
-    const int count = epoll_wait(epoll_.get(), events.data(), events.size(),
-                                 any_silent ? kLookMs : -1);
+    const int count =
+        epoll_wait(epoll_.get(), events.data(), events.size(), any_silent ? kLookMs : -1);
     MutexLock lock(&mutex_);
     for (int i = 0; i < count; ++i) {
       const int fd = events[static_cast<size_t>(i)].data.fd;
@@ -134,8 +134,8 @@ void SharedRegions::Take(Connection& connection) {
 absl::StatusOr<std::string> SharedRegions::Accept(int fd) {
   QUANTD_ASSIGN_OR_RETURN(OwnedFd memory_fd, ReceiveOffer(fd));
   auto region = std::make_shared<SharedRegion>();
-  QUANTD_ASSIGN_OR_RETURN(
-      region->memory, SharedMemory::Map(std::move(memory_fd), options_.max_region_bytes));
+  QUANTD_ASSIGN_OR_RETURN(region->memory,
+                          SharedMemory::Map(std::move(memory_fd), options_.max_region_bytes));
   QUANTD_ASSIGN_OR_RETURN(region->reservation,
                           budget_.Reserve(region->memory->size_bytes(), "a shared region"));
   QUANTD_ASSIGN_OR_RETURN(std::string token, MakeMemoryToken());

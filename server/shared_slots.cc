@@ -16,9 +16,8 @@ constexpr int64_t kAlignment = 64;  // of slots, for any element and whole cache
 
 absl::Status CheckAligned(absl::string_view name, int64_t value, int64_t min) {
   if (value >= min && value % kAlignment == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(name, "=", value,
-                                                 " is not allowed; use a multiple of ", kAlignment,
-                                                 " from ", min));
+  return absl::InvalidArgumentError(absl::StrCat(
+      name, "=", value, " is not allowed; use a multiple of ", kAlignment, " from ", min));
 }
 
 absl::Status Check(const v1::SharedSlots& slots, const SharedRegion* region) {
@@ -35,8 +34,7 @@ absl::Status Check(const v1::SharedSlots& slots, const SharedRegion* region) {
   QUANTD_RETURN_IF_ERROR(CheckAligned("flags_offset", slots.flags_offset(), 0));
   QUANTD_ASSIGN_OR_RETURN(const int64_t all_bytes, CheckedMul(slots.slot_bytes(), slots.count()));
   QUANTD_RETURN_IF_ERROR(region->memory->Range(slots.offset(), all_bytes).status());
-  return region->memory
-      ->Range(slots.flags_offset(), slots.count() * int64_t{sizeof(uint32_t)})
+  return region->memory->Range(slots.flags_offset(), slots.count() * int64_t{sizeof(uint32_t)})
       .status();
 }
 

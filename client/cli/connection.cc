@@ -19,7 +19,7 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& glob
           absl::StrCat("transport ", NameOf(transport), " needs a --server"));
     }
     QUANTD_ASSIGN_OR_RETURN(connection->embedded_, EmbeddedService::Start(globals.embedded));
-    connection->client_ = 
+    connection->client_ =
         std::make_unique<Client>(connection->embedded_->Channel(), Transport::kInProcess);
     connection->where_ = "this process";
   } else {

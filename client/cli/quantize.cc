@@ -197,7 +197,8 @@ class Run {
     absl::PrintF("\nwrote %s: %d of %d tensors as %s, %s in %s (%s), by %s (%s)\n",
                  Printable(options_.output), selected_.size(), rows.size(), options_.spec,
                  HumanBytes(quantized_bytes_), HumanTime(elapsed_),
-                 HumanRate(quantized_bytes_, elapsed_), connection_->where(), connection_->transport());
+                 HumanRate(quantized_bytes_, elapsed_), connection_->where(),
+                 connection_->transport());
   }
 
   const Globals& globals_;

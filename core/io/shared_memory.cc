@@ -38,8 +38,8 @@ absl::StatusOr<std::span<std::byte>> MapAll(int fd, int64_t size_bytes) {
   const auto size = static_cast<size_t>(size_bytes);
   void* const memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (memory == MAP_FAILED) {
-    return absl::ResourceExhaustedError(absl::StrCat("mapping ", size_bytes,
-                                                     " bytes of shared memory: ", strerror(errno)));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("mapping ", size_bytes, " bytes of shared memory: ", strerror(errno)));
   }
   return std::span(static_cast<std::byte*>(memory), size);
 }
@@ -112,10 +112,9 @@ SharedMemory::~SharedMemory() { munmap(bytes_.data(), bytes_.size()); }
 absl::StatusOr<std::span<std::byte>> SharedMemory::Range(int64_t offset, int64_t size_bytes) const {
   const int64_t all_bytes = this->size_bytes();
   if (offset < 0 || size_bytes < 0 || offset > all_bytes || size_bytes > all_bytes - offset) {
-    return absl::InvalidArgumentError(absl::StrCat("shared range with offset=", offset,
-                                                   " and size_bytes=", size_bytes,
-                                                   " is not within the region's ", all_bytes,
-                                                   " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("shared range with offset=", offset, " and size_bytes=", size_bytes,
+                     " is not within the region's ", all_bytes, " bytes"));
   }
   return bytes_.subspan(static_cast<size_t>(offset), static_cast<size_t>(size_bytes));
 }

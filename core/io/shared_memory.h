@@ -31,8 +31,8 @@ class OwnedFd {
   int fd_;
 };
 
-// Memory that two processes share: a memfd whose size is sealed, mapped for reading and writing. The
-// other process may change its content at any time, also while it is read. Thread-compatible.
+// Memory that two processes share: a memfd whose size is sealed, mapped for reading and writing.
+// The other process may change its content at any time, also while it is read. Thread-compatible.
 class SharedMemory {
  public:
   // Makes memory of `size_bytes`, all zero. kResourceExhausted: the system has no more.
@@ -82,8 +82,8 @@ absl::StatusOr<AcceptedMemory> OfferMemory(const std::string& path, const Shared
 // True if the other side of `connection` is still there.
 bool IsConnected(const OwnedFd& connection);
 
-// Reads an offer from `connection` without waiting. kInvalidArgument: it is none, or has not exactly
-// one descriptor. kUnavailable: the peer is gone.
+// Reads an offer from `connection` without waiting. kInvalidArgument: it is none, or has not
+// exactly one descriptor. kUnavailable: the peer is gone.
 absl::StatusOr<OwnedFd> ReceiveOffer(int connection);
 
 // Answers an offer without waiting; a peer that takes no answers gets none.

@@ -1,9 +1,9 @@
-// Streams that stay on the machine beside a plain loop that does the same work: int8 and fp16 of f32
-// in frames of 4 MiB, figures and digests on. The loop encodes with as many threads as the server
-// and digests what comes out twice, as server and client do. "Made in place": frames lie in four
-// buffers of a memfd, from and into whose pages the loop works too, and the source makes its values
-// there; else they lie in a tensor of 64 MiB, which the client copies into shared memory. The server of
-// shared memory and UNIX sockets is a process of its own. GB/s are of f32.
+// Streams that stay on the machine beside a plain loop that does the same work: int8 and fp16 of
+// f32 in frames of 4 MiB, figures and digests on. The loop encodes with as many threads as the
+// server and digests what comes out twice, as server and client do. "Made in place": frames lie in
+// four buffers of a memfd, from and into whose pages the loop works too, and the source makes its
+// values there; else they lie in a tensor of 64 MiB, which the client copies into shared memory.
+// The server of shared memory and UNIX sockets is a process of its own. GB/s are of f32.
 #include <benchmark/benchmark.h>
 #include <malloc.h>
 
@@ -60,7 +60,8 @@ class InPlaceSource final : public ByteSource {
                        nullptr};
   }
   absl::StatusOr<size_t> Read(std::span<std::byte> out) override {
-    if (filled_->insert(out.data()).second) std::ranges::copy(Input().first(out.size()), out.data());
+    if (filled_->insert(out.data()).second)
+      std::ranges::copy(Input().first(out.size()), out.data());
     position_ += static_cast<int64_t>(out.size());
     return out.size();
   }
@@ -161,16 +162,16 @@ int Main(int argc, char** argv) {
   if (mkdtemp(folder.data()) == nullptr) return 1;
   int exit_code = 1;
   {
-    const ChildServer child(folder, {QUANTD_PROGRAM, "--listen", absl::StrCat("unix:", folder, "/s"),
-                                     "--log-level", "off", "--port-file"});
+    const ChildServer child(
+        folder, {QUANTD_PROGRAM, "--listen", absl::StrCat("unix:", folder, "/s"), "--log-level",
+                 "off", "--port-file"});
     const auto local = *QuantdServer::Start({});
     std::map<std::string, Client> clients;
-    clients.emplace("in-process",
-                    Client(local->InProcessChannel(ClientChannelArguments()),
-                           Transport::kInProcess));
+    clients.emplace("in-process", Client(local->InProcessChannel(ClientChannelArguments()),
+                                         Transport::kInProcess));
     for (const Transport transport : {Transport::kSharedMemory, Transport::kUnix}) {
-      clients.emplace(NameOf(transport), *Client::Connect(ConnectOptions{
-                                             .target = child.address(), .transport = transport}));
+      clients.emplace(NameOf(transport), *Client::Connect(ConnectOptions{.target = child.address(),
+                                                                         .transport = transport}));
     }
     std::map<std::string, std::string> baselines;
     for (const char* spec : {"int8:scale=1", "int8:axis=0", "fp16"}) {
@@ -180,8 +181,7 @@ int Main(int argc, char** argv) {
         const auto add = [&](const std::string& row, auto fn) {
           benchmark::RegisterBenchmark(absl::StrCat(row, "/", column).c_str(), fn)->UseRealTime();
         };
-        add("plain loop",
-            [=](benchmark::State& state) { BenchLoop(state, spec, in_place); });
+        add("plain loop", [=](benchmark::State& state) { BenchLoop(state, spec, in_place); });
         for (const auto& [name, client] : clients) {
           baselines[name] = "plain loop";
           add(name, [=, &client = client](benchmark::State& state) {

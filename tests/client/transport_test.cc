@@ -52,8 +52,7 @@ class TransportTest : public ::testing::Test {
       testing::MakeValues(tensor_, testing::ValueKind::kNormal, 3);
 };
 
-class EveryScheme : public TransportTest,
-                    public ::testing::WithParamInterface<const Scheme*> {};
+class EveryScheme : public TransportTest, public ::testing::WithParamInterface<const Scheme*> {};
 
 TEST_P(EveryScheme, HasTheSameBytesByEveryTransport) {
   Start();
@@ -119,8 +118,8 @@ TEST_F(TransportTest, AutoGoesWithoutWhereThereIsNone) {
     EXPECT_TRUE(QuantizeBy(client, source, sink).ok());
     // Who wants nothing else is told.
     const absl::Status status = QuantizeBy(ClientOf(Transport::kSharedMemory), source, sink);
-    EXPECT_EQ(status.code(), refused ? absl::StatusCode::kResourceExhausted
-                                     : absl::StatusCode::kUnavailable)
+    EXPECT_EQ(status.code(),
+              refused ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kUnavailable)
         << status;
   }
 }

@@ -128,11 +128,10 @@ void Run(absl::string_view bytes, const FrameFields& fields, uint32_t seed) {
   const std::string data = DataOf(*frame);
   if (frame->shared.has_value() && (!data.empty() || frame->crc32c.has_value())) return;
   const absl::StatusOr<ParsedFrame> again = ParseFrame(
-      frame->shared.has_value()
-          ? BuildSharedChunkFrame(fields, frame->tensor_id, frame->plane, frame->offset,
-                                  *frame->shared)
-          : BuildChunkFrame(fields, frame->tensor_id, frame->plane, frame->offset, frame->crc32c,
-                            grpc::Slice(data)),
+      frame->shared.has_value() ? BuildSharedChunkFrame(fields, frame->tensor_id, frame->plane,
+                                                        frame->offset, *frame->shared)
+                                : BuildChunkFrame(fields, frame->tensor_id, frame->plane,
+                                                  frame->offset, frame->crc32c, grpc::Slice(data)),
       fields);
   Require(again.ok(), "a built frame does not parse");
   RequireEqual(*frame, *again);

@@ -1,4 +1,7 @@
-// Memory that clients share with a server: who may, what is refused, and what a client may do to it.
+// Memory that clients share with a server: who may, what is refused, and what a client may do to
+// it.
+#include "core/io/shared_memory.h"
+
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -18,7 +21,6 @@
 #include <vector>
 
 #include "client/client.h"
-#include "core/io/shared_memory.h"
 #include "core/scheme/registry.h"
 #include "server/server.h"
 #include "server/shared_regions.h"
@@ -153,8 +155,8 @@ TEST_F(SharedMemoryTest, RefusesWhatIsNoSealedMemfd) {
   {
     ExpectRefused(OwnedFd(open("/dev/null", O_RDWR)), kInvalidArgument, "no memfd");
     ExpectRefused(OwnedFd(open("/proc/self/exe", O_RDONLY)), kInvalidArgument, "no memfd");
-    ExpectRefused(OwnedFd(open(folder_.path().c_str(), O_TMPFILE | O_RDWR, 0600)),
-                  kInvalidArgument, "cannot be shared");
+    ExpectRefused(OwnedFd(open(folder_.path().c_str(), O_TMPFILE | O_RDWR, 0600)), kInvalidArgument,
+                  "cannot be shared");
     ExpectRefused(ConnectTo(side_path_), kInvalidArgument, "no memfd");
     int ends[2];
     ASSERT_EQ(pipe(ends), 0);
@@ -242,8 +244,10 @@ TEST_F(SharedMemoryTest, RangesBeyondTheRegionFailTheirTensorOnly) {
   QuantizeFrames frames;
   uint64_t id = 0;
   const std::vector<std::pair<int64_t, int64_t>> beyond = {
-      {kRegionBytes, 4096}, {kRegionBytes - 4095, 4096}, {-1, 4096}, {0, -1}, {kMax, 4096},
-      {4096, kMax},         {kMax, kMax},                {-kMax, kMax}};
+      {kRegionBytes, 4096}, {kRegionBytes - 4095, 4096},
+      {-1, 4096},           {0, -1},
+      {kMax, 4096},         {4096, kMax},
+      {kMax, kMax},         {-kMax, kMax}};
   for (const auto& [offset, size_bytes] : beyond) {
     frames.Open(++id, QuantizeStartOf(tensor, "int8"));
     SharedChunk(frames, id, 0, offset, size_bytes);
@@ -475,8 +479,7 @@ class Scribbler {
   std::thread thread_;
 };
 
-class ScribbledTest : public SharedMemoryTest,
-                      public ::testing::WithParamInterface<const Scheme*> {
+class ScribbledTest : public SharedMemoryTest, public ::testing::WithParamInterface<const Scheme*> {
  protected:
   static constexpr int64_t kValueBytes = 256 << 10;
 
