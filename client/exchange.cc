@@ -80,7 +80,7 @@ class StreamRun {
     status_ = status.ok() ? absl::UnavailableError("the server ended the stream early") : status;
     for (const auto& [tensor_id, call] : open_) call->Fail(status_);
     open_.clear();
-    if (region_ != nullptr && !ended_well_) region_->Break();
+    if (region_ != nullptr) region_->Break();
   }
 
   // Returns what the stream ended with, after Read.

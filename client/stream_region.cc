@@ -84,12 +84,13 @@ void StreamRegion::Break() {
   broken_ = true;
 }
 
-bool StreamRegion::idle() const {
+bool StreamRegion::Reopen() {
   for (int slot = 0; slot < kOutputSlots; ++slot) {
     if (FlagOf(*memory_, slot).load(std::memory_order_acquire) != 0) return false;
   }
   MutexLock lock(&mutex_);
-  return !broken_ && std::find(in_use_.begin(), in_use_.end(), true) == in_use_.end();
+  broken_ = false;
+  return std::find(in_use_.begin(), in_use_.end(), true) == in_use_.end();
 }
 
 RegionPool::RegionPool(const std::string& path) : path_(absl::StrCat(path, kMemorySocketSuffix)) {}
@@ -107,7 +108,7 @@ absl::StatusOr<std::unique_ptr<StreamRegion>> RegionPool::Acquire() {
 }
 
 void RegionPool::Release(std::unique_ptr<StreamRegion> region) {
-  if (!region->idle()) return;
+  if (!region->Reopen()) return;
   MutexLock lock(&mutex_);
   kept_.push_back(std::move(region));
 }

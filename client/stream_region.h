@@ -55,8 +55,8 @@ class StreamRegion {
 
   // Wakes whoever waits: the stream is over.
   void Break() ABSL_LOCKS_EXCLUDED(mutex_);
-  // True if the server uses nothing of it, so that another stream may have it.
-  bool idle() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Makes it ready for another stream; false: the server may still use something of it.
+  bool Reopen() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   StreamRegion(std::unique_ptr<SharedMemory> memory, AcceptedMemory server)

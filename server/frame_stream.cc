@@ -22,6 +22,8 @@ constexpr int kStepsPerTurn = 16;
 constexpr int64_t kBaseBytes = int64_t{512} << 10;
 // Behind a frame that may be a start nothing is read until it is known whether there is memory.
 constexpr size_t kStartFrameBytes = size_t{64} << 10;
+// What a response takes beside its bytes: a peer can have very many small ones wait.
+constexpr size_t kFrameOverheadBytes = 512;
 
 }  // namespace
 
@@ -56,7 +58,7 @@ void FrameStream::Run(std::unique_ptr<FrameHandler> handler) {
 void FrameStream::Send(grpc::ByteBuffer frame) {
   MutexLock lock(&mutex_);
   if (MustStop() || ended_) return;
-  queued_bytes_ += frame.Length();
+  queued_bytes_ += frame.Length() + kFrameOverheadBytes;
   outbox_.emplace_back().Swap(&frame);
   MaybeWrite();
 }
@@ -88,7 +90,7 @@ void FrameStream::HandleWrite(bool ok) {
   progress_ = absl::Now();
   if (!ok) cancel_.Cancel();  // the peer is gone
   const size_t frame_bytes = outbox_.front().Length();
-  queued_bytes_ -= frame_bytes;
+  queued_bytes_ -= frame_bytes + kFrameOverheadBytes;
   record_.AddSent(static_cast<int64_t>(frame_bytes));
   record_.AddSend(absl::Now() - write_began_);
   outbox_.pop_front();
