@@ -45,6 +45,16 @@ def test_transports(tmp_path, source, embedded, spec, server, unix_server):
                            transport) == embedded(spec), transport
 
 
+def test_the_best_transport_is_taken_and_told(server, unix_server):
+    assert quantctl_json("info")["transport"] == "in_process"
+    assert quantctl_json("info", "--server", server.address)["transport"] == "tcp"
+    unix = ["info", "--server", unix_server.address]
+    assert quantctl_json(*unix)["transport"] == "shared_memory"
+    assert quantctl_json(*unix, "--transport", "unix")["transport"] == "unix"
+    assert b"does not lead to" in quantctl("info", "--server", server.address, "--transport", "unix",
+                                           code=2).stderr
+
+
 @pytest.mark.parametrize("target", ["scalar", "sse4", "avx2", "avx512", "neon"])
 def test_simd_targets(tmp_path, source, embedded, target):
     env = {"QUANTD_SIMD": target}
