@@ -49,7 +49,9 @@ ptrdiff_t OpenDescriptors() {
 OwnedFd Memfd(off_t size_bytes, int seals, unsigned flags = MFD_ALLOW_SEALING) {
   OwnedFd fd(memfd_create("test", MFD_CLOEXEC | flags));
   EXPECT_EQ(ftruncate(fd.get(), size_bytes), 0);
-  if (seals != 0) EXPECT_EQ(fcntl(fd.get(), F_ADD_SEALS, seals), 0);
+  if (seals != 0) {
+    EXPECT_EQ(fcntl(fd.get(), F_ADD_SEALS, seals), 0);
+  }
   return fd;
 }
 
@@ -257,7 +259,8 @@ TEST_F(SharedMemoryTest, RangesBeyondTheRegionFailTheirTensorOnly) {
   frames.Open(++id, QuantizeStartOf(tensor, "int8"));
   SharedChunk(frames, id, 0, 0, 4096);
   frames.all().back().mutable_chunk()->set_data("x");
-  frames.End(id).Open(++id, QuantizeStartOf(tensor, "int8"));
+  frames.End(id);
+  frames.Open(++id, QuantizeStartOf(tensor, "int8"));
   SharedChunk(frames, id, 0, kRegionBytes, 0);
   SharedChunk(frames, id, 0, kRegionBytes - 4096, 4096);
   frames.End(id);
