@@ -1,6 +1,7 @@
 #ifndef QUANTD_TESTS_BENCH_LOAD_H_
 #define QUANTD_TESTS_BENCH_LOAD_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -40,6 +41,12 @@ inline absl::StatusOr<QuantizedInfo> QuantizeOnce(const Client& client, const st
   const TensorDesc tensor = {"t", DType::kF32,
                              *Shape::Make({kLoadBytes / 4 / kLoadColumns, kLoadColumns})};
   return client.Quantize({tensor, *ParseSpec(spec), &source, &sink, {}, {}}, options);
+}
+
+// Returns the value below which `fraction` of `values`, which are not empty, lie.
+inline double Quantile(std::vector<double> values, double fraction) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<size_t>(fraction * static_cast<double>(values.size() - 1) + 0.5)];
 }
 
 }  // namespace quantd::bench

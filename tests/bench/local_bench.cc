@@ -23,6 +23,7 @@
 #include "core/session/quantize_session.h"
 #include "server/server.h"
 #include "tests/bench/child_server.h"
+#include "tests/bench/load.h"
 #include "tests/bench/table.h"
 
 namespace quantd::bench {
@@ -74,12 +75,6 @@ class InPlaceSource final : public ByteSource {
  private:
   std::set<std::byte*>* const filled_;
   int64_t position_ = 0;
-};
-
-class DiscardSink final : public PlaneSink {
- public:
-  absl::Status Begin(std::span<const PlaneDesc>) override { return absl::OkStatus(); }
-  absl::Status Write(int, int64_t, std::span<const std::byte>) override { return absl::OkStatus(); }
 };
 
 const TensorDesc& Tensor() {

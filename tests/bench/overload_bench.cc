@@ -26,42 +26,14 @@
 #include "quantd/v1/quantization.grpc.pb.h"
 #include "tests/bench/child_server.h"
 #include "tests/bench/echo_service.h"
+#include "tests/bench/load.h"
 
 namespace quantd::bench {
 namespace {
 
-constexpr int64_t kTensorBytes = int64_t{16} << 20;
 constexpr int64_t kBudgetBytes = int64_t{512} << 20;
 constexpr int64_t kAllowedBytes = kBudgetBytes + (int64_t{64} << 20);
 constexpr int kFewStreams = 8;
-
-const std::vector<float>& Input() {
-  static const std::vector<float> kInput = [] {
-    std::vector<float> values(kTensorBytes / sizeof(float));
-    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 255) - 127.0f;
-    return values;
-  }();
-  return kInput;
-}
-
-class DiscardSink final : public PlaneSink {
- public:
-  absl::Status Begin(std::span<const PlaneDesc>) override { return absl::OkStatus(); }
-  absl::Status Write(int, int64_t, std::span<const std::byte>) override { return absl::OkStatus(); }
-};
-
-int ServeEcho(const std::string& port_file) {
-  EchoService service;
-  grpc::ServerBuilder builder;
-  builder.RegisterCallbackGenericService(&service);
-  int port = 0;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-  const auto server = builder.BuildAndStart();
-  std::ofstream(absl::StrCat(port_file, ".tmp")) << "127.0.0.1:" << port << "\n";
-  std::filesystem::rename(absl::StrCat(port_file, ".tmp"), port_file);
-  pause();
-  return 0;
-}
 
 struct BulkResult {
   int64_t served = 0, refused = 0, failed = 0;
@@ -80,18 +52,13 @@ class Bulk {
     stop_ = true;  // what has begun is brought to its end, and counts
     for (std::thread& thread : threads_) thread.join();
     const double seconds = absl::ToDoubleSeconds(absl::Now() - begin_);
-    return {served_, refused_, failed_,
-            static_cast<double>(served_) * kTensorBytes / seconds / 1e9};
+    return {served_, refused_, failed_, static_cast<double>(served_) * kLoadBytes / seconds / 1e9};
   }
 
  private:
   void Run(const Client& client) {
     while (!stop_) {
-      MemorySource source(std::as_bytes(std::span(Input())));
-      DiscardSink sink;
-      const TensorDesc tensor = {"t", DType::kF32, *Shape::Make({kTensorBytes / 4 / 4096, 4096})};
-      const auto info =
-          client.Quantize({tensor, *ParseSpec("int8:axis=0"), &source, &sink, {}, {}});
+      const auto info = QuantizeOnce(client, "int8:axis=0");
       if (absl::IsResourceExhausted(info.status())) {
         ++refused_;
         absl::SleepFor(absl::Seconds(1));  // as the refusal says
@@ -131,22 +98,13 @@ BulkResult RunBulk(const std::string& address, int streams, absl::Duration time)
   return result;
 }
 
-// Latencies of small calls in microseconds.
-struct Latencies {
-  std::vector<double> us;
-  double At(double quantile) {
-    std::sort(us.begin(), us.end());
-    return us[static_cast<size_t>(quantile * static_cast<double>(us.size() - 1))];
-  }
-};
-
 v1::QuantizeRequest SmallRequest() {
   v1::QuantizeRequest request;
   request.mutable_start()->mutable_tensor()->set_name("e");
   request.mutable_start()->mutable_tensor()->set_data_type(v1::DATA_TYPE_F32);
   request.mutable_start()->mutable_tensor()->add_shape(384);
   request.mutable_start()->mutable_spec()->set_text("int8");
-  request.set_data(Input().data(), 384 * sizeof(float));
+  request.set_data(LoadInput().data(), 384 * sizeof(float));
   return request;
 }
 
@@ -157,7 +115,7 @@ bool RunSmallCalls(const std::string& quantd, const std::string& echo, absl::Dur
   grpc::TemplatedGenericStub<v1::QuantizeRequest, v1::QuantizeRequest> echo_stub(
       ConnectionTo(echo));
   const v1::QuantizeRequest request = SmallRequest();
-  Latencies ours, bare;
+  std::vector<double> ours, bare;  // microseconds
   bool ok = true;
   for (const absl::Time end = absl::Now() + time; absl::Now() < end;) {
     grpc::ClientContext context, echo_context;
@@ -173,34 +131,32 @@ bool RunSmallCalls(const std::string& quantd, const std::string& echo, absl::Dur
                           done.Notify();
                         });
     done.WaitForNotification();
-    ours.us.push_back(absl::ToDoubleMicroseconds(middle - begin));
-    bare.us.push_back(absl::ToDoubleMicroseconds(absl::Now() - middle));
+    ours.push_back(absl::ToDoubleMicroseconds(middle - begin));
+    bare.push_back(absl::ToDoubleMicroseconds(absl::Now() - middle));
   }
   const BulkResult result = bulk.Stop();
   for (const double quantile : {0.5, 0.99}) {
     std::printf("small calls beside %d streams, p%.0f of %zu: %.0f us, echo %.0f us: %.2f times\n",
-                kFewStreams, quantile * 100, ours.us.size(), ours.At(quantile), bare.At(quantile),
-                ours.At(quantile) / bare.At(quantile));
+                kFewStreams, quantile * 100, ours.size(), Quantile(ours, quantile),
+                Quantile(bare, quantile), Quantile(ours, quantile) / Quantile(bare, quantile));
   }
   return ok && result.failed == 0;
 }
 
 int Main(int argc, char** argv) {
-  if (argc == 3 && std::string(argv[1]) == "--serve-echo") return ServeEcho(argv[2]);
   int streams = 200, seconds = 10;
   if ((argc > 1 && !absl::SimpleAtoi(argv[1], &streams)) ||
       (argc > 2 && !absl::SimpleAtoi(argv[2], &seconds))) {
     std::cerr << "usage: overload_bench [STREAMS] [SECONDS]\n";
     return 2;
   }
-  std::string pattern = std::filesystem::temp_directory_path() / "quantd_overload_XXXXXX";
-  const std::filesystem::path folder = mkdtemp(pattern.data());
+  const TempFolder temp;
+  const std::filesystem::path& folder = temp.path();
   bool ok = true;
   {
     const ChildServer quantd(folder, {QUANTD_PROGRAM, "--listen", "127.0.0.1:0", "--memory",
                                       absl::StrCat(kBudgetBytes), "--port-file"});
-    const ChildServer echo(folder,
-                           {std::filesystem::read_symlink("/proc/self/exe"), "--serve-echo"});
+    const ChildServer echo(folder, {ECHO_PROGRAM});
     const absl::Duration time = absl::Seconds(seconds);
     ok = RunSmallCalls(quantd.address(), echo.address(), time);
     double few_rate = 0, many_rate = 0;
@@ -218,7 +174,6 @@ int Main(int argc, char** argv) {
                 static_cast<long>(kBudgetBytes >> 20));
     ok = ok && peak_bytes <= kAllowedBytes;
   }
-  std::filesystem::remove_all(folder);
   std::printf("%s\n", ok ? "ok" : "FAILED");
   return ok ? 0 : 1;
 }

@@ -101,11 +101,6 @@ bool RunRound(Case& c, absl::Duration time) {
   return !failed;
 }
 
-double Quantile(std::vector<double> values, double fraction) {
-  std::sort(values.begin(), values.end());
-  return values[static_cast<size_t>(fraction * static_cast<double>(values.size() - 1) + 0.5)];
-}
-
 void Print(const std::vector<Case>& cases) {
   std::printf("%-34s %6s %5s %9s %9s  of the echo: %5s %10s\n", "", "GB/s", "+-", "server",
               "client", "rate", "server CPU");
@@ -134,8 +129,8 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "usage: scaling_bench [ROUNDS] [SECONDS]\n");
     return 2;
   }
-  std::string pattern = std::filesystem::temp_directory_path() / "quantd_scaling_XXXXXX";
-  const std::filesystem::path folder = mkdtemp(pattern.data());
+  const TempFolder temp;
+  const std::filesystem::path& folder = temp.path();
   bool ok = true;
   {
     // Replica n; `threads` 0 is one for each CPU.
@@ -183,7 +178,6 @@ int Main(int argc, char** argv) {
     }
     Print(cases);
   }
-  std::filesystem::remove_all(folder);
   std::printf("%s\n", ok ? "ok" : "FAILED");
   return ok ? 0 : 1;
 }

@@ -64,11 +64,6 @@ struct Case {
   std::vector<double> calls_per_second, p50_us, p99_us;  // one a round
 };
 
-double Quantile(std::vector<double> values, double fraction) {
-  std::sort(values.begin(), values.end());
-  return values[static_cast<size_t>(fraction * static_cast<double>(values.size() - 1) + 0.5)];
-}
-
 bool RunRound(Case& c, const std::vector<std::shared_ptr<grpc::Channel>>& channels,
               absl::Duration time) {
   const v1::QuantizeRequest request = SmallRequest();
@@ -177,8 +172,8 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "usage: small_calls_bench [ROUNDS] [SECONDS]\n");
     return 2;
   }
-  std::string pattern = std::filesystem::temp_directory_path() / "quantd_small_XXXXXX";
-  const std::filesystem::path folder = mkdtemp(pattern.data());
+  const TempFolder temp;
+  const std::filesystem::path& folder = temp.path();
   bool ok = true;
   {
     const std::string path = absl::StrCat("unix:", (folder / "quantd").string());
@@ -190,7 +185,6 @@ int Main(int argc, char** argv) {
     ok = RunCalls("TCP", quantd.address(), echo.address(), rounds, time) &&
          RunCalls("UNIX", path, echo_path, rounds, time) && RunBatches(path, rounds);
   }
-  std::filesystem::remove_all(folder);
   std::printf("%s\n", ok ? "ok" : "FAILED");
   return ok ? 0 : 1;
 }

@@ -27,11 +27,6 @@ struct Start {
   std::vector<double> milliseconds, resident_mib;
 };
 
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 void MeasureStart(const std::filesystem::path& folder, std::vector<std::string> command,
                   Start& start) {
   std::filesystem::remove_all(folder);
@@ -51,9 +46,9 @@ void MeasureStart(const std::filesystem::path& folder, std::vector<std::string> 
 bool Print(const char* what, const char* unit, const std::vector<double>& ours,
            const std::vector<double>& bare) {
   const auto [min, max] = std::minmax_element(ours.begin(), ours.end());
-  const double ratio = Median(ours) / Median(bare);
+  const double ratio = Quantile(ours, 0.5) / Quantile(bare, 0.5);
   std::printf("%-22s %7.1f %s (%.1f to %.1f), bare server %7.1f %s: %.2f times\n", what,
-              Median(ours), unit, *min, *max, Median(bare), unit, ratio);
+              Quantile(ours, 0.5), unit, *min, *max, Quantile(bare, 0.5), unit, ratio);
   return ratio <= kAllowedRatio;
 }
 
@@ -91,8 +86,8 @@ int64_t KeptAfterLoad(const std::filesystem::path& folder) {
 int Main(int argc, char** argv) {
   int pairs = 11;
   if (argc > 1 && !absl::SimpleAtoi(argv[1], &pairs)) return 2;
-  std::string pattern = std::filesystem::temp_directory_path() / "quantd_startup_XXXXXX";
-  const std::filesystem::path folder = mkdtemp(pattern.data());
+  const TempFolder temp;
+  const std::filesystem::path& folder = temp.path();
   Start quantd, bare;
   for (int i = 0; i < pairs; ++i) {
     MeasureStart(folder / "server", {QUANTD_PROGRAM, "--listen", "127.0.0.1:0", "--port-file"},
@@ -102,7 +97,6 @@ int Main(int argc, char** argv) {
   bool ok = Print("start to connection", "ms", quantd.milliseconds, bare.milliseconds);
   ok = Print("resident at rest", "MiB", quantd.resident_mib, bare.resident_mib) && ok;
   ok = KeptAfterLoad(folder / "server") <= kAllowedKeptBytes && ok;
-  std::filesystem::remove_all(folder);
   std::printf("%s\n", ok ? "ok" : "FAILED");
   return ok ? 0 : 1;
 }

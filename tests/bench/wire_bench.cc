@@ -25,6 +25,7 @@
 #include "quantd/v1/quantization.grpc.pb.h"
 #include "server/server.h"
 #include "tests/bench/echo_service.h"
+#include "tests/bench/load.h"
 #include "tests/bench/table.h"
 
 namespace quantd::bench {
@@ -74,12 +75,6 @@ int ServeAsChild(const std::string& folder) {
   servers.echo->Shutdown(std::chrono::system_clock::now());
   return 0;
 }
-
-class DiscardSink final : public PlaneSink {
- public:
-  absl::Status Begin(std::span<const PlaneDesc>) override { return absl::OkStatus(); }
-  absl::Status Write(int, int64_t, std::span<const std::byte>) override { return absl::OkStatus(); }
-};
 
 const std::vector<float>& Input() {
   static const std::vector<float> kInput = [] {
