@@ -63,7 +63,7 @@ def test_mutual_tls(tmp_path, authority, pairs, stubs):
         quantctl("info", "--server", server.address, env=env)
         quantctl("quantize", MODEL, "-o", tmp_path / "o.safetensors", "--to", "int8", "--server",
                  server.address, env=env)
-        assert "from tls:CN=client at " in server.log()
+        wait_until(lambda: "from tls:CN=client at " in server.log(), "the line of the stream")
         error_of("info", "--server", server.address, "--tls-ca", authority.certificate, "--timeout", 20,
                  code=3)
         (tmp_path / "other").mkdir()

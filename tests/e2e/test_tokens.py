@@ -51,7 +51,7 @@ def test_calls_need_a_token(tmp_path, token_file, transport):
         (tmp_path / "token").write_text(token + "\n")
         quantctl("quantize", MODEL, "-o", tmp_path / "o.safetensors", "--to", "int8", *client,
                  "--token-file", tmp_path / "token")
-        assert "from token:alice at" in server.log()
+        wait_until(lambda: "from token:alice at" in server.log(), "the line of the stream")
         assert token not in server.log()
 
 

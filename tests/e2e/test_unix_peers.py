@@ -112,7 +112,7 @@ def test_connection_limit(tmp_path):
             assert ask() == 3
             for connection in held:
                 connection.close()
-        assert "as many as --max-connections" in server.log()
+        wait_until(lambda: "as many as --max-connections" in server.log(), "a log line")
 
 
 def test_descriptors_return(tmp_path):
