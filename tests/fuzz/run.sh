@@ -2,8 +2,14 @@
 # Builds the fuzz targets with libFuzzer, AddressSanitizer and UBSan, and runs one after the other.
 #   tests/fuzz/run.sh [--seconds N] [--minimize] [NAME...]
 # NAME is that of a file NAME_fuzz.cc; all by default. N is 600 for each. Inputs that show something
-# new gather in build-fuzz/corpus/NAME, crashes in build-fuzz/crashes. --minimize puts the least set
-# of small inputs that covers as much into tests/fuzz/corpus/NAME afterwards.
+# new gather in build-fuzz/corpus/NAME, crashes in build-fuzz/crashes. --minimize makes
+# tests/fuzz/corpus/NAME.tar of the least set of small inputs that covers as much afterwards.
+#
+# The test fuzz_corpus.NAME goes over every input in that archive. To add one that showed a fault,
+# under a name that tells which:
+#   tar -rf tests/fuzz/corpus/NAME.tar --owner=0 --group=0 --mtime=@0 -C FOLDER FILE
+# To add seeds, where a target is new or its inputs have another form, and then --minimize:
+#   tests/fuzz/make_seeds.py build-fuzz/corpus
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -51,7 +57,7 @@ export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
 for name in "${names[@]}"; do
   program=build-fuzz/tests/fuzz/${name}_fuzz
   found=build-fuzz/corpus/$name
-  kept=tests/fuzz/corpus/$name
+  kept=build-fuzz/tests/fuzz/corpus/$name  # CMake has unpacked it
   mkdir -p "$found" "$kept" build-fuzz/crashes
   echo "== $name, $seconds s"
   # The time limit of one input is generous: a machine that others use stands still at times.
@@ -67,5 +73,8 @@ for name in "${names[@]}"; do
     # Regression inputs have names of their own and stay.
     find "$kept" -type f -regextype posix-extended -regex '.*/[0-9a-f]{40}' -delete
     "$program" -set_cover_merge=1 -use_counters=0 -max_len=1024 "$kept" "$found" >"build-fuzz/$name-merge.log" 2>&1
+    # The same inputs make the same archive.
+    find "$kept" -type f -printf '%P\n' | LC_ALL=C sort | tar -cf "tests/fuzz/corpus/$name.tar" \
+      -C "$kept" -T - --format=ustar --owner=0 --group=0 --numeric-owner --mode=644 --mtime=@0
   fi
 done
