@@ -87,6 +87,8 @@ void Run(FuzzInput in) {
   if (plan->pass != Pass::kStatic) {
     RunTwoPasses(*test, values, options, expected, *plan, other.context());
   }
+  // One window, by tasks that meet in the middle of tiles and groups.
+  RequireSame(QuantizeAll(test->spec, test->tensor, values, options, other.context()), expected);
   plan->target_elems = kWindowElems;
   plan->in_place_target_elems = 2 * kWindowElems;
   RequireSame(QuantizePieces(*plan, values, options, test->seed, other.context()), expected);
