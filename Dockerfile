@@ -18,11 +18,12 @@ COPY --from=build /out/runtime-packages.txt /usr/share/quantd/
 # The packages hold libraries beside those that are used; dpkg leaves the large ones out.
 RUN printf 'path-exclude=/usr/lib/*/%s\n' \
         'libgrpc_unsecure.*' 'libgrpc++_unsecure.*' 'libgrpcpp_channelz.*' \
-        'libgrpc_plugin_support.*' 'libhwy_contrib.*' > /etc/dpkg/dpkg.cfg.d/quantd \
+        'libgrpc_plugin_support.*' 'libprotoc.*' 'libhwy_contrib.*' > /etc/dpkg/dpkg.cfg.d/quantd \
     && apt-get update \
     && xargs -a /usr/share/quantd/runtime-packages.txt \
         apt-get install -y --no-install-recommends \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
+    && rm -rf /var/lib/apt/lists/* /var/cache/*/*-old /var/cache/apt/* /var/lib/dpkg/*-old \
+        /var/log/apt /var/log/dpkg.log \
     && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin quantd \
     && install -d -o quantd -g quantd /run/quantd
 COPY --from=build /out/bin/ /usr/local/bin/
