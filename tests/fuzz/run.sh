@@ -36,7 +36,7 @@ else
 fi
 
 # Heavy, and for nothing but this, so not in deploy/apt-packages.txt. The newest that Debian 12 has.
-clang=clang++-19
+clang='clang++-19'
 deploy/install-packages.sh
 if ! command -v $clang >/dev/null || ! dpkg-query -W libclang-rt-19-dev >/dev/null 2>&1; then
   as_root=()
