@@ -78,6 +78,9 @@ def requests(pb):
     """Inputs of convert: a kind and the message of that kind."""
     for i in range(24):
         quantize = start_of(pb, pb.QuantizeStart, i)
+        if i % 5 == 0:
+            slots = quantize.output_slots
+            slots.offset, slots.slot_bytes, slots.count, slots.flags_offset = 4096, 1 << 18, i, 64
         if i % 4 == 0:
             groups = [1, 6, 12][i % 3]
             quantize.ranges.min.extend([-1.0] * groups)
@@ -126,6 +129,12 @@ def frames(pb):
     response = pb.StreamingQuantizeResponse(tensor_id=9)
     response.error.code, response.error.message = 3, "spec.text: unknown key"
     yield bytes([1, 3]) + response.SerializeToString()
+    chunk = pb.Chunk(plane="codes", offset=4096, shared=dict(offset=1 << 20, size_bytes=65536))
+    for shared in [chunk, pb.Chunk(shared={}), pb.Chunk(shared=dict(offset=-1), data=b"both")]:
+        yield bytes([0, 5]) + pb.StreamingQuantizeRequest(chunk=shared).SerializeToString()
+        yield bytes([1, 5]) + pb.StreamingQuantizeResponse(chunk=shared).SerializeToString()
+    response.released.offset = 1 << 20
+    yield bytes([1, 7]) + response.SerializeToString()
 
 
 def container_files():
