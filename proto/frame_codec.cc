@@ -363,6 +363,7 @@ grpc::ByteBuffer BuildChunkFrame(const FrameFields& fields, uint64_t tensor_id,
   out = PutVarint(payload.size(), out);
   const std::array<grpc::Slice, 2> slices = {
       grpc::Slice(header.data(), static_cast<size_t>(out - header.data())), payload};
+  HandOver(payload.begin());
   return grpc::ByteBuffer(slices.data(), payload.size() == 0 ? 1 : 2);
 }
 
