@@ -26,8 +26,6 @@ constexpr int64_t kMaxNameBytes = 1024;
 constexpr int64_t kWindowElems = int64_t{256} << 10;
 // Values that lie there already are taken in larger windows: workers meet less often.
 constexpr int64_t kInPlaceElems = int64_t{1} << 20;
-// And in larger ones yet where the whole tensor does: several leaves of its digest.
-constexpr int64_t kInMemoryElems = int64_t{4} << 20;
 // What is kept of a task that encodes a part of a window.
 constexpr int64_t kTaskBytes = 256;
 
@@ -148,7 +146,7 @@ absl::StatusOr<Plan> MakePlan(const QuantSpec& spec, const TensorDesc& tensor, i
   plan.whole_groups = finds_locally || (groups.IsLocal(num_elems) && !plan.params_upfront);
   plan.window_elems = MaxWindowElems(layout, num_elems, kWindowElems, plan.whole_groups);
   plan.target_elems = kWindowElems;
-  plan.in_place_target_elems = inputs.in_memory ? kInMemoryElems : kInPlaceElems;
+  plan.in_place_target_elems = kInPlaceElems;
   plan.in_place_elems =
       MaxWindowElems(layout, num_elems, plan.in_place_target_elems, plan.whole_groups);
 
@@ -156,9 +154,6 @@ absl::StatusOr<Plan> MakePlan(const QuantSpec& spec, const TensorDesc& tensor, i
       plan.pass == Pass::kBuffered ? plan.input_bytes : plan.window_elems * SizeOf(tensor.dtype);
   plan.resident_bytes = SaturatingAdd(gathered_bytes, FixedBytes(plan, inputs));
   if (plan.resident_bytes <= budget_bytes) return plan;
-  if (inputs.in_memory) {
-    return MakePlan(spec, tensor, budget_bytes, {.has_ranges = inputs.has_ranges});
-  }
   const bool could_stream = layout.needs_ranges && !inputs.has_ranges;
   if (could_stream && plan.pass != Pass::kStatic) {
     plan.pass = Pass::kTwoPass;

@@ -22,7 +22,6 @@ absl::string_view NameOf(Pass pass);
 // What is known before the values, beside the spec.
 struct PlanInputs {
   bool has_ranges = false;  // ranges of every group (and of the tensor, where needed) are given
-  bool in_memory = false;   // all values lie in the caller's memory
 };
 
 // The decision about one tensor.

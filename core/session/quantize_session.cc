@@ -491,8 +491,7 @@ absl::StatusOr<QuantizedTensor> QuantizeAll(const QuantSpec& spec, const TensorD
   QuantizedTensor result;
   QUANTD_ASSIGN_OR_RETURN(result.plan, MakePlan(spec, tensor, context.budget->limit_bytes(),
                                                 {.has_ranges = !options.ranges.empty() ||
-                                                               options.tensor_range.has_value(),
-                                                 .in_memory = true}));
+                                                               options.tensor_range.has_value()}));
   QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<QuantizeSession> session,
                           QuantizeSession::Create(result.plan, options, context));
   VectorSink sink(result.plan.resolved.layout);

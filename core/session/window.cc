@@ -10,7 +10,7 @@ namespace {
 // A task that hashes leaves of its own has at most so many tiles; others are smaller, to be shared
 // out.
 constexpr int64_t kMaxTilesPerTask = 512;
-constexpr int64_t kSmallTaskElems = 4 * kTileElems;
+constexpr int64_t kSmallTaskElems = 16 * kTileElems;
 // Up to so many bytes of values it takes about as long to wake a worker as to do its part, where a
 // value makes a code without its neighbours: such schemes encode about as fast as memory is read.
 constexpr int64_t kAloneBytes = int64_t{1} << 20;
@@ -68,7 +68,7 @@ std::vector<int64_t> CutWindow(const PackedLayout& layout, const Window& window,
   const TileGrid grid(layout);
   const int64_t end_byte = layout.CodeOffset(window.end_elem());
   int64_t leaf_byte = RoundUp(layout.CodeOffset(window.first_elem), kLeafBytes);
-  const bool by_leaf = (end_byte - leaf_byte) / kLeafBytes >= threads - 1;
+  const bool by_leaf = (end_byte - leaf_byte) / kLeafBytes >= threads;
   const int64_t tile_elems = std::min(kTileElems, std::max<int64_t>(layout.row_elems, 1));
   const int64_t grain_elems = by_leaf ? kMaxTilesPerTask * tile_elems : kSmallTaskElems;
   std::vector<int64_t> cuts = {window.first_elem};
