@@ -1,19 +1,13 @@
 // Streams of f32 through StreamingQuantize (int8, checksums, digests and figures on, and without
 // them) beside a bare gRPC echo of the same bytes: the same frames in, a quarter of each back, no
-// kernel. Both servers live in one process of their own, except for in-process channels; the client
-// is ours for both. GB/s are of f32 sent. Small calls: unary Quantize of 384 floats beside a unary
+// kernel. Each server has a process of its own, except for in-process channels; the client is ours
+// for both. GB/s are of f32 sent. Small calls: unary Quantize of 384 floats beside a unary
 // echo, calls per second.
 #include <benchmark/benchmark.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <malloc.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-#include <iostream>
 #include <limits>
 #include <thread>
 
@@ -24,6 +18,7 @@
 #include "client/client.h"
 #include "quantd/v1/quantization.grpc.pb.h"
 #include "server/server.h"
+#include "tests/bench/child_server.h"
 #include "tests/bench/echo_service.h"
 #include "tests/bench/load.h"
 #include "tests/bench/table.h"
@@ -37,43 +32,6 @@ void KeepPages() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   mallopt(M_TOP_PAD, 64 << 20);
-}
-
-// An echo server and a quantd server at the same kinds of address.
-struct Servers {
-  explicit Servers(const std::string& folder) {
-    const std::string unix_path = absl::StrCat("unix:", folder, "/echo");
-    grpc::ServerBuilder builder;
-    builder.RegisterCallbackGenericService(&echo_service);
-    builder.SetMaxReceiveMessageSize(16 << 20);
-    builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-    builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 256 << 10);
-    int port = 0;
-    if (!folder.empty()) {
-      builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-      builder.AddListeningPort(unix_path, grpc::InsecureServerCredentials());
-    }
-    echo = builder.BuildAndStart();
-    ServerOptions options;
-    if (!folder.empty()) options.listen = {"127.0.0.1:0", absl::StrCat("unix:", folder, "/quantd")};
-    quantd = *QuantdServer::Start(options);
-    addresses = {absl::StrCat("127.0.0.1:", port), unix_path};
-    for (const std::string& address : quantd->addresses()) addresses.push_back(address);
-  }
-  EchoService echo_service;
-  std::unique_ptr<grpc::Server> echo;
-  std::unique_ptr<QuantdServer> quantd;
-  std::vector<std::string> addresses;  // echo TCP, echo UNIX, quantd TCP, quantd UNIX
-};
-
-// Serves until standard input ends.
-int ServeAsChild(const std::string& folder) {
-  KeepPages();
-  Servers servers(folder);
-  for (const std::string& address : servers.addresses) std::cout << address << std::endl;
-  std::cin.get();
-  servers.echo->Shutdown(std::chrono::system_clock::now());
-  return 0;
 }
 
 const std::vector<float>& Input() {
@@ -199,68 +157,29 @@ void RegisterAll(const std::vector<Transport>& transports,
   }
 }
 
-// Starts the servers' process; standard input of it ends with ours. Returns its addresses.
-class Child {
- public:
-  Child(const char* program, const std::string& folder) {
-    int in[2], out[2];
-    if (pipe(in) != 0 || pipe(out) != 0) std::abort();
-    pid_ = fork();
-    if (pid_ == 0) {
-      dup2(in[0], 0);
-      dup2(out[1], 1);
-      for (const int fd : {in[0], in[1], out[0], out[1]}) close(fd);
-      execl(program, program, "--serve", folder.c_str(), nullptr);
-      _exit(127);
-    }
-    close(in[0]);
-    close(out[1]);
-    stdin_ = in[1];
-    FILE* lines = fdopen(out[0], "r");
-    char line[256];
-    while (addresses.size() < 4 && fgets(line, sizeof(line), lines)) {
-      addresses.emplace_back(line, strcspn(line, "\n"));
-    }
-    fclose(lines);
-  }
-  ~Child() {
-    close(stdin_);
-    waitpid(pid_, nullptr, 0);
-  }
-  std::vector<std::string> addresses;
-
- private:
-  pid_t pid_;
-  int stdin_;
-};
-
 int Main(int argc, char** argv) {
-  if (argc == 3 && std::string(argv[1]) == "--serve") return ServeAsChild(argv[2]);
-  std::string folder = (std::filesystem::temp_directory_path() / "quantd_bench_XXXXXX").string();
-  if (mkdtemp(folder.data()) == nullptr) return 1;
-  int exit_code = 1;
-  {
-    const Child child("/proc/self/exe", folder);
-    if (child.addresses.size() == 4) {
-      KeepPages();
-      Servers local("");
-      const auto connect = [](const std::string& address) {
-        return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(),
-                                         ClientChannelArguments());
-      };
-      const std::vector<Transport> transports = {
-          {"TCP", connect(child.addresses[0]), connect(child.addresses[2])},
-          {"UNIX", connect(child.addresses[1]), connect(child.addresses[3])},
-          {"in-process", local.echo->InProcessChannel(ClientChannelArguments()),
-           local.quantd->InProcessChannel(ClientChannelArguments())}};
-      std::map<std::string, std::string> baselines;
-      RegisterAll(transports, baselines);
-      exit_code = RunTable(argc, argv, baselines);
-      benchmark::ClearRegisteredBenchmarks();
-      local.echo->Shutdown(std::chrono::system_clock::now());
-    }
-  }
-  std::filesystem::remove_all(folder);
+  KeepPages();
+  const TempFolder temp;
+  const std::string echo_path = absl::StrCat("unix:", (temp.path() / "echo").string());
+  const std::string quantd_path = absl::StrCat("unix:", (temp.path() / "quantd").string());
+  const ChildServer echo(temp.path(), {ECHO_PROGRAM, echo_path});
+  const ChildServer quantd(temp.path(), {QUANTD_PROGRAM, "--listen", "127.0.0.1:0", "--listen",
+                                         quantd_path, "--port-file"});
+  EchoService echo_service;
+  grpc::ServerBuilder builder;
+  builder.RegisterCallbackGenericService(&echo_service);
+  const std::unique_ptr<grpc::Server> local_echo = builder.BuildAndStart();
+  const std::unique_ptr<QuantdServer> local_quantd = *QuantdServer::Start(ServerOptions());
+  const std::vector<Transport> transports = {
+      {"TCP", ConnectionTo(echo.address()), ConnectionTo(quantd.address())},
+      {"UNIX", ConnectionTo(echo_path), ConnectionTo(quantd_path)},
+      {"in-process", local_echo->InProcessChannel(ClientChannelArguments()),
+       local_quantd->InProcessChannel(ClientChannelArguments())}};
+  std::map<std::string, std::string> baselines;
+  RegisterAll(transports, baselines);
+  const int exit_code = RunTable(argc, argv, baselines);
+  benchmark::ClearRegisteredBenchmarks();
+  local_echo->Shutdown(std::chrono::system_clock::now());
   return exit_code;
 }
 
