@@ -77,10 +77,11 @@ class CalibrateStream final : public FrameHandler {
     ScopedTimer timer(statistics_);
     int64_t taken_bytes = 0;
     do {
-      QUANTD_ASSIGN_OR_RETURN(const StepResult step, session_->Step(chunk_.Peek(), cancel_));
-      chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
-      taken_bytes += step.consumed_bytes;
-      wants_input_ = step.wants_input;
+      const absl::StatusOr<StepResult> step = session_->Step(chunk_.Peek(), cancel_);
+      if (!step.ok()) return chunk_.Explain(step.status());
+      QUANTD_RETURN_IF_ERROR(chunk_.Advance(static_cast<size_t>(step->consumed_bytes)));
+      taken_bytes += step->consumed_bytes;
+      wants_input_ = step->wants_input;
     } while (!chunk_.empty() && wants_input_ && taken_bytes < kWorkBytes);
     return Progress::kMore;
   }
@@ -134,9 +135,8 @@ class CalibrateStream final : public FrameHandler {
   }
 
   absl::Status AcceptChunk(ParsedFrame chunk) {
-    if (!chunk.plane.empty()) {
-      QUANTD_RETURN_IF_ERROR(FindPlane({values_}, chunk.plane).status());
-    }
+    if (chunk.plane.empty()) chunk.plane = values_.name;
+    QUANTD_RETURN_IF_ERROR(FindPlane({values_}, chunk.plane).status());
     if (chunk.shared.has_value()) {
       return absl::InvalidArgumentError("shared ranges are for streams of tensors only");
     }
@@ -149,8 +149,7 @@ class CalibrateStream final : public FrameHandler {
                               context_.session.budget->Reserve(2 * more_bytes, "a request frame"));
     }
     values_.received_bytes += static_cast<int64_t>(chunk.data_bytes);
-    chunk_.Reset(std::move(chunk));
-    return absl::OkStatus();
+    return chunk_.Reset(std::move(chunk));
   }
 
   absl::Status Finish() {

@@ -35,8 +35,7 @@ class DequantizeTensor final : public OpenTensor {
     IncomingPlane& plane = planes_[static_cast<size_t>(plane_)];
     QUANTD_RETURN_IF_ERROR(CheckChunk(chunk, plane));
     plane.received_bytes += static_cast<int64_t>(chunk.data_bytes);
-    chunk_.Reset(std::move(chunk));
-    return absl::OkStatus();
+    return chunk_.Reset(std::move(chunk));
   }
 
   absl::StatusOr<bool> Work(const CancelToken& cancel) override {
@@ -44,11 +43,11 @@ class DequantizeTensor final : public OpenTensor {
     ScopedTimer timer(decoding_);
     int64_t taken_bytes = 0;
     do {
-      QUANTD_ASSIGN_OR_RETURN(const StepResult step,
-                              session_->Step(plane_, chunk_.Peek(), sink_, cancel));
-      chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
-      taken_bytes += step.consumed_bytes;
-      wants_input_ = step.wants_input;
+      const absl::StatusOr<StepResult> step = session_->Step(plane_, chunk_.Peek(), sink_, cancel);
+      if (!step.ok()) return chunk_.Explain(step.status());
+      QUANTD_RETURN_IF_ERROR(chunk_.Advance(static_cast<size_t>(step->consumed_bytes)));
+      taken_bytes += step->consumed_bytes;
+      wants_input_ = step->wants_input;
     } while (!chunk_.empty() && wants_input_ && taken_bytes < kWorkBytes);
     return true;
   }

@@ -68,6 +68,8 @@ std::span<std::byte> PayloadFrames::Acquire(int plane_index, int64_t offset_byte
     } else {
       plane.buffer = pool_->Acquire(wanted_bytes);
       plane.memory = plane.buffer.span();
+      const bool one_chunk = static_cast<int64_t>(wanted_bytes) <= options_.max_chunk_bytes;
+      if (options_.crc && one_chunk) plane.crc32c = 0;
     }
     plane.memory_offset = offset_bytes;
   }
@@ -76,7 +78,11 @@ std::span<std::byte> PayloadFrames::Acquire(int plane_index, int64_t offset_byte
 
 void PayloadFrames::Commit(int plane_index, int64_t, int64_t size_bytes) {
   Plane& plane = planes_[static_cast<size_t>(plane_index)];
-  plane.used_bytes += static_cast<size_t>(size_bytes);
+  const auto size = static_cast<size_t>(size_bytes);
+  if (plane.crc32c.has_value()) {  // while they are in the cache
+    plane.crc32c = Crc32c(plane.memory.subspan(plane.used_bytes, size), *plane.crc32c);
+  }
+  plane.used_bytes += size;
   if (plane.used_bytes == plane.memory.size()) Flush(plane);
 }
 
@@ -98,10 +104,11 @@ void PayloadFrames::SendBuffer(Plane& plane, size_t used_bytes) {
   const grpc::Slice all =
       SliceOf(std::exchange(plane.buffer, BufferPool::Buffer()), used_bytes, pool_);
   const auto max_bytes = static_cast<size_t>(options_.max_chunk_bytes);
+  const std::optional<uint32_t> whole_crc32c = std::exchange(plane.crc32c, std::nullopt);
   for (size_t begin = 0; begin < used_bytes; begin += max_bytes) {
     const grpc::Slice payload = all.sub(begin, std::min(begin + max_bytes, used_bytes));
-    std::optional<uint32_t> crc32c;
-    if (options_.crc) {
+    std::optional<uint32_t> crc32c = whole_crc32c;
+    if (options_.crc && !crc32c.has_value()) {
       crc32c = Crc32c(std::as_bytes(std::span(payload.begin(), payload.size())));
     }
     outbox_.Send(BuildChunkFrame(kResponseFrame, tensor_id_, plane.size.name,

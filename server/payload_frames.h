@@ -52,11 +52,12 @@ class PayloadFrames final : public PayloadSink {
  private:
   struct Plane {
     PlaneSize size;
-    BufferPool::Buffer buffer;    // or
-    std::optional<int> slot;      // whichever `memory` is of
-    std::span<std::byte> memory;  // that is being filled
-    int64_t memory_offset = 0;    // of its beginning in the plane, in bytes
-    size_t used_bytes = 0;        // of it
+    BufferPool::Buffer buffer;       // or
+    std::optional<int> slot;         // whichever `memory` is of
+    std::span<std::byte> memory;     // that is being filled
+    int64_t memory_offset = 0;       // of its beginning in the plane, in bytes
+    size_t used_bytes = 0;           // of it
+    std::optional<uint32_t> crc32c;  // of those, where `memory` becomes one chunk with a CRC
   };
   void Flush(Plane& plane);
   void SendBuffer(Plane& plane, size_t used_bytes);

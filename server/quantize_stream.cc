@@ -41,13 +41,11 @@ class QuantizeTensor final : public OpenTensor {
               PlaneSizes(session_->plan()), chunks) {}
 
   absl::Status Accept(ParsedFrame chunk) override {
-    if (!chunk.plane.empty()) {
-      QUANTD_RETURN_IF_ERROR(FindPlane({values_}, chunk.plane).status());
-    }
+    if (chunk.plane.empty()) chunk.plane = values_.name;
+    QUANTD_RETURN_IF_ERROR(FindPlane({values_}, chunk.plane).status());
     QUANTD_RETURN_IF_ERROR(CheckChunk(chunk, values_));
     values_.received_bytes += static_cast<int64_t>(chunk.data_bytes);
-    chunk_.Reset(std::move(chunk));
-    return absl::OkStatus();
+    return chunk_.Reset(std::move(chunk));
   }
 
   absl::StatusOr<bool> Work(const CancelToken& cancel) override {
@@ -61,10 +59,11 @@ class QuantizeTensor final : public OpenTensor {
       if (session_->plan().pass == Pass::kBuffered) {
         in = in.first(std::min(in.size(), static_cast<size_t>(kWorkBytes)));
       }
-      QUANTD_ASSIGN_OR_RETURN(const StepResult step, session_->Step(in, sink_, cancel));
-      chunk_.Advance(static_cast<size_t>(step.consumed_bytes));
-      taken_bytes += step.consumed_bytes;
-      wants_input_ = step.wants_input;
+      const absl::StatusOr<StepResult> step = session_->Step(in, sink_, cancel);
+      if (!step.ok()) return chunk_.Explain(step.status());
+      QUANTD_RETURN_IF_ERROR(chunk_.Advance(static_cast<size_t>(step->consumed_bytes)));
+      taken_bytes += step->consumed_bytes;
+      wants_input_ = step->wants_input;
     } while (!chunk_.empty() && wants_input_ && taken_bytes < kWorkBytes);
     encoding_ += Clock::now() - begin;
     return true;

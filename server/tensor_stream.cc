@@ -49,15 +49,41 @@ absl::Status CheckChunk(const ParsedFrame& chunk, const IncomingPlane& plane) {
         chunk.offset < plane.received_bytes ? " comes twice or overlaps" : " is out of order",
         "; the next is offset=", plane.received_bytes));
   }
-  if (!chunk.crc32c.has_value()) return absl::OkStatus();
-  uint32_t crc32c = 0;
-  for (const std::span<const std::byte> piece : chunk.data) crc32c = Crc32c(piece, crc32c);
-  if (crc32c != *chunk.crc32c) {
-    return absl::DataLossError(
-        absl::StrFormat("chunk of plane %s with offset=%d has crc32c=%08x, but its data have %08x",
-                        plane.name, chunk.offset, *chunk.crc32c, crc32c));
-  }
   return absl::OkStatus();
+}
+
+absl::Status ChunkCursor::Reset(ParsedFrame chunk) {
+  chunk_ = std::move(chunk);
+  piece_ = 0;
+  offset_ = 0;
+  crc32c_ = 0;
+  return empty() ? CheckCrc() : absl::OkStatus();
+}
+
+absl::Status ChunkCursor::Advance(size_t size_bytes) {
+  if (empty()) return absl::OkStatus();
+  if (chunk_.crc32c.has_value()) crc32c_ = Crc32c(Peek().first(size_bytes), crc32c_);
+  offset_ += size_bytes;
+  if (offset_ < chunk_.data[piece_].size()) return absl::OkStatus();
+  ++piece_;
+  offset_ = 0;
+  if (!empty()) return absl::OkStatus();
+  const absl::Status status = CheckCrc();
+  chunk_ = ParsedFrame();  // gRPC may have its memory back
+  piece_ = 0;
+  return status;
+}
+
+absl::Status ChunkCursor::CheckCrc() const {
+  if (!chunk_.crc32c.has_value() || crc32c_ == *chunk_.crc32c) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrFormat("chunk of plane %s with offset=%d has crc32c=%08x, but its data have %08x",
+                      chunk_.plane, chunk_.offset, *chunk_.crc32c, crc32c_));
+}
+
+absl::Status ChunkCursor::Explain(const absl::Status& status) {
+  while (!empty()) QUANTD_RETURN_IF_ERROR(Advance(Peek().size()));
+  return status;
 }
 
 TensorStream::TensorStream(CallContext& context, RpcMetrics& metrics, FrameOutbox& outbox,

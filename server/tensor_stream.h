@@ -86,7 +86,7 @@ class TensorStream final : public FrameHandler {
   absl::flat_hash_map<uint64_t, std::unique_ptr<OpenTensor>> tensors_;
   absl::flat_hash_set<uint64_t> failed_;  // whose frames are dropped
   uint64_t current_id_ = 0;
-  OpenTensor* current_ = nullptr;  // has work left
+  OpenTensor* current_ = nullptr;         // has work left
   std::optional<int64_t> shared_offset_;  // of the chunk at work, where it lies in shared memory
   bool any_start_ = false;
   int64_t num_done_ = 0, num_failed_ = 0;
@@ -100,42 +100,38 @@ struct IncomingPlane {
   int64_t received_bytes = 0;
 };
 
-// Checks that `chunk` is the next one of `plane` and that its data are what was sent.
-// kInvalidArgument: out of order, or twice. kOutOfRange: past the plane's end. kDataLoss: wrong
-// CRC.
+// Checks that `chunk` is the next one of `plane`. kInvalidArgument: out of order, or twice.
+// kOutOfRange: past the plane's end.
 absl::Status CheckChunk(const ParsedFrame& chunk, const IncomingPlane& plane);
 
 // Pieces of a chunk are as small as HTTP/2 frames, so one call of Work takes several, up to this.
 inline constexpr int64_t kWorkBytes = int64_t{1} << 20;
 
-// Walks over the pieces of a chunk's data. Not thread-safe.
+// Walks over the pieces of a chunk's data and checks them against its CRC32C as they are taken,
+// while they are in the cache: what a chunk has given is good once it is empty. Not thread-safe.
 class ChunkCursor {
  public:
-  void Reset(ParsedFrame chunk) {
-    chunk_ = std::move(chunk);
-    piece_ = 0;
-    offset_ = 0;
-  }
+  // Begins with `chunk`; kDataLoss as below if it is empty.
+  absl::Status Reset(ParsedFrame chunk);
   bool empty() const { return piece_ == chunk_.data.size(); }
   // Returns what is left of the piece at hand; empty at the end.
   std::span<const std::byte> Peek() const {
     if (empty()) return {};
     return chunk_.data[piece_].subspan(offset_);
   }
-  void Advance(size_t size_bytes) {
-    offset_ += size_bytes;
-    if (!empty() && offset_ == chunk_.data[piece_].size()) {
-      ++piece_;
-      offset_ = 0;
-    }
-    if (empty()) chunk_ = ParsedFrame();
-    if (chunk_.data.empty()) piece_ = 0;
-  }
+  // Goes over the first `size_bytes` of Peek(). kDataLoss: that was the last, and the CRC is wrong.
+  absl::Status Advance(size_t size_bytes);
+  // Returns why taking data has failed: `status`, or kDataLoss if the CRC is wrong, since anything
+  // may have come of that.
+  absl::Status Explain(const absl::Status& status);
 
  private:
+  absl::Status CheckCrc() const;
+
   ParsedFrame chunk_;
   size_t piece_ = 0;
   size_t offset_ = 0;
+  uint32_t crc32c_ = 0;  // of what has been taken, if the chunk has one
 };
 
 }  // namespace quantd

@@ -115,6 +115,19 @@ TEST_F(BadInput, NonFiniteValuesUnderRejectHaveCoordinates) {
   ExpectError(ErrorOf(frames), absl::StatusCode::kInvalidArgument, {"[3, 7]"});
 }
 
+// What the server finds in data that were damaged on the way is not the sender's fault: values are
+// looked at before all of a chunk has come under its checksum.
+TEST_F(BadInput, DamageIsNotTakenForBadValues) {
+  std::string damaged = values_;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(damaged.data(), &nan, sizeof nan);
+  QuantizeFrames frames;
+  frames.Open(kId, QuantizeStartOf(tensor_, "int8:scale=1"));
+  frames.Chunk(kId, "values", 0, values_).End(kId);
+  frames.all()[1].mutable_chunk()->set_data(damaged);
+  ExpectError(ErrorOf(frames), absl::StatusCode::kDataLoss, {"values", "offset=0", "crc32c"});
+}
+
 TEST_F(BadInput, Chunks) {
   QuantizeFrames out_of_order = Opened();
   out_of_order.Chunk(kId, "values", 128, values_.substr(128, 128)).End(kId);
@@ -144,6 +157,11 @@ TEST_F(BadInput, Chunks) {
   wrong_crc.all()[1].mutable_chunk()->set_crc32c(0x12345678);
   ExpectError(ErrorOf(wrong_crc), absl::StatusCode::kDataLoss,
               {"values", "offset=0", "crc32c=12345678"});
+
+  QuantizeFrames empty = Opened();
+  empty.Chunk(kId, "values", 0, "").End(kId);
+  empty.all()[1].mutable_chunk()->set_crc32c(1);
+  ExpectError(ErrorOf(empty), absl::StatusCode::kDataLoss, {"values", "crc32c=00000001"});
 
   QuantizeFrames unknown_plane = Opened();
   unknown_plane.Chunk(kId, "weird\n", 0, values_).End(kId);
