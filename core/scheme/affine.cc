@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -218,6 +219,10 @@ struct SpreadParams {
   }
 };
 
+bool UsesSpreadParams(const GroupMap& groups) {
+  return groups.run_elems < kShortRunElems && groups.num_groups > 1;
+}
+
 // Calls fn(params, begin, count) for stretches of the segment that one kernel call can do.
 template <typename Fn>
 void ForEachStretch(const Resolved& resolved, const ParamView& view, int64_t first_elem,
@@ -227,7 +232,7 @@ void ForEachStretch(const Resolved& resolved, const ParamView& view, int64_t fir
   AffineParams params;
   params.min_code = codes.min;
   params.max_code = codes.max;
-  if (resolved.layout.groups.run_elems < kShortRunElems && resolved.layout.groups.num_groups > 1) {
+  if (UsesSpreadParams(resolved.layout.groups)) {
     SpreadParams spread;
     spread.Fill(resolved, reader, first_elem, num_elems);
     params.scales = spread.scales;
@@ -279,6 +284,55 @@ void EncodeAffineScheme(const Resolved& resolved, const Segment& segment, std::s
     PackNibbles(codes, segment.values.num_elems, /*first_high=*/false,
                 reinterpret_cast<uint8_t*>(out.data()));
   }
+}
+
+// The figures of a tile whose groups begin and end with its vectors; counts in `clipped`.
+template <typename Code>
+std::optional<TileFigures> EncodeMeasuredTile(const Resolved& resolved, const Segment& segment,
+                                              Code* codes, int64_t& clipped) {
+  const float* values = segment.values.f32;
+  const GroupMap& groups = resolved.layout.groups;
+  const int64_t num_elems = segment.values.num_elems;
+  const bool fits =
+      *resolved.spec.rounding == Rounding::kHalfEven && values != nullptr && num_elems % 16 == 0 &&
+      !UsesSpreadParams(groups) &&
+      (groups.num_groups == 1 ||
+       (groups.run_elems % 16 == 0 && groups.row_elems % 16 == 0 && segment.first_elem % 16 == 0));
+  if (!fits) return std::nullopt;
+  FigureLanes<float> lanes(values[0]);
+  ForEachStretch(resolved, segment.params, segment.first_elem, num_elems,
+                 [&](const AffineParams& params, int64_t begin, int64_t count) {
+                   const AffineParams here = params;
+                   clipped +=
+                       EncodeAffineMeasured(values + begin, count, here, codes + begin, lanes);
+                 });
+  for (const float signal : lanes.signal) {
+    if (!std::isfinite(signal)) return std::nullopt;
+  }
+  return FiguresOf(lanes, values, num_elems);
+}
+
+std::optional<TileFigures> EncodeMeasuredAffineScheme(const Resolved& resolved,
+                                                      const Segment& segment,
+                                                      std::span<std::byte> out, Counts* counts) {
+  int64_t clipped = 0;
+  std::optional<TileFigures> figures;
+  if (resolved.info->bits == 16) {
+    figures =
+        EncodeMeasuredTile(resolved, segment, reinterpret_cast<uint16_t*>(out.data()), clipped);
+  } else if (resolved.info->bits == 8) {
+    figures =
+        EncodeMeasuredTile(resolved, segment, reinterpret_cast<uint8_t*>(out.data()), clipped);
+  } else {
+    uint8_t codes[kTileElems];
+    figures = EncodeMeasuredTile(resolved, segment, codes, clipped);
+    if (figures.has_value()) {
+      PackNibbles(codes, segment.values.num_elems, /*first_high=*/false,
+                  reinterpret_cast<uint8_t*>(out.data()));
+    }
+  }
+  if (figures.has_value()) counts->clipped += clipped;
+  return figures;
 }
 
 template <typename Code>
@@ -438,6 +492,7 @@ Scheme AffineScheme(SchemeInfo info) {
           .resolve = ResolveAffine,
           .encode = EncodeAffineScheme,
           .decode = DecodeAffineScheme,
+          .encode_measured = EncodeMeasuredAffineScheme,
           .encode_ref = EncodeAffineRef,
           .decode_ref = DecodeAffineRef};
 }

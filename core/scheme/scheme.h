@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "core/scheme/group_map.h"
 #include "core/scheme/spec.h"
+#include "core/simd/figures.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/shape.h"
 
@@ -150,7 +152,12 @@ struct Scheme {
   // CodeOffset(first_elem).
   void (*decode)(const Resolved&, std::span<const std::byte> codes, const ParamView& params,
                  int64_t first_elem, TileSpan out);
-  // Scalar definitions of the two above, equal bit for bit.
+  // Like `encode` of a tile, and returns what MeasureTile would say of it and its decoded values
+  // but for max_error_idx. nullopt: that cannot be done for these, and nothing has been done. Null:
+  // for none.
+  std::optional<TileFigures> (*encode_measured)(const Resolved&, const Segment&,
+                                                std::span<std::byte> out, Counts* counts);
+  // Scalar definitions of the two before, equal bit for bit.
   void (*encode_ref)(const Resolved&, const Segment&, std::span<std::byte> out, Counts* counts);
   void (*decode_ref)(const Resolved&, std::span<const std::byte> codes, const ParamView& params,
                      int64_t first_elem, TileSpan out);

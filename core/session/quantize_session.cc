@@ -204,27 +204,32 @@ class QuantizeSession::Impl {
     });
   }
 
-  // Makes the parameters of at most kGroupsPerTask groups from first_group + begin on, where those
-  // of `first_group` begin params_; from `stats`, unless it is empty.
+  // Makes the parameters of groups [first_group + begin, + count), where those of `first_group`
+  // begin params_; from `stats`, unless it is empty.
   void ResolveSome(int64_t first_group, int64_t begin, int64_t count,
                    std::span<const GroupStats> stats) {
-    Range ranges[kGroupsPerTask];
-    for (int64_t i = 0; i < count; ++i) {
-      if (!stats.empty()) {
-        ranges[i] = calibrator_.RangeOf(stats[static_cast<size_t>(i)]);
-      } else if (resolved_.spec.given_range.has_value()) {
-        ranges[i] = *resolved_.spec.given_range;
-      } else if (!options_.ranges.empty() && !layout_.needs_tensor_range) {
-        ranges[i] = options_.ranges[static_cast<size_t>(first_group + begin + i)];
+    constexpr int64_t kGroupsAtOnce = 64;
+    Range ranges[kGroupsAtOnce];
+    for (int64_t done = 0; done < count; done += kGroupsAtOnce) {
+      const int64_t num_groups = std::min(kGroupsAtOnce, count - done);
+      const int64_t from = begin + done;
+      for (int64_t i = 0; i < num_groups; ++i) {
+        if (!stats.empty()) {
+          ranges[i] = calibrator_.RangeOf(stats[static_cast<size_t>(done + i)]);
+        } else if (resolved_.spec.given_range.has_value()) {
+          ranges[i] = *resolved_.spec.given_range;
+        } else if (!options_.ranges.empty() && !layout_.needs_tensor_range) {
+          ranges[i] = options_.ranges[static_cast<size_t>(first_group + from + i)];
+        }
       }
+      ParamPlanes planes = Planes(first_group + from);
+      for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
+        if (layout_.planes[plane].role != PlaneRole::kPerGroup) continue;
+        planes.planes[plane] =
+            planes.planes[plane].subspan(static_cast<size_t>(from * layout_.GroupBytes(plane)));
+      }
+      plan_.scheme->resolve(resolved_, {ranges, static_cast<size_t>(num_groups)}, planes);
     }
-    ParamPlanes planes = Planes(first_group + begin);
-    for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
-      if (layout_.planes[plane].role != PlaneRole::kPerGroup) continue;
-      planes.planes[plane] =
-          planes.planes[plane].subspan(static_cast<size_t>(begin * layout_.GroupBytes(plane)));
-    }
-    plan_.scheme->resolve(resolved_, {ranges, static_cast<size_t>(count)}, planes);
   }
 
   ParamPlanes Planes(int64_t first_group) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -194,6 +195,20 @@ void TileEncoder::EncodeTile(const Window& window, const ParamView& params,
     scheme_.decode(resolved_, out, params, begin, SpanOf(y, num_elems));
     if (whole) result.figures = MeasureTile(values, y, num_elems, known_error);
   };
+  if constexpr (std::is_same_v<T, float>) {
+    if (whole && figures_ && scheme_.encode_measured != nullptr) {
+      const std::optional<TileFigures> figures = scheme_.encode_measured(
+          resolved_, {ViewOf(values, num_elems), begin, params}, out, &result.counts);
+      if (figures.has_value()) {
+        result.figures = *figures;
+        if (figures->max_error > known_error) {
+          scheme_.decode(resolved_, out, params, begin, SpanOf(y, num_elems));
+          result.figures.max_error_idx = IndexOfError(values, y, figures->max_error);
+        }
+        return;
+      }
+    }
+  }
   // Hoping for the best, so that the values stream through the cache once; the check finds them
   // there.
   encode(values);

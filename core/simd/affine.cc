@@ -1,6 +1,7 @@
 #include "core/simd/affine.h"
 
 #include <algorithm>
+#include <limits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/simd/affine.cc"
@@ -61,7 +62,8 @@ enum class Quotient { kByDivision, kByReciprocal };
 // range, as long as the quotient is at least 1/4; smaller ones round to zero in any case.
 inline bool MayUseReciprocal(float scale) { return scale >= 0x1p-80f && scale <= 0x1p80f; }
 
-// One vector of values to codes; keeps the extremes of x / scale relative to the clamp.
+// One vector of values to codes; keeps the extremes of x, or of x / scale relative to the clamp
+// where each element has a scale of its own.
 template <Rounding kRounding, bool kPerElem, Quotient kQuotient, typename T, typename Code>
 class AffineEncoder {
  public:
@@ -73,14 +75,14 @@ class AffineEncoder {
         low_(hn::Set(d_, static_cast<T>(params.min_code - params.zero_point))),
         high_(hn::Set(d_, static_cast<T>(params.max_code - params.zero_point))),
         reciprocal_(hn::Set(d_, T{1} / static_cast<T>(params.scale))),
-        lowest_(hn::Mul(hn::Sub(low_, hn::Set(d_, T{1})), scale_)),
-        highest_(hn::Mul(hn::Add(high_, hn::Set(d_, T{1})), scale_)),
+        lowest_(hn::Mul(low_, scale_)),
+        highest_(hn::Mul(high_, scale_)),
         magic_(hn::Set(d_, Magic<T>() + static_cast<T>(params.zero_point))),
-        below_(hn::Zero(d_)),
-        above_(hn::Zero(d_)) {}
+        below_(hn::Set(d_, std::numeric_limits<T>::infinity())),
+        above_(hn::Neg(below_)) {}
 
-  // Encodes the lanes at `values`, element `i` of the parameters.
-  HWY_INLINE void Encode(const T* values, int64_t i, const uint32_t* noise, Code* codes) {
+  // Encodes `x`, element `i` of the parameters and what follows; returns code - zero_point.
+  HWY_INLINE V Encode(V x, int64_t i, const uint32_t* noise, Code* codes) {
     const hn::RebindToUnsigned<D> du;
     const hn::Rebind<Code, D> dc;
     V scale = scale_, low = low_, high = high_, magic = magic_;
@@ -91,36 +93,46 @@ class AffineEncoder {
       high = hn::Sub(hn::Set(d_, static_cast<T>(params_.max_code)), zero_point);
       magic = hn::Add(hn::Set(d_, Magic<T>()), zero_point);
     }
-    const V x = hn::LoadU(d_, values);
-    const V v = kQuotient == Quotient::kByDivision ? hn::Div(x, scale) : DivideByReciprocal(x);
+    V v;
+    if constexpr (kQuotient == Quotient::kByDivision) {
+      v = hn::Div(x, scale);
+    } else {
+      v = DivideByReciprocal(hn::Min(hn::Max(x, lowest_), highest_));
+    }
     if constexpr (kPerElem) {
       below_ = hn::Min(below_, hn::Sub(v, low));
       above_ = hn::Max(above_, hn::Sub(v, high));
     } else {
-      below_ = hn::Min(below_, v);
-      above_ = hn::Max(above_, v);
+      below_ = hn::Min(below_, x);
+      above_ = hn::Max(above_, x);
     }
-    const V clamped = hn::Min(hn::Max(v, low), high);
+    if constexpr (kQuotient == Quotient::kByDivision) v = hn::Min(hn::Max(v, low), high);
     const V random = kRounding == Rounding::kStochastic ? LoadNoise(d_, noise + i) : hn::Zero(d_);
-    const V whole = RoundToWholeVec<kRounding>(d_, clamped, random);
+    const V whole = RoundToWholeVec<kRounding>(d_, v, random);
     hn::StoreU(hn::TruncateTo(dc, hn::BitCast(du, hn::Add(whole, magic))), dc, codes);
+    return whole;
   }
+
+  V below() const { return below_; }
+  V above() const { return above_; }
 
   // True where some lane of x / scale may lie half a step or more outside.
   bool MayHaveClipped() const {
     const V half = hn::Set(d_, static_cast<T>(0.5));
-    const V low = kPerElem ? hn::Neg(half) : hn::Sub(low_, half);
-    const V high = kPerElem ? half : hn::Add(high_, half);
-    return !hn::AllFalse(d_, hn::Or(hn::Le(below_, low), hn::Ge(above_, high)));
+    if constexpr (kPerElem) {
+      return !hn::AllFalse(d_, hn::Or(hn::Le(below_, hn::Neg(half)), hn::Ge(above_, half)));
+    } else {
+      return !hn::AllFalse(d_, hn::Or(hn::Le(hn::Div(below_, scale_), hn::Sub(low_, half)),
+                                      hn::Ge(hn::Div(above_, scale_), hn::Add(high_, half))));
+    }
   }
 
  private:
   // A quotient that is faithful becomes the one that is rounded to nearest by one step with the
   // correctly rounded reciprocal (Markstein; Muller et al., Handbook of Floating-Point Arithmetic,
-  // on division with a fused multiply-add). The step before makes it faithful. Values far outside
-  // of the clamp, which could overflow on the way, only need to stay outside.
+  // on division with a fused multiply-add). The step before makes it faithful. `x` has been clamped
+  // to what the outermost codes stand for, whose quotients round to those codes.
   HWY_INLINE V DivideByReciprocal(V x) const {
-    x = hn::Min(hn::Max(x, lowest_), highest_);
     V q = hn::Mul(x, reciprocal_);
     q = hn::MulAdd(hn::NegMulAdd(q, scale_, x), reciprocal_, q);
     return hn::MulAdd(hn::NegMulAdd(q, scale_, x), reciprocal_, q);
@@ -137,13 +149,59 @@ template <Rounding kRounding, bool kPerElem, Quotient kQuotient, typename T, typ
 HWY_NOINLINE bool EncodeVectors(const T* HWY_RESTRICT values, int64_t num_elems,
                                 const AffineParams& params, const uint32_t* HWY_RESTRICT noise,
                                 Code* HWY_RESTRICT codes) {
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<T>()));
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   AffineEncoder<kRounding, kPerElem, kQuotient, T, Code> encoder(params);
   for (int64_t i = 0; i < num_elems; i += lanes) {
     PrefetchBehind(values + i);
-    encoder.Encode(values + i, i, noise, codes + i);
+    encoder.Encode(hn::LoadU(d, values + i), i, noise, codes + i);
   }
   return encoder.MayHaveClipped();
+}
+
+// Encodes and measures, one vector of lanes after the other, so that registers hold its sums: the
+// tile stays in the L1 cache. True if some value may be clipped.
+template <Quotient kQuotient, typename Code>
+HWY_NOINLINE bool EncodeMeasuredVectors(const float* HWY_RESTRICT values, int64_t num_elems,
+                                        const AffineParams& params, Code* HWY_RESTRICT codes,
+                                        FigureLanes<float>& lanes) {
+  using Encoder = AffineEncoder<Rounding::kHalfEven, false, kQuotient, float, Code>;
+  using V = typename Encoder::V;
+  const typename Encoder::D d;
+  const hn::RebindToSigned<typename Encoder::D> di;
+  static_assert(hn::MaxLanes(typename Encoder::D()) <= 16, "a lane has a place of its own");
+  const V scale = hn::Set(d, params.scale);
+  bool may_have_clipped = false;
+  for (size_t k = 0; k < 16; k += hn::Lanes(d)) {
+    Encoder encoder(params);
+    V sum = hn::LoadU(d, lanes.sum.data() + k), signal = hn::LoadU(d, lanes.signal.data() + k),
+      error = hn::LoadU(d, lanes.error.data() + k), cross = hn::LoadU(d, lanes.cross.data() + k);
+    // Magnitudes are compared as integers, as in figures.cc.
+    auto max_error = hn::BitCast(di, hn::LoadU(d, lanes.max_error.data() + k));
+    for (int64_t i = static_cast<int64_t>(k); i < num_elems; i += 16) {
+      if (k == 0) PrefetchBehind(values + i);
+      const V x = hn::LoadU(d, values + i);
+      const V y = hn::Mul(encoder.Encode(x, i, nullptr, codes + i), scale);
+      const V e = hn::Sub(x, y);
+      sum = hn::Add(sum, x);
+      signal = hn::Add(signal, hn::Mul(x, x));
+      error = hn::Add(error, hn::Mul(e, e));
+      cross = hn::Add(cross, hn::Mul(x, y));
+      max_error = hn::Max(max_error, hn::BitCast(di, hn::Abs(e)));
+    }
+    const V min = hn::Min(hn::LoadU(d, lanes.min.data() + k), encoder.below());
+    const V max = hn::Max(hn::LoadU(d, lanes.max.data() + k), encoder.above());
+    hn::StoreU(sum, d, lanes.sum.data() + k);
+    hn::StoreU(signal, d, lanes.signal.data() + k);
+    hn::StoreU(error, d, lanes.error.data() + k);
+    hn::StoreU(cross, d, lanes.cross.data() + k);
+    hn::StoreU(min, d, lanes.min.data() + k);
+    hn::StoreU(max, d, lanes.max.data() + k);
+    hn::StoreU(hn::Max(hn::Abs(min), hn::Abs(max)), d, lanes.max_signal.data() + k);
+    hn::StoreU(hn::BitCast(d, max_error), d, lanes.max_error.data() + k);
+    may_have_clipped = may_have_clipped || encoder.MayHaveClipped();
+  }
+  return may_have_clipped;
 }
 
 // Counts the values whose x / scale lies half a step or more outside.
@@ -236,6 +294,17 @@ int64_t EncodeAffineImpl(Rounding rounding, const T* values, int64_t num_elems,
   return 0;
 }
 
+template <typename Code>
+int64_t EncodeMeasuredImpl(const float* values, int64_t num_elems, const AffineParams& params,
+                           Code* codes, FigureLanes<float>& lanes) {
+  constexpr Quotient kFast = HWY_NATIVE_FMA ? Quotient::kByReciprocal : Quotient::kByDivision;
+  const bool may_have_clipped =
+      MayUseReciprocal(params.scale)
+          ? EncodeMeasuredVectors<kFast>(values, num_elems, params, codes, lanes)
+          : EncodeMeasuredVectors<Quotient::kByDivision>(values, num_elems, params, codes, lanes);
+  return may_have_clipped ? CountClipped(values, num_elems, params) : 0;
+}
+
 template <typename Code, typename T>
 void DecodeAffineImpl(const Code* HWY_RESTRICT codes, int64_t num_elems, const AffineParams& params,
                       T* HWY_RESTRICT values) {
@@ -326,6 +395,14 @@ int64_t EncodeF64To16(Rounding r, const double* x, int64_t n, const AffineParams
                       const uint32_t* noise, uint16_t* codes) {
   return EncodeAffineImpl(r, x, n, p, noise, codes);
 }
+int64_t EncodeMeasuredTo8(const float* x, int64_t n, const AffineParams& p, uint8_t* codes,
+                          FigureLanes<float>& lanes) {
+  return EncodeMeasuredImpl(x, n, p, codes, lanes);
+}
+int64_t EncodeMeasuredTo16(const float* x, int64_t n, const AffineParams& p, uint16_t* codes,
+                           FigureLanes<float>& lanes) {
+  return EncodeMeasuredImpl(x, n, p, codes, lanes);
+}
 void DecodeS8ToF32(const int8_t* c, int64_t n, const AffineParams& p, float* x) {
   DecodeAffineImpl(c, n, p, x);
 }
@@ -356,6 +433,8 @@ HWY_EXPORT(EncodeF32To8);
 HWY_EXPORT(EncodeF32To16);
 HWY_EXPORT(EncodeF64To8);
 HWY_EXPORT(EncodeF64To16);
+HWY_EXPORT(EncodeMeasuredTo8);
+HWY_EXPORT(EncodeMeasuredTo16);
 HWY_EXPORT(DecodeS8ToF32);
 HWY_EXPORT(DecodeU8ToF32);
 HWY_EXPORT(DecodeS16ToF32);
@@ -380,6 +459,14 @@ int64_t EncodeAffine(Rounding r, const double* x, int64_t n, const AffineParams&
 int64_t EncodeAffine(Rounding r, const double* x, int64_t n, const AffineParams& p,
                      const uint32_t* noise, uint16_t* codes) {
   return HWY_DYNAMIC_DISPATCH(EncodeF64To16)(r, x, n, p, noise, codes);
+}
+int64_t EncodeAffineMeasured(const float* x, int64_t n, const AffineParams& p, uint8_t* codes,
+                             FigureLanes<float>& lanes) {
+  return HWY_DYNAMIC_DISPATCH(EncodeMeasuredTo8)(x, n, p, codes, lanes);
+}
+int64_t EncodeAffineMeasured(const float* x, int64_t n, const AffineParams& p, uint16_t* codes,
+                             FigureLanes<float>& lanes) {
+  return HWY_DYNAMIC_DISPATCH(EncodeMeasuredTo16)(x, n, p, codes, lanes);
 }
 void DecodeAffine(const int8_t* c, int64_t n, const AffineParams& p, float* x) {
   HWY_DYNAMIC_DISPATCH(DecodeS8ToF32)(c, n, p, x);

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/base/rounding.h"
+#include "core/simd/figures.h"
 
 namespace quantd {
 
@@ -28,6 +29,14 @@ int64_t EncodeAffine(Rounding rounding, const double* values, int64_t num_elems,
                      const AffineParams& params, const uint32_t* noise, uint8_t* codes);
 int64_t EncodeAffine(Rounding rounding, const double* values, int64_t num_elems,
                      const AffineParams& params, const uint32_t* noise, uint16_t* codes);
+
+// Likewise for kHalfEven and one scale, and adds the values and their decoded counterparts to
+// `lanes`. `num_elems` is a multiple of 16, and so is the place of `values` in its tile. Values
+// that are not finite make the signal of a lane so.
+int64_t EncodeAffineMeasured(const float* values, int64_t num_elems, const AffineParams& params,
+                             uint8_t* codes, FigureLanes<float>& lanes);
+int64_t EncodeAffineMeasured(const float* values, int64_t num_elems, const AffineParams& params,
+                             uint16_t* codes, FigureLanes<float>& lanes);
 
 // Writes (code - zero_point) * scale, rounded once.
 void DecodeAffine(const int8_t* codes, int64_t num_elems, const AffineParams& params,

@@ -15,11 +15,6 @@
 #define QUANTD_CORE_SIMD_FIGURES_LANES
 namespace quantd {
 
-// The 16 lanes of each running sum of a tile.
-template <typename T>
-struct FigureLanes {
-  std::array<T, 16> sum, signal, error, cross, min, max, max_signal, max_error;
-};
 template <typename T>
 struct CentredLanes {
   std::array<T, 16> squares, deltas;
@@ -219,10 +214,9 @@ TileFigures MeasureCarefully(const T* x, const T* y, int64_t num_elems) {
   return figures;
 }
 
+// Makes the figures of a tile but for the index; false: f32 is too short for its sums.
 template <typename T>
-TileFigures MeasureTileImpl(const T* x, const T* y, int64_t num_elems, double known_error) {
-  FigureLanes<T> lanes;
-  SumLanes(x, y, num_elems, lanes);
+bool FoldLanes(const FigureLanes<T>& lanes, const T* x, int64_t num_elems, TileFigures& figures) {
   // As floats of the same bits: NaN must win, so compare by "not less".
   T max_signal = 0, max_error = 0;
   for (size_t i = 0; i < 16; ++i) {
@@ -230,10 +224,7 @@ TileFigures MeasureTileImpl(const T* x, const T* y, int64_t num_elems, double kn
     if (!(lanes.max_error[i] <= max_error)) max_error = lanes.max_error[i];
     if (std::isnan(max_signal) || std::isnan(max_error)) break;
   }
-  if (!SquaresAreSafe(max_signal) || !SquaresAreSafe(max_error)) {
-    return MeasureCarefully(x, y, num_elems);
-  }
-  TileFigures figures;
+  if (!SquaresAreSafe(max_signal) || !SquaresAreSafe(max_error)) return false;
   figures.count = num_elems;
   figures.sum = Fold(lanes.sum);
   figures.signal_energy = Fold(lanes.signal);
@@ -242,11 +233,6 @@ TileFigures MeasureTileImpl(const T* x, const T* y, int64_t num_elems, double kn
   figures.min = *std::min_element(lanes.min.begin(), lanes.min.end()) + T{0};  // -0 counts as +0
   figures.max = *std::max_element(lanes.max.begin(), lanes.max.end()) + T{0};
   figures.max_error = max_error;
-  if (figures.max_error > known_error) {
-    const auto is_max = [&](int64_t i) { return std::fabs(x[i] - y[i]) == max_error; };
-    figures.max_error_idx = 0;
-    while (!is_max(figures.max_error_idx)) ++figures.max_error_idx;
-  }
   const double n = static_cast<double>(num_elems);
   const double mean = figures.sum / n;
   figures.m2 = figures.signal_energy - n * mean * mean;
@@ -259,6 +245,25 @@ TileFigures MeasureTileImpl(const T* x, const T* y, int64_t num_elems, double kn
     figures.sum = n * static_cast<double>(centre) + offset_sum;
     figures.m2 = std::max(0.0, Fold(centred.squares) - offset_sum * offset_sum / n);
   }
+  return true;
+}
+
+template <typename T>
+int64_t FindError(const T* x, const T* y, double error) {
+  int64_t i = 0;
+  while (std::fabs(x[i] - y[i]) != error) ++i;
+  return i;
+}
+
+template <typename T>
+TileFigures MeasureTileImpl(const T* x, const T* y, int64_t num_elems, double known_error) {
+  FigureLanes<T> lanes(x[0]);
+  SumLanes(x, y, num_elems, lanes);
+  TileFigures figures;
+  if (!FoldLanes(lanes, x, num_elems, figures)) return MeasureCarefully(x, y, num_elems);
+  if (figures.max_error > known_error) {
+    figures.max_error_idx = FindError(x, y, figures.max_error);
+  }
   return figures;
 }
 
@@ -269,6 +274,16 @@ TileFigures MeasureTile(const float* x, const float* y, int64_t num_elems, doubl
 }
 TileFigures MeasureTile(const double* x, const double* y, int64_t num_elems, double known_error) {
   return MeasureTileImpl(x, y, num_elems, known_error);
+}
+
+std::optional<TileFigures> FiguresOf(const FigureLanes<float>& lanes, const float* x,
+                                     int64_t num_elems) {
+  TileFigures figures;
+  if (!FoldLanes(lanes, x, num_elems, figures)) return std::nullopt;
+  return figures;
+}
+int64_t IndexOfError(const float* x, const float* y, double error) {
+  return FindError(x, y, error);
 }
 
 }  // namespace quantd

@@ -3,6 +3,7 @@
 
 #include <bit>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -132,6 +133,33 @@ class ReferenceTest : public ::testing::TestWithParam<Case> {
     ASSERT_EQ(counts.clipped, counts_ref.clipped);
     CompareDecoded<float>(plan, codes, view, begin, count);
     CompareDecoded<double>(plan, codes, view, begin, count);
+    if constexpr (sizeof(T) == 4) {
+      if (plan.scheme->encode_measured != nullptr) CompareMeasured(plan, segment, codes, counts);
+    }
+  }
+
+  // Codes and figures made at once equal those made one after the other.
+  void CompareMeasured(const Plan& plan, const Segment& segment,
+                       const std::vector<std::byte>& codes, const Counts& counts) {
+    std::vector<std::byte> at_once(codes.size(), std::byte{0x77});
+    Counts counts_at_once;
+    const std::optional<TileFigures> figures =
+        plan.scheme->encode_measured(plan.resolved, segment, at_once, &counts_at_once);
+    if (!figures.has_value()) return;
+    ++measured_;
+    ASSERT_EQ(at_once, codes);
+    ASSERT_EQ(counts_at_once.clipped, counts.clipped);
+    const int64_t num_elems = segment.values.num_elems;
+    std::vector<float> decoded(static_cast<size_t>(num_elems));
+    plan.scheme->decode(plan.resolved, codes, segment.params, segment.first_elem,
+                        {decoded.data(), nullptr, num_elems});
+    const float* values = segment.values.f32;
+    TileFigures expected = MeasureTile(values, decoded.data(), num_elems, 0);
+    if (expected.max_error > 0) {
+      ASSERT_EQ(IndexOfError(values, decoded.data(), figures->max_error), expected.max_error_idx);
+    }
+    expected.max_error_idx = -1;
+    ASSERT_EQ(*figures, expected);
   }
 
   template <typename T>
@@ -146,6 +174,8 @@ class ReferenceTest : public ::testing::TestWithParam<Case> {
     plan.scheme->decode_ref(plan.resolved, codes, view, begin, span_ref);
     ASSERT_EQ(0, std::memcmp(out.data(), out_ref.data(), out.size() * sizeof(T)));
   }
+
+  int64_t measured_ = 0;  // segments that could be measured while they were encoded
 
   template <typename F, typename D>
   static void SetPointer(float* from, F& f32, D&) {
@@ -173,10 +203,12 @@ TEST_P(ReferenceTest, EqualsScalarDefinition) {
     if (spec.nonfinite == NonFinite::kPropagate) kinds.push_back(ValueKind::kNonFinite);
     for (const ValueKind kind : kinds) {
       Compare<float>(spec, 3, 4096 + 37, kind);
+      Compare<float>(spec, 3, 4096 + 48, kind);
       Compare<double>(spec, 2, 100, kind);
       if (HasFailure()) return;
     }
   }
+  EXPECT_EQ(measured_ > 0, scheme.encode_measured != nullptr);
 }
 
 TEST_P(ReferenceTest, EveryLength) {

@@ -130,6 +130,19 @@ TEST_P(AffineTest, SixteenBits) {
   EXPECT_THAT(decoded, ElementsAre(16383.5, 16383.5, -16384, -16384, 16383.5, 0));
 }
 
+TEST_P(AffineTest, NonFiniteValuesShowInTheSignal) {
+  for (const float odd : {std::numeric_limits<float>::quiet_NaN(), INFINITY, -INFINITY}) {
+    for (size_t at = 0; at < 48; ++at) {
+      std::vector<float> values(48, 1.5f);
+      std::vector<uint8_t> codes(values.size());
+      FigureLanes<float> lanes(values[0]);
+      values[at] = odd;
+      EncodeAffineMeasured(values.data(), std::ssize(values), AffineParams(), codes.data(), lanes);
+      EXPECT_FALSE(std::isfinite(lanes.signal[at % 16])) << odd << " at " << at;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Targets, AffineTest, ::testing::ValuesIn(SupportedSimdTargets()),
                          [](const auto& info) { return info.param; });
 
