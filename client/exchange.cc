@@ -152,7 +152,10 @@ class StreamRun {
       if (region_ == nullptr || !released.ParseFromString(frame.message)) {
         return absl::DataLossError("the server sent a frame that cannot be read");
       }
-      return region_->ReleaseInput(released.offset());
+      for (const int64_t offset : released.offsets()) {
+        QUANTD_RETURN_IF_ERROR(region_->ReleaseInput(offset));
+      }
+      return absl::OkStatus();
     }
     if (!frame.shared.has_value()) return Dispatch(frame);
     if (region_ == nullptr) {

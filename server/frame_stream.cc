@@ -68,6 +68,11 @@ bool FrameStream::Drained() {
   return outbox_.empty();
 }
 
+bool FrameStream::MoreHasCome() {
+  MutexLock lock(&mutex_);
+  return !inbox_.empty();
+}
+
 void FrameStream::HandleRead(bool ok) {
   MutexLock lock(&mutex_);
   reading_ = false;
@@ -323,6 +328,7 @@ class ResponseSlot final : public FrameOutbox {
   explicit ResponseSlot(grpc::ByteBuffer* response) : response_(response) {}
   void Send(grpc::ByteBuffer frame) override { response_->Swap(&frame); }
   bool Drained() override { return true; }
+  bool MoreHasCome() override { return false; }
 
  private:
   grpc::ByteBuffer* const response_;

@@ -35,6 +35,8 @@ class FrameOutbox {
   virtual void Send(grpc::ByteBuffer frame) = 0;
   // True if everything has been sent.
   virtual bool Drained() = 0;
+  // True if another request frame has come.
+  virtual bool MoreHasCome() = 0;
 };
 
 // What is to be done next for a handler.
@@ -88,6 +90,7 @@ class FrameStream : public FrameOutbox,
 
   void Send(grpc::ByteBuffer frame) override;
   bool Drained() override;
+  bool MoreHasCome() override;
   // Ends the call with kDeadlineExceeded; while the peer leaves a response untaken, it cannot be
   // told and finds the call cancelled.
   bool EndIfIdle(absl::Duration timeout) override;

@@ -20,6 +20,9 @@ namespace {
 // Failed tensors whose `end` has not come yet; a peer that never sends it is stopped here.
 constexpr size_t kMaxFailedTensors = 4096;
 
+// Clients have few places for chunks, and fill some while others are worked on.
+constexpr size_t kChunksReleasedAtOnce = 2;
+
 // The error frames of both streams have the same form.
 grpc::ByteBuffer ErrorFrame(uint64_t tensor_id, const absl::Status& status) {
   v1::StreamingQuantizeResponse frame;
@@ -261,10 +264,13 @@ absl::Status TensorStream::MapShared(ParsedFrame& frame) {
 }
 
 void TensorStream::ReleaseShared() {
-  if (!shared_offset_.has_value()) return;
-  v1::StreamingQuantizeResponse frame;
-  frame.mutable_released()->set_offset(*shared_offset_);
+  if (shared_offset_.has_value()) taken_offsets_.push_back(*shared_offset_);
   shared_offset_.reset();
+  if (taken_offsets_.empty()) return;
+  if (taken_offsets_.size() < kChunksReleasedAtOnce && outbox_.MoreHasCome()) return;
+  v1::StreamingQuantizeResponse frame;
+  for (const int64_t offset : taken_offsets_) frame.mutable_released()->add_offsets(offset);
+  taken_offsets_.clear();
   outbox_.Send(SerializeFrame(frame));
 }
 

@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
@@ -69,7 +70,8 @@ class TensorStream final : public FrameHandler {
   absl::Status Fail(uint64_t tensor_id, const absl::Status& status, bool more_to_come);
   // Has `frame`'s data be those of the shared region that it names.
   absl::Status MapShared(ParsedFrame& frame);
-  // Tells the client that the bytes of the chunk at work have been taken.
+  // Tells the client that the bytes of the chunk at work have been taken, of two chunks at once
+  // where another frame has come: a message costs a good part of what encoding a chunk does.
   void ReleaseShared();
   // Takes what is known of a tensor that ends into the metrics; null: it was never open.
   void Record(const OpenTensor* tensor, TensorOutcome::Result result);
@@ -88,6 +90,7 @@ class TensorStream final : public FrameHandler {
   uint64_t current_id_ = 0;
   OpenTensor* current_ = nullptr;         // has work left
   std::optional<int64_t> shared_offset_;  // of the chunk at work, where it lies in shared memory
+  std::vector<int64_t> taken_offsets_;    // of chunks that the client has not been told of
   bool any_start_ = false;
   int64_t num_done_ = 0, num_failed_ = 0;
   CallTimes times_;

@@ -133,7 +133,7 @@ def frames(pb):
     for shared in [chunk, pb.Chunk(shared={}), pb.Chunk(shared=dict(offset=-1), data=b"both")]:
         yield bytes([0, 5]) + pb.StreamingQuantizeRequest(chunk=shared).SerializeToString()
         yield bytes([1, 5]) + pb.StreamingQuantizeResponse(chunk=shared).SerializeToString()
-    response.released.offset = 1 << 20
+    response.released.offsets.append(1 << 20)
     yield bytes([1, 7]) + response.SerializeToString()
 
 

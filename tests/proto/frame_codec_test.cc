@@ -85,7 +85,7 @@ Response RandomResponse(Rng& rng) {
       break;
     }
     case 5:
-      frame.mutable_released()->set_offset(Uniform(rng, 0, 1 << 30));
+      frame.mutable_released()->add_offsets(Uniform(rng, 0, 1 << 30));
       break;
     case 3:
       frame.mutable_error()->set_message(RandomText(rng, 40, true));

@@ -270,7 +270,7 @@ TEST_F(SharedMemoryTest, RangesBeyondTheRegionFailTheirTensorOnly) {
   Answer<v1::StreamingQuantizeResponse> last;
   for (const auto& response : responses) {
     if (response.has_released()) {
-      ++released;
+      released += static_cast<size_t>(response.released().offsets_size());
     } else if (response.has_error()) {
       ++errors;
       EXPECT_EQ(response.error().code(), static_cast<int>(absl::StatusCode::kInvalidArgument))
