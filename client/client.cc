@@ -60,10 +60,11 @@ absl::StatusOr<CalibrationInfo> CalibrateOnce(const std::shared_ptr<grpc::Channe
   SliceLease lease;  // outlives the stream, which may hold slices
   ByteStream stream(channel, MethodName("Calibrate"), options.deadline);
   PlaneSender sender("", &source, &lease);
+  FrameSize frame_size(options.chunk_bytes);
   absl::Status written = stream.Write(SerializeFrame(start));
   while (written.ok()) {
     QUANTD_ASSIGN_OR_RETURN(std::optional<grpc::ByteBuffer> frame,
-                            sender.Next(kCalibrateFrame, 0, options.chunk_bytes, options.checksums,
+                            sender.Next(kCalibrateFrame, 0, frame_size, options.checksums,
                                         /*region=*/nullptr));
     if (!frame.has_value()) break;
     written = stream.Write(std::move(*frame));

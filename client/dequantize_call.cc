@@ -26,21 +26,22 @@ grpc::ByteBuffer DequantizeCall::StartFrame(uint64_t tensor_id, const StreamRegi
   *start.mutable_spec() = ToProto(job_.spec);
   start.set_output_data_type(ToProto(job_.output_dtype));
   start.set_omit_crc(!options_.checksums);
-  start.set_max_chunk_bytes(options_.chunk_bytes);
+  start.set_max_chunk_bytes(ResponseChunkBytes(options_, region));
   if (region != nullptr) *start.mutable_output_slots() = region->output_slots();
   return SerializeFrame(request);
 }
 
 absl::StatusOr<std::optional<grpc::ByteBuffer>> DequantizeCall::NextRequest(uint64_t tensor_id,
+                                                                            FrameSize& frame_size,
                                                                             StreamRegion* region) {
   if (!start_sent_) {
     start_sent_ = true;
     return StartFrame(tensor_id, region);
   }
   for (; sending_ < senders_.size(); ++sending_) {
-    QUANTD_ASSIGN_OR_RETURN(std::optional<grpc::ByteBuffer> frame,
-                            senders_[sending_].Next(kRequestFrame, tensor_id, options_.chunk_bytes,
-                                                    options_.checksums, region));
+    QUANTD_ASSIGN_OR_RETURN(
+        std::optional<grpc::ByteBuffer> frame,
+        senders_[sending_].Next(kRequestFrame, tensor_id, frame_size, options_.checksums, region));
     if (frame.has_value()) return frame;
   }
   return std::nullopt;

@@ -17,6 +17,7 @@ class DequantizeCall final : public TensorCall {
   DequantizeCall(DequantizeJob job, const CallOptions& options);
 
   absl::StatusOr<std::optional<grpc::ByteBuffer>> NextRequest(uint64_t tensor_id,
+                                                              FrameSize& frame_size,
                                                               StreamRegion* region) override;
   absl::StatusOr<bool> TakeResponse(const ParsedFrame& frame) override;
   absl::Status Restart() override;

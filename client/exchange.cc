@@ -47,6 +47,7 @@ class StreamRun {
   StreamRun(const Route& route, std::unique_ptr<StreamRegion> region, const std::string& method,
             const CallOptions& options, CallQueue* queue)
       : max_open_(static_cast<size_t>(std::max(1, options.tensors_in_flight))),
+        frame_size_(options.chunk_bytes),
         queue_(queue),
         regions_(route.regions),
         region_(std::move(region)),
@@ -115,7 +116,7 @@ class StreamRun {
   absl::Status WriteCall(uint64_t tensor_id, TensorCall& call) {
     while (call.status().ok()) {
       absl::StatusOr<std::optional<grpc::ByteBuffer>> frame =
-          call.NextRequest(tensor_id, region_.get());
+          call.NextRequest(tensor_id, frame_size_, region_.get());
       if (!frame.ok()) {
         call.Fail(frame.status());
         break;
@@ -204,6 +205,7 @@ class StreamRun {
   }
 
   const size_t max_open_;
+  FrameSize frame_size_;
   CallQueue* const queue_;
   RegionPool* const regions_;
   std::unique_ptr<StreamRegion> region_;  // null: none

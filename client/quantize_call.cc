@@ -38,9 +38,10 @@ absl::Status QuantizeCall::Prepare() {
 }
 
 absl::StatusOr<std::optional<grpc::ByteBuffer>> QuantizeCall::NextRequest(uint64_t tensor_id,
+                                                                          FrameSize& frame_size,
                                                                           StreamRegion* region) {
   if (start_sent_) {
-    return sender_.Next(kRequestFrame, tensor_id, options_.chunk_bytes, options_.checksums, region);
+    return sender_.Next(kRequestFrame, tensor_id, frame_size, options_.checksums, region);
   }
   start_sent_ = true;
   v1::StreamingQuantizeRequest request;
@@ -51,7 +52,7 @@ absl::StatusOr<std::optional<grpc::ByteBuffer>> QuantizeCall::NextRequest(uint64
   if (job_.ranges.has_value()) *start.mutable_ranges() = ToProto(*job_.ranges);
   start.set_omit_figures(!options_.figures);
   start.set_omit_crc(!options_.checksums);
-  start.set_max_chunk_bytes(options_.chunk_bytes);
+  start.set_max_chunk_bytes(ResponseChunkBytes(options_, region));
   if (region != nullptr) *start.mutable_output_slots() = region->output_slots();
   return SerializeFrame(request);
 }

@@ -23,6 +23,7 @@ class QuantizeCall final : public TensorCall {
 
   absl::Status Prepare() override;
   absl::StatusOr<std::optional<grpc::ByteBuffer>> NextRequest(uint64_t tensor_id,
+                                                              FrameSize& frame_size,
                                                               StreamRegion* region) override;
   absl::StatusOr<bool> TakeResponse(const ParsedFrame& frame) override;
   absl::Status Restart() override;

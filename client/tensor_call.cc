@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "core/base/crc32c.h"
 #include "core/base/hand_over.h"
 #include "core/base/status_macros.h"
@@ -50,13 +51,13 @@ grpc::Slice SliceLease::Wrap(SourcePiece piece) {
 
 absl::StatusOr<std::optional<grpc::ByteBuffer>> PlaneSender::Next(const FrameFields& fields,
                                                                   uint64_t tensor_id,
-                                                                  int64_t chunk_bytes,
+                                                                  FrameSize& frame_size,
                                                                   bool checksum,
                                                                   StreamRegion* region) {
   if (region != nullptr && source_->size_bytes() - offset_bytes_ >= kMinSharedBytes) {
     return NextShared(fields, tensor_id, *region);
   }
-  QUANTD_ASSIGN_OR_RETURN(SourcePiece piece, source_->Next(chunk_bytes));
+  QUANTD_ASSIGN_OR_RETURN(SourcePiece piece, source_->Next(frame_size.Next(absl::Now())));
   if (piece.bytes.empty()) return std::nullopt;
   std::optional<uint32_t> crc32c;
   if (checksum) crc32c = Crc32c(piece.bytes);
@@ -153,6 +154,11 @@ std::vector<std::string> PlaneReceiver::Digests() const {
   std::vector<std::string> texts;
   for (const PlaneDigest& digest : digests_) texts.push_back(digest.Text());
   return texts;
+}
+
+int64_t ResponseChunkBytes(const CallOptions& options, const StreamRegion* region) {
+  if (options.chunk_bytes > 0 || region == nullptr) return options.chunk_bytes;
+  return static_cast<int64_t>(StreamRegion::kSlotBytes);
 }
 
 void TensorCall::Fail(const absl::Status& status) {

@@ -13,8 +13,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "client/byte_source.h"
+#include "client/frame_size.h"
 #include "client/plane_sink.h"
 #include "client/stream_region.h"
+#include "client/types.h"
 #include "core/base/digest.h"
 #include "core/base/mutex.h"
 #include "proto/frame_codec.h"
@@ -45,7 +47,7 @@ class PlaneSender {
   // Returns the next frame, or nothing when the source is at its end. Its payload lies in `region`,
   // where that is not null and there is enough of it.
   absl::StatusOr<std::optional<grpc::ByteBuffer>> Next(const FrameFields& fields,
-                                                       uint64_t tensor_id, int64_t chunk_bytes,
+                                                       uint64_t tensor_id, FrameSize& frame_size,
                                                        bool checksum, StreamRegion* region);
   absl::Status Rewind();
 
@@ -88,6 +90,10 @@ class PlaneReceiver {
   bool begun_ = false;
 };
 
+// Returns what `start` asks the server's chunks to be; 0 leaves it to the server. `region` may be
+// null.
+int64_t ResponseChunkBytes(const CallOptions& options, const StreamRegion* region);
+
 // One tensor on a bidirectional stream, on the client's side. One thread asks it for requests while
 // another hands it responses; Fail and status are thread-safe.
 class TensorCall {
@@ -97,8 +103,10 @@ class TensorCall {
   // What is to be done before `start` is sent; may take long.
   virtual absl::Status Prepare() { return absl::OkStatus(); }
 
-  // Returns `start`, then chunks, then nothing. `region` is the stream's; null: it has none.
+  // Returns `start`, then chunks, then nothing. `frame_size` and `region` are the stream's; null:
+  // it has none.
   virtual absl::StatusOr<std::optional<grpc::ByteBuffer>> NextRequest(uint64_t tensor_id,
+                                                                      FrameSize& frame_size,
                                                                       StreamRegion* region) = 0;
 
   // Takes a response that is no error; true if it is the last one and all is well.
