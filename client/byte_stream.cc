@@ -3,6 +3,12 @@
 #include <utility>
 
 namespace quantd {
+namespace {
+
+// What a message takes beside its bytes.
+constexpr size_t kOverheadBytes = 512;
+
+}  // namespace
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
@@ -33,8 +39,16 @@ ByteStream::~ByteStream() {
 }
 
 absl::Status ByteStream::Write(grpc::ByteBuffer message) {
-  MutexLock lock(&mutex_, absl::Condition(this, &ByteStream::WriteIsOver));
+  const size_t message_bytes = message.Length() + kOverheadBytes;
+  const bool is_small = message_bytes < kMaxQueuedBytes;
+  MutexLock lock(&mutex_, absl::Condition(this, is_small ? &ByteStream::MayQueue
+                                                         : &ByteStream::WriteIsOver));
   if (write_broken_ || !held_) return absl::AbortedError("the call is over");
+  if (writing_) {
+    queued_bytes_ += message_bytes;
+    queued_.emplace_back().Swap(&message);
+    return absl::OkStatus();
+  }
   outgoing_.Swap(&message);
   writing_ = true;
   StartWrite(&outgoing_);
@@ -77,6 +91,16 @@ void ByteStream::OnWriteDone(bool ok) {
   // Frees what the message refers to; a caller may wait for that.
   outgoing_.Clear();
   if (!ok) write_broken_ = true;
+  if (write_broken_ || !held_) {
+    queued_.clear();
+    queued_bytes_ = 0;
+  }
+  if (queued_.empty()) return;
+  outgoing_.Swap(&queued_.front());
+  queued_.pop_front();
+  queued_bytes_ -= outgoing_.Length() + kOverheadBytes;
+  writing_ = true;
+  StartWrite(&outgoing_);
 }
 
 void ByteStream::OnReadDone(bool ok) {

@@ -37,7 +37,8 @@ class ByteStream final : private grpc::ClientBidiReactor<grpc::ByteBuffer, grpc:
   // Cancels the call if it still runs, and waits for its end.
   ~ByteStream() override;
 
-  // Sends `message` when the one before has gone out. kAborted: the call is over; Read tells why.
+  // Sends `message`, when those before have gone out: a small one queues behind them, for a large
+  // one this waits. kAborted: the call is over; Read tells why.
   absl::Status Write(grpc::ByteBuffer message) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Says that nothing more will be written, when the last message has gone out.
@@ -51,12 +52,16 @@ class ByteStream final : private grpc::ClientBidiReactor<grpc::ByteBuffer, grpc:
 
  private:
   static constexpr size_t kMaxReadAhead = 4;
+  static constexpr size_t kMaxQueuedBytes = size_t{64} << 10;  // each message counts 512 beside
 
   void OnWriteDone(bool ok) override;
   void OnReadDone(bool ok) override;
   void OnDone(const grpc::Status& status) override;
 
   bool WriteIsOver() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; }
+  bool MayQueue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !writing_ || queued_bytes_ < kMaxQueuedBytes;
+  }
   bool ReadIsReady() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !received_.empty() || done_;
   }
@@ -67,6 +72,8 @@ class ByteStream final : private grpc::ClientBidiReactor<grpc::ByteBuffer, grpc:
   grpc::GenericStub stub_;
   Mutex mutex_;
   grpc::ByteBuffer outgoing_;  // the message being written; untouched while writing_
+  std::deque<grpc::ByteBuffer> queued_ ABSL_GUARDED_BY(mutex_);  // empty unless writing_
+  size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   grpc::ByteBuffer incoming_;  // the message being read; untouched while reading_
   std::deque<grpc::ByteBuffer> received_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
