@@ -2,6 +2,7 @@
 
 #include <grpcpp/server_context.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,6 +23,10 @@ constexpr int kStepsPerTurn = 16;
 constexpr int64_t kBaseBytes = int64_t{512} << 10;
 // Behind a frame that may be a start nothing is read until it is known whether there is memory.
 constexpr size_t kStartFrameBytes = size_t{64} << 10;
+// Up to so large a frame, and steps so short of late, the turn is run by gRPC's thread that read
+// the frame: waking another costs more.
+constexpr size_t kMaxBytesHere = size_t{256} << 10;
+constexpr absl::Duration kMaxStepHere = absl::Microseconds(250);
 // What a response takes beside its bytes: a peer can have very many small ones wait.
 constexpr size_t kFrameOverheadBytes = 512;
 
@@ -60,7 +65,7 @@ void FrameStream::Send(grpc::ByteBuffer frame) {
   if (MustStop() || ended_) return;
   queued_bytes_ += frame.Length() + kFrameOverheadBytes;
   outbox_.emplace_back().Swap(&frame);
-  MaybeWrite();
+  if (!corked_) MaybeWrite();
 }
 
 bool FrameStream::Drained() {
@@ -74,19 +79,24 @@ bool FrameStream::MoreHasCome() {
 }
 
 void FrameStream::HandleRead(bool ok) {
-  MutexLock lock(&mutex_);
-  reading_ = false;
-  progress_ = absl::Now();
-  if (ok) {
-    record_.AddReceived(static_cast<int64_t>(incoming_.Length()));
-    inbox_.emplace_back().Swap(&incoming_);
-    MaybeRead();
-  } else if (call_.IsCancelled()) {
-    cancel_.Cancel();
-  } else {
-    half_closed_ = true;
+  {
+    MutexLock lock(&mutex_);
+    reading_ = false;
+    progress_ = absl::Now();
+    bool is_small = true;
+    if (ok) {
+      is_small = incoming_.Length() <= kMaxBytesHere;
+      record_.AddReceived(static_cast<int64_t>(incoming_.Length()));
+      inbox_.emplace_back().Swap(&incoming_);
+      MaybeRead();
+    } else if (call_.IsCancelled()) {
+      cancel_.Cancel();
+    } else {
+      half_closed_ = true;
+    }
+    if (!Schedule(/*may_run_here=*/is_small && slow_step_ <= kMaxStepHere)) return;
   }
-  Schedule();
+  Turn(/*here=*/true);
 }
 
 void FrameStream::HandleWrite(bool ok) {
@@ -102,7 +112,7 @@ void FrameStream::HandleWrite(bool ok) {
   MaybeWrite();
   const bool drained = draining_ && outbox_.empty();
   if (drained) draining_ = false;
-  if (paused_ || closed_ || drained || MustStop()) Schedule();
+  if (paused_ || closed_ || drained || MustStop()) Schedule(/*may_run_here=*/false);
 }
 
 void FrameStream::HandleCancel() {
@@ -133,15 +143,20 @@ void FrameStream::HandleDone() {
   record_.End(status_, handler_->Summary());
 }
 
-void FrameStream::Schedule() {
-  if (working_ || ended_ || ((draining_ || waiting_) && !MustStop())) return;
+bool FrameStream::Schedule(bool may_run_here) {
+  if (working_ || ended_ || ((draining_ || waiting_) && !MustStop())) return false;
   working_ = true;
-  SubmitTurn();
+  if (may_run_here) {
+    submitted_ = absl::Now();
+  } else {
+    SubmitTurn();
+  }
+  return may_run_here;
 }
 
 void FrameStream::SubmitTurn() {
   submitted_ = absl::Now();
-  context_.session.executor->Submit([self = shared_from_this()] { self->Turn(); });
+  context_.session.executor->Submit([self = shared_from_this()] { self->Turn(/*here=*/false); });
 }
 
 void FrameStream::MaybeRead() {
@@ -163,7 +178,7 @@ void FrameStream::MaybeWrite() {
   if (outbox_.empty()) return;
   writing_ = true;
   write_began_ = absl::Now();
-  WriteNext(&outbox_.front());
+  WriteNext(&outbox_.front(), /*more_follows=*/outbox_.size() > 1);
 }
 
 bool FrameStream::MustStop() { return cancel_.cancelled() || !status_.ok(); }
@@ -193,6 +208,7 @@ FrameStream::Next FrameStream::TakeNext(grpc::ByteBuffer& frame) {
     frame.Swap(&inbox_.front());
     inbox_.pop_front();
     if (frame.Length() > kStartFrameBytes) MaybeRead();
+    corked_ = true;
     return Next::kFrame;
   }
   if (half_closed_ && !closed_) {
@@ -205,12 +221,18 @@ FrameStream::Next FrameStream::TakeNext(grpc::ByteBuffer& frame) {
   return Next::kStop;
 }
 
-void FrameStream::Turn() {
+void FrameStream::Turn(bool here) {
   {
     MutexLock lock(&mutex_);
     record_.AddQueueWait(absl::Now() - submitted_);
   }
+  absl::Time step_begin = absl::Now();
   for (int step = 0; step < kStepsPerTurn; ++step) {
+    if (step > 0) {
+      const absl::Time now = absl::Now();
+      slow_step_ = std::max(now - std::exchange(step_begin, now), slow_step_ / 2);
+      if (here && slow_step_ > kMaxStepHere) break;  // the rest is for a worker
+    }
     {
       MutexLock lock(&mutex_);
       paused_ = queued_bytes_ >= static_cast<size_t>(context_.limits.max_queued_bytes);
@@ -233,6 +255,8 @@ void FrameStream::Turn() {
     }
     MutexLock lock(&mutex_);
     status_.Update(status);
+    corked_ = false;
+    MaybeWrite();
     if (handler_->may_read_on()) MaybeRead();
   }
   MutexLock lock(&mutex_);
@@ -267,7 +291,7 @@ void FrameStream::Wait(Progress progress) {
   working_ = false;
   if (progress == Progress::kDraining) {
     draining_ = !outbox_.empty();
-    if (!draining_) Schedule();  // has been sent meanwhile
+    if (!draining_) Schedule(/*may_run_here=*/false);  // has been sent meanwhile
   } else {
     const bool again = std::exchange(call_context_.has_turn, false);
     waiting_ = true;
@@ -289,7 +313,7 @@ void FrameStream::Resume(const absl::Status& status) {
   progress_ = absl::Now();
   call_context_.has_turn = status.ok();
   refusal_ = status;
-  Schedule();
+  Schedule(/*may_run_here=*/false);
 }
 
 namespace {
@@ -305,7 +329,11 @@ class BidiStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
 
  private:
   void ReadNext(grpc::ByteBuffer* frame) override { StartRead(frame); }
-  void WriteNext(const grpc::ByteBuffer* frame) override { StartWrite(frame); }
+  void WriteNext(const grpc::ByteBuffer* frame, bool more_follows) override {
+    grpc::WriteOptions options;
+    if (more_follows) options.set_buffer_hint();
+    StartWrite(frame, options);
+  }
   void EndCall(const absl::Status& status) override { Finish(ToGrpc(status)); }
 };
 
@@ -318,7 +346,7 @@ class ClientStream final : public grpc::ServerReadReactor<grpc::ByteBuffer>, pub
 
  private:
   void ReadNext(grpc::ByteBuffer* frame) override { StartRead(frame); }
-  void WriteNext(const grpc::ByteBuffer*) override {}  // its handler has another outbox
+  void WriteNext(const grpc::ByteBuffer*, bool) override {}  // its handler has another outbox
   void EndCall(const absl::Status& status) override { Finish(ToGrpc(status)); }
 };
 

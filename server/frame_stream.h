@@ -106,11 +106,14 @@ class FrameStream : public FrameOutbox,
 
   // What gRPC shall do. None of these calls back before it returns.
   virtual void ReadNext(grpc::ByteBuffer* frame) = 0;
-  virtual void WriteNext(const grpc::ByteBuffer* frame) = 0;
+  // `more_follows`: right behind it, so that gRPC may send both at once.
+  virtual void WriteNext(const grpc::ByteBuffer* frame, bool more_follows) = 0;
   virtual void EndCall(const absl::Status& status) = 0;
 
  private:
-  void Schedule() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Has a turn run, if one is due. True if it shall be the caller who runs it, without the lock,
+  // which only HandleRead, on gRPC's thread, offers.
+  bool Schedule(bool may_run_here) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SubmitTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MaybeRead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MaybeWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -118,7 +121,7 @@ class FrameStream : public FrameOutbox,
   bool MustStop() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   enum class Next { kFrame, kClose, kStop };
   Next TakeNext(grpc::ByteBuffer& frame) ABSL_LOCKS_EXCLUDED(mutex_);
-  void Turn();
+  void Turn(bool here);
   void Wait(Progress progress);
   void Resume(const absl::Status& status);
   absl::StatusOr<Progress> WorkOrRefuse();
@@ -130,8 +133,9 @@ class FrameStream : public FrameOutbox,
   const MemoryBudget::Reservation base_;
   CallContext call_context_;  // has_turn is written while no turn is at work
   CancelToken cancel_;
-  std::unique_ptr<FrameHandler> handler_;  // used by the turn at work alone
-  std::shared_ptr<FrameStream> self_;      // until gRPC is done
+  std::unique_ptr<FrameHandler> handler_;             // used by the turn at work alone
+  absl::Duration slow_step_ = absl::Milliseconds(1);  // of late; likewise
+  std::shared_ptr<FrameStream> self_;                 // until gRPC is done
 
   Mutex mutex_;
   grpc::ByteBuffer incoming_ ABSL_GUARDED_BY(mutex_);  // gRPC's while reading_
@@ -140,6 +144,7 @@ class FrameStream : public FrameOutbox,
   size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;              // in outbox_
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool corked_ ABSL_GUARDED_BY(mutex_) = false;       // the handler is about to send more
   bool half_closed_ ABSL_GUARDED_BY(mutex_) = false;  // the peer has sent everything
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;       // the handler has been told
   bool working_ ABSL_GUARDED_BY(mutex_) = false;      // a turn is submitted or at work
