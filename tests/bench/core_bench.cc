@@ -135,7 +135,7 @@ void BenchDecode(benchmark::State& state, const std::string& spec, int64_t bytes
   state.SetBytesProcessed(state.iterations() * bytes);
 }
 
-void RegisterAll(std::map<std::string, std::string>& baselines) {
+void RegisterAll(Baselines& baselines) {
   struct Size {
     const char* name;
     int64_t bytes;
@@ -158,12 +158,12 @@ void RegisterAll(std::map<std::string, std::string>& baselines) {
       for (const std::string& spec : specs) {
         for (const bool figures : {false, true}) {
           const std::string row = absl::StrCat(spec, figures ? " encode, figures" : " encode");
-          baselines[row] = kBound;
+          baselines[row] = {kBound};
           add(row,
               [=](benchmark::State& state) { BenchEncode(state, spec, bytes, threads, figures); });
         }
         const std::string row = absl::StrCat(spec, " decode");
-        baselines[row] = kBound;
+        baselines[row] = {kBound};
         add(row, [=](benchmark::State& state) { BenchDecode(state, spec, bytes, threads); });
       }
     }
@@ -174,7 +174,7 @@ void RegisterAll(std::map<std::string, std::string>& baselines) {
 }  // namespace quantd::bench
 
 int main(int argc, char** argv) {
-  std::map<std::string, std::string> baselines;
+  quantd::bench::Baselines baselines;
   quantd::bench::RegisterAll(baselines);
   return quantd::bench::RunTable(argc, argv, baselines);
 }

@@ -168,7 +168,7 @@ int Main(int argc, char** argv) {
       clients.emplace(NameOf(transport), *Client::Connect(ConnectOptions{.target = child.address(),
                                                                          .transport = transport}));
     }
-    std::map<std::string, std::string> baselines;
+    Baselines baselines;
     for (const char* spec : {"int8:scale=1", "int8:axis=0", "fp16"}) {
       for (const bool in_place : {true, false}) {
         const std::string column =
@@ -178,7 +178,7 @@ int Main(int argc, char** argv) {
         };
         add("plain loop", [=](benchmark::State& state) { BenchLoop(state, spec, in_place); });
         for (const auto& [name, client] : clients) {
-          baselines[name] = "plain loop";
+          baselines[name] = {"plain loop"};
           add(name, [=, &client = client](benchmark::State& state) {
             BenchClient(state, client, spec, in_place);
           });

@@ -34,7 +34,7 @@ void AddOnce(std::vector<T>& list, const T& item) {
 
 }  // namespace
 
-TableReporter::TableReporter(std::map<std::string, std::string> baselines, std::string json_path)
+TableReporter::TableReporter(Baselines baselines, std::string json_path)
     : baselines_(std::move(baselines)), json_path_(std::move(json_path)) {}
 
 bool TableReporter::ReportContext(const Context& context) {
@@ -73,23 +73,30 @@ void TableReporter::Finalize() {
 }
 
 void TableReporter::PrintColumn(const std::string& column) {
-  std::printf("\n%-34s %12s %6s %8s\n", column.c_str(), "rate", "+-", "ratio");
+  size_t longest = 32;
+  for (const std::string& row : rows_) longest = std::max(longest, row.size());
+  const int width = static_cast<int>(longest);
+  std::printf("\n%-*s %12s %6s %8s\n", width + 2, column.c_str(), "rate", "+-", "ratio");
   for (const std::string& row : rows_) {
     const auto cell = cells_.find({row, column});
     if (cell == cells_.end()) continue;
     const std::vector<double>& rates = cell->second.rates;
     const double median = Quantile(rates, 0.5);
     const double spread = (Quantile(rates, 0.75) - Quantile(rates, 0.25)) / 2 / median * 100;
-    std::printf("  %-32s %7.*f %s %4.0f %%", row.c_str(), cell->second.per_item ? 0 : 2, median,
-                cell->second.per_item ? "/s  " : "GB/s", spread);
-    const auto baseline = baselines_.find(row);
-    const auto base_cell =
-        baseline == baselines_.end() ? cells_.end() : cells_.find({baseline->second, column});
-    if (base_cell != cells_.end()) {
-      std::printf(" %8.2f of %s", median / Quantile(base_cell->second.rates, 0.5),
-                  baseline->second.c_str());
-    }
+    std::printf("  %-*s %7.*f %s %4.0f %%", width, row.c_str(), cell->second.per_item ? 0 : 2,
+                median, cell->second.per_item ? "/s  " : "GB/s", spread);
+    PrintRatios(row, column, median);
     std::printf("\n");
+  }
+}
+
+void TableReporter::PrintRatios(const std::string& row, const std::string& column, double rate) {
+  const auto baselines = baselines_.find(row);
+  if (baselines == baselines_.end()) return;
+  for (const std::string& baseline : baselines->second) {
+    const auto cell = cells_.find({baseline, column});
+    if (cell == cells_.end()) continue;
+    std::printf(" %8.2f of %s", rate / Quantile(cell->second.rates, 0.5), baseline.c_str());
   }
 }
 
@@ -108,7 +115,7 @@ void TableReporter::WriteJson() const {
   std::ofstream(json_path_) << document.dump(1) << "\n";
 }
 
-int RunTable(int argc, char** argv, std::map<std::string, std::string> baselines) {
+int RunTable(int argc, char** argv, Baselines baselines) {
   std::string json_path;
   std::string repetitions = "--benchmark_repetitions=11";
   std::string interleave = "--benchmark_enable_random_interleaving=true";

@@ -9,15 +9,18 @@
 
 namespace quantd::bench {
 
+// Names of rows, and of the rows that each is compared with.
+using Baselines = std::map<std::string, std::vector<std::string>>;
+
 // Runs the registered benchmarks in random interleaved order, several repetitions each, and prints
-// a table: median rate, spread (half the range between the quartiles, in percent), and the ratio to
-// a baseline. Benchmarks are named ROW/COLUMN; the baseline of a row is looked up in the same
-// column. Rates are bytes_per_second, or items_per_second where there are none.
+// a table: median rate, spread (half the range between the quartiles, in percent), and the ratios
+// to baselines. Benchmarks are named ROW/COLUMN; the baselines of a row are looked up in the same
+// column, where there need not be one. Rates are bytes_per_second, or items_per_second where there
+// are none.
 class TableReporter : public benchmark::BenchmarkReporter {
  public:
-  // `baselines` gives the baseline row of each row; rows without one have no ratio. `json` may be
-  // empty.
-  TableReporter(std::map<std::string, std::string> baselines, std::string json_path);
+  // `json_path` may be empty.
+  TableReporter(Baselines baselines, std::string json_path);
 
   bool ReportContext(const Context& context) override;
   void ReportRuns(const std::vector<Run>& runs) override;
@@ -29,9 +32,11 @@ class TableReporter : public benchmark::BenchmarkReporter {
     bool per_item = false;
   };
   void PrintColumn(const std::string& column);
+  // Prints what part of the row's baselines `rate` is.
+  void PrintRatios(const std::string& row, const std::string& column, double rate);
   void WriteJson() const;
 
-  const std::map<std::string, std::string> baselines_;
+  const Baselines baselines_;
   const std::string json_path_;
   std::vector<std::string> rows_, columns_;  // in order of appearance
   std::map<std::pair<std::string, std::string>, Cell> cells_;
@@ -39,7 +44,7 @@ class TableReporter : public benchmark::BenchmarkReporter {
 
 // Parses Google Benchmark's flags and `--json=PATH`, sets `repetitions` (at least 10 pairs) with
 // random interleaving unless told otherwise, and runs everything. Returns an exit code.
-int RunTable(int argc, char** argv, std::map<std::string, std::string> baselines);
+int RunTable(int argc, char** argv, Baselines baselines);
 
 }  // namespace quantd::bench
 

@@ -123,8 +123,7 @@ struct Transport {
   std::shared_ptr<grpc::Channel> echo, quantd;
 };
 
-void RegisterAll(const std::vector<Transport>& transports,
-                 std::map<std::string, std::string>& baselines) {
+void RegisterAll(const std::vector<Transport>& transports, Baselines& baselines) {
   for (const Transport& transport : transports) {
     const auto add = [&](const std::string& row, const std::string& column, auto fn) {
       benchmark::RegisterBenchmark(absl::StrCat(row, "/", column).c_str(), fn)->UseRealTime();
@@ -141,7 +140,7 @@ void RegisterAll(const std::vector<Transport>& transports,
       for (const char* spec : {"int8:scale=1", "int8:axis=0", "fp16"}) {
         for (const bool checks : {true, false}) {
           const std::string row = absl::StrCat(spec, checks ? "" : ", no figures, no CRC");
-          baselines[row] = absl::StartsWith(spec, "fp16") ? "bare echo, half" : "bare echo";
+          baselines[row] = {absl::StartsWith(spec, "fp16") ? "bare echo, half" : "bare echo"};
           add(row, column, [=](benchmark::State& state) {
             BenchQuantize(state, transport.quantd, spec, frame_bytes, checks);
           });
@@ -149,7 +148,7 @@ void RegisterAll(const std::vector<Transport>& transports,
       }
     }
     const std::string column = absl::StrCat(transport.name, ", 384 floats in a call");
-    baselines["unary Quantize"] = "unary echo";
+    baselines["unary Quantize"] = {"unary echo"};
     add("unary echo", column,
         [=](benchmark::State& state) { BenchUnaryEcho(state, transport.echo); });
     add("unary Quantize", column,
@@ -175,7 +174,7 @@ int Main(int argc, char** argv) {
       {"UNIX", ConnectionTo(echo_path), ConnectionTo(quantd_path)},
       {"in-process", local_echo->InProcessChannel(ClientChannelArguments()),
        local_quantd->InProcessChannel(ClientChannelArguments())}};
-  std::map<std::string, std::string> baselines;
+  Baselines baselines;
   RegisterAll(transports, baselines);
   const int exit_code = RunTable(argc, argv, baselines);
   benchmark::ClearRegisteredBenchmarks();
