@@ -40,12 +40,13 @@ class TempFolder {
   std::filesystem::path path_;
 };
 
-// A program of ours that serves until it is told to end. Its last argument is the file where it
-// writes its address.
+// A program of ours that serves until it is told to end, one of its kind in `folder`. Its last
+// argument is the file where it writes its address.
 class ChildServer {
  public:
   ChildServer(const std::filesystem::path& folder, std::vector<std::string> command) {
-    const std::string port_file = folder / absl::StrCat("port", command.size());
+    const std::string program = std::filesystem::path(command[0]).filename();
+    const std::string port_file = folder / absl::StrCat(program, ".port");
     command.push_back(port_file);
     pid_ = fork();
     if (pid_ == 0) {

@@ -1,8 +1,8 @@
-// Streams of f32 through StreamingQuantize (int8, checksums, digests and figures on, and without
-// them) beside a bare gRPC echo of the same bytes: the same frames in, a quarter of each back, no
-// kernel. Each server has a process of its own, except for in-process channels; the client is ours
-// for both. GB/s are of f32 sent. Small calls: unary Quantize of 384 floats beside a unary
-// echo, calls per second.
+// Streams of f32 through StreamingQuantize (int8 and fp16; checksums and figures on, and without
+// them; digests always) beside two others that take the same frames: a bare gRPC echo of a quarter
+// or half of each, with our client and no kernel, and a plain socket without gRPC, whose two ends
+// do the same work. Each server has a process of its own, except for in-process channels. GB/s are
+// of f32 sent. Small calls: unary Quantize of 384 floats beside a unary echo, calls per second.
 #include <benchmark/benchmark.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
@@ -21,6 +21,7 @@
 #include "tests/bench/child_server.h"
 #include "tests/bench/echo_service.h"
 #include "tests/bench/load.h"
+#include "tests/bench/plain_client.h"
 #include "tests/bench/table.h"
 
 namespace quantd::bench {
@@ -83,6 +84,21 @@ void BenchQuantize(benchmark::State& state, std::shared_ptr<grpc::Channel> chann
   state.SetBytesProcessed(state.iterations() * kTensorBytes);
 }
 
+void BenchPlain(benchmark::State& state, PlainClient& client, const std::string& spec,
+                int64_t frame_bytes, bool checks) {
+  TensorHeader header;
+  spec.copy(header.spec, sizeof(header.spec) - 1);
+  header.rows = kTensorBytes / 4 / 4096;
+  header.columns = 4096;
+  header.frame_bytes = static_cast<uint32_t>(frame_bytes);
+  header.checks = checks ? 1 : 0;
+  for (auto _ : state) {
+    const absl::Status status = client.Quantize(header, std::as_bytes(std::span(Input())));
+    if (!status.ok()) return state.SkipWithError(std::string(status.message()).c_str());
+  }
+  state.SetBytesProcessed(state.iterations() * kTensorBytes);
+}
+
 // One call after the other, as a caller of embeddings makes them.
 void BenchUnaryQuantize(benchmark::State& state, std::shared_ptr<grpc::Channel> channel) {
   const auto stub = v1::QuantizationService::NewStub(channel);
@@ -121,6 +137,7 @@ void BenchUnaryEcho(benchmark::State& state, std::shared_ptr<grpc::Channel> chan
 struct Transport {
   std::string name;
   std::shared_ptr<grpc::Channel> echo, quantd;
+  std::shared_ptr<PlainClient> plain;  // null: there is no socket
 };
 
 void RegisterAll(const std::vector<Transport>& transports, Baselines& baselines) {
@@ -140,7 +157,14 @@ void RegisterAll(const std::vector<Transport>& transports, Baselines& baselines)
       for (const char* spec : {"int8:scale=1", "int8:axis=0", "fp16"}) {
         for (const bool checks : {true, false}) {
           const std::string row = absl::StrCat(spec, checks ? "" : ", no figures, no CRC");
-          baselines[row] = {absl::StartsWith(spec, "fp16") ? "bare echo, half" : "bare echo"};
+          const std::string plain = absl::StrCat("plain socket, ", row);
+          baselines[row] = {absl::StartsWith(spec, "fp16") ? "bare echo, half" : "bare echo",
+                            plain};
+          if (transport.plain != nullptr) {
+            add(plain, column, [=](benchmark::State& state) {
+              BenchPlain(state, *transport.plain, spec, frame_bytes, checks);
+            });
+          }
           add(row, column, [=](benchmark::State& state) {
             BenchQuantize(state, transport.quantd, spec, frame_bytes, checks);
           });
@@ -161,19 +185,23 @@ int Main(int argc, char** argv) {
   const TempFolder temp;
   const std::string echo_path = absl::StrCat("unix:", (temp.path() / "echo").string());
   const std::string quantd_path = absl::StrCat("unix:", (temp.path() / "quantd").string());
+  const std::string plain_path = absl::StrCat("unix:", (temp.path() / "plain").string());
   const ChildServer echo(temp.path(), {ECHO_PROGRAM, echo_path});
   const ChildServer quantd(temp.path(), {QUANTD_PROGRAM, "--listen", "127.0.0.1:0", "--listen",
                                          quantd_path, "--port-file"});
+  const ChildServer plain(temp.path(), {PLAIN_PROGRAM, plain_path});
   EchoService echo_service;
   grpc::ServerBuilder builder;
   builder.RegisterCallbackGenericService(&echo_service);
   const std::unique_ptr<grpc::Server> local_echo = builder.BuildAndStart();
   const std::unique_ptr<QuantdServer> local_quantd = *QuantdServer::Start(ServerOptions());
   const std::vector<Transport> transports = {
-      {"TCP", ConnectionTo(echo.address()), ConnectionTo(quantd.address())},
-      {"UNIX", ConnectionTo(echo_path), ConnectionTo(quantd_path)},
+      {"TCP", ConnectionTo(echo.address()), ConnectionTo(quantd.address()),
+       *PlainClient::Connect(plain.address())},
+      {"UNIX", ConnectionTo(echo_path), ConnectionTo(quantd_path),
+       *PlainClient::Connect(plain_path)},
       {"in-process", local_echo->InProcessChannel(ClientChannelArguments()),
-       local_quantd->InProcessChannel(ClientChannelArguments())}};
+       local_quantd->InProcessChannel(ClientChannelArguments()), nullptr}};
   Baselines baselines;
   RegisterAll(transports, baselines);
   const int exit_code = RunTable(argc, argv, baselines);
