@@ -24,6 +24,8 @@ constexpr uint64_t kWakeKey = uint64_t{1} << 31;
 constexpr uint64_t kFirstConnection = uint64_t{1} << 32;
 // Connections taken from one socket before others have their turn.
 constexpr int kAcceptsPerTurn = 64;
+// What the kernel takes of a response before the client has read it; cut to net.core.wmem_max.
+constexpr int kUnixSendBytes = 1 << 20;
 
 }  // namespace
 
@@ -124,6 +126,9 @@ void Acceptor::TakeConnection(const Listener& listener, int fd) {
     if (duplicate >= 0) close(duplicate);
     close(fd);
     return;
+  }
+  if (listener.socket.is_unix()) {  // whose buffers do not grow by themselves, as TCP's do
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kUnixSendBytes, sizeof(kUnixSendBytes));
   }
   watched_.insert(duplicate);
   open_.fetch_add(1);
