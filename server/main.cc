@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "absl/strings/str_join.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "core/simd/targets.h"
 #include "server/config_file.h"
@@ -37,6 +38,14 @@ void TuneAllocator() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   mallopt(M_TOP_PAD, 64 << 20);
+}
+
+// Debian's Abseil is built with its search for deadlocks, which each lock of ours and of gRPC's
+// pays for; builds for development keep it.
+void SkipDeadlockSearch() {
+#ifdef NDEBUG
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+#endif
 }
 
 // Gives kept memory back to the system while there are no calls; time and again, since peers that
@@ -164,6 +173,7 @@ int CheckConfig(const CLI::App& app, const Flags& flags) {
 int Main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
   TuneAllocator();
+  SkipDeadlockSearch();
 
   CLI::App app("quantd, a quantization service", "quantd");
   Flags flags;
