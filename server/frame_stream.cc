@@ -228,13 +228,12 @@ void FrameStream::Turn(bool here) {
   }
   absl::Time step_begin = absl::Now();
   for (int step = 0; step < kStepsPerTurn; ++step) {
-    if (step > 0) {
-      const absl::Time now = absl::Now();
-      slow_step_ = std::max(now - std::exchange(step_begin, now), slow_step_ / 2);
-      if (here && slow_step_ > kMaxStepHere) break;  // the rest is for a worker
-    }
     {
       MutexLock lock(&mutex_);
+      const absl::Time now = absl::Now();
+      const absl::Duration last_step = now - std::exchange(step_begin, now);
+      if (step > 0) slow_step_ = std::max(last_step, slow_step_ / 2);
+      if (here && slow_step_ > kMaxStepHere) break;  // the rest is for a worker
       paused_ = queued_bytes_ >= static_cast<size_t>(context_.limits.max_queued_bytes);
       if (paused_ || MustStop()) {
         working_ = false;

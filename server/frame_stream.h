@@ -133,9 +133,8 @@ class FrameStream : public FrameOutbox,
   const MemoryBudget::Reservation base_;
   CallContext call_context_;  // has_turn is written while no turn is at work
   CancelToken cancel_;
-  std::unique_ptr<FrameHandler> handler_;             // used by the turn at work alone
-  absl::Duration slow_step_ = absl::Milliseconds(1);  // of late; likewise
-  std::shared_ptr<FrameStream> self_;                 // until gRPC is done
+  std::unique_ptr<FrameHandler> handler_;  // used by the turn at work alone
+  std::shared_ptr<FrameStream> self_;      // until gRPC is done
 
   Mutex mutex_;
   grpc::ByteBuffer incoming_ ABSL_GUARDED_BY(mutex_);  // gRPC's while reading_
@@ -156,8 +155,9 @@ class FrameStream : public FrameOutbox,
   absl::Status refusal_ ABSL_GUARDED_BY(mutex_);      // there will be no memory
   std::unique_ptr<Admission::Place> place_ ABSL_GUARDED_BY(mutex_);  // in the queue, or a turn
   absl::Status status_ ABSL_GUARDED_BY(mutex_);                      // an error ends the stream
-  absl::Time progress_ ABSL_GUARDED_BY(mutex_);     // when the peer or a turn last did something
-  absl::Time submitted_ ABSL_GUARDED_BY(mutex_);    // the turn that waits for a worker
+  absl::Time progress_ ABSL_GUARDED_BY(mutex_);   // when the peer or a turn last did something
+  absl::Time submitted_ ABSL_GUARDED_BY(mutex_);  // the turn that waits for a worker
+  absl::Duration slow_step_ ABSL_GUARDED_BY(mutex_) = absl::Milliseconds(1);  // of late
   absl::Time write_began_ ABSL_GUARDED_BY(mutex_);  // of the frame that is gRPC's
   CallRecord record_ ABSL_GUARDED_BY(mutex_);
 };
