@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the benchmarks and prints their tables with ratios; JSON and text go to build/bench. Takes about
-# half an hour on two cores, which should have nothing else to do.
+# Builds the benchmarks and prints their tables with ratios, and at the end the README's figures; JSON and text go to
+# build/bench. Takes a quarter of an hour on two cores, which should have nothing else to do.
 #   tests/bench/run.sh [GOOGLE BENCHMARK ARGUMENT...]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -20,6 +20,8 @@ for bench in "${others[@]}"; do
   echo "== $bench"
   build/tests/$bench 2>&1 | tee build/bench/${bench%_bench}.txt || failed+=("$bench")
 done
+echo "== README"
+tests/bench/summary build/bench | tee build/bench/summary.md
 if ((${#failed[@]} > 0)); then
   echo "missed or failed: ${failed[*]}" >&2
   exit 1

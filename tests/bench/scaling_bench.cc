@@ -1,6 +1,6 @@
 // Rates against streams, worker threads and replicas, and CPU seconds per GB of f32 on both sides,
 // of StreamingQuantize (int8:axis=0, checksums, digests and figures on) beside a bare echo of the
-// same bytes, for TCP and UNIX sockets.
+// same bytes, for TCP and UNIX sockets, and over shared memory, which needs no checksums.
 //   scaling_bench [ROUNDS] [SECONDS]
 // Prints medians over ROUNDS (10) interleaved rounds of SECONDS (0.5) each, and the spread.
 #include <sys/resource.h>
@@ -63,6 +63,7 @@ struct Case {
   std::vector<std::string> addresses;  // of the servers; streams go to them in turn
   bool echo = false;
   int streams = 1;
+  bool shares_memory = false;
   std::vector<double> rate, server_cpu, client_cpu;  // GB/s, seconds per GB
 };
 
@@ -84,10 +85,18 @@ bool RunRound(Case& c, absl::Duration time) {
   std::vector<std::thread> threads;
   for (const auto& channel : channels) {
     threads.emplace_back([&, channel] {
-      const Client client(channel);
+      absl::StatusOr<Client> client = Client(channel);
+      if (c.shares_memory) {
+        client =
+            Client::Connect({.target = c.addresses.front(), .transport = Transport::kSharedMemory});
+      }
+      if (!client.ok()) {
+        failed = true;
+        return;
+      }
       do {
         const bool ok =
-            c.echo ? EchoOnce(channel) : QuantizeOnce(client, "int8:axis=0").status().ok();
+            c.echo ? EchoOnce(channel) : QuantizeOnce(*client, "int8:axis=0").status().ok();
         if (!ok) failed = true;
         ++tensors;
       } while (!failed && absl::Now() - begin < time);
@@ -157,6 +166,7 @@ int Main(int argc, char** argv) {
                        std::move(addresses),
                        is_echo,
                        streams,
+                       /*shares_memory=*/false,
                        {},
                        {},
                        {}});
@@ -168,6 +178,9 @@ int Main(int argc, char** argv) {
       add("quantd" + tcp, {one.get()}, {one->address()}, false, streams);
       add("echo" + uds, {&echo}, {echo_path}, true, streams);
       add("quantd" + uds, {one.get()}, {path_of("one")}, false, streams);
+      add(absl::StrCat("quantd, shared memory, ", streams, " streams"), {one.get()},
+          {path_of("one")}, false, streams);
+      cases.back().shares_memory = true;
       if (streams < 2) continue;
       add("two replicas" + uds, {one.get(), two.get()}, {path_of("one"), path_of("two")}, false,
           streams);
