@@ -153,8 +153,8 @@ struct Scheme {
   void (*decode)(const Resolved&, std::span<const std::byte> codes, const ParamView& params,
                  int64_t first_elem, TileSpan out);
   // Like `encode` of a tile, and returns what MeasureTile would say of it and its decoded values
-  // but for max_error_idx. nullopt: that cannot be done for these, and nothing has been done. Null:
-  // for none.
+  // but for max_error_idx. nullopt: that cannot be done for these, and `out` is void. Null: for
+  // none.
   std::optional<TileFigures> (*encode_measured)(const Resolved&, const Segment&,
                                                 std::span<std::byte> out, Counts* counts);
   // Scalar definitions of the two before, equal bit for bit.
