@@ -70,7 +70,8 @@ for name in "${names[@]}"; do
   }
   grep -E '^stat::|DONE' "build-fuzz/$name.log"
   if [[ -n $minimize ]]; then
-    # Regression inputs have names of their own and stay.
+    # Inputs that are kept so far are candidates too; regression inputs have names of their own and stay.
+    find "$kept" -type f -exec cp -t "$found" {} +
     find "$kept" -type f -regextype posix-extended -regex '.*/[0-9a-f]{40}' -delete
     "$program" -set_cover_merge=1 -use_counters=0 -max_len=1024 "$kept" "$found" >"build-fuzz/$name-merge.log" 2>&1
     # The same inputs make the same archive.
