@@ -24,33 +24,6 @@ constexpr std::pair<DType, v1::DataType> kDataTypes[] = {
     {DType::kBool, v1::DATA_TYPE_BOOL},      {DType::kF8E4M3, v1::DATA_TYPE_F8_E4M3},
     {DType::kF8E5M2, v1::DATA_TYPE_F8_E5M2},
 };
-constexpr std::pair<Mode, v1::QuantizationMode> kModes[] = {
-    {Mode::kSymmetric, v1::QUANTIZATION_MODE_SYMMETRIC},
-    {Mode::kFull, v1::QUANTIZATION_MODE_FULL},
-    {Mode::kAsymmetric, v1::QUANTIZATION_MODE_ASYMMETRIC},
-};
-constexpr std::pair<Rounding, v1::Rounding> kRoundings[] = {
-    {Rounding::kHalfEven, v1::ROUNDING_HALF_EVEN}, {Rounding::kHalfAway, v1::ROUNDING_HALF_AWAY},
-    {Rounding::kHalfUp, v1::ROUNDING_HALF_UP},     {Rounding::kHalfDown, v1::ROUNDING_HALF_DOWN},
-    {Rounding::kTruncate, v1::ROUNDING_TRUNCATE},  {Rounding::kFloor, v1::ROUNDING_FLOOR},
-    {Rounding::kCeil, v1::ROUNDING_CEIL},          {Rounding::kStochastic, v1::ROUNDING_STOCHASTIC},
-};
-constexpr std::pair<ScaleType, v1::ScaleType> kScaleTypes[] = {
-    {ScaleType::kF32, v1::SCALE_TYPE_F32},
-    {ScaleType::kF16, v1::SCALE_TYPE_F16},
-    {ScaleType::kBf16, v1::SCALE_TYPE_BF16},
-    {ScaleType::kPow2, v1::SCALE_TYPE_POW2},
-};
-constexpr std::pair<NonFinite, v1::NonFinitePolicy> kNonFinites[] = {
-    {NonFinite::kReject, v1::NON_FINITE_POLICY_REJECT},
-    {NonFinite::kSaturate, v1::NON_FINITE_POLICY_SATURATE},
-    {NonFinite::kPropagate, v1::NON_FINITE_POLICY_PROPAGATE},
-};
-constexpr std::pair<Tail, v1::TailPolicy> kTails[] = {
-    {Tail::kReject, v1::TAIL_POLICY_REJECT},
-    {Tail::kShort, v1::TAIL_POLICY_SHORT},
-    {Tail::kPad, v1::TAIL_POLICY_PAD},
-};
 constexpr std::pair<Pass, v1::QuantizationPass> kPasses[] = {
     {Pass::kStatic, v1::QUANTIZATION_PASS_STATIC},
     {Pass::kLocal, v1::QUANTIZATION_PASS_LOCAL},
@@ -77,15 +50,6 @@ absl::StatusOr<Core> ToCore(const std::pair<Core, Wire> (&table)[N], Wire value,
                    field);
 }
 
-// Leaves `out` absent where the wire says "unspecified".
-template <typename Core, typename Wire, size_t N>
-absl::Status ToOptional(const std::pair<Core, Wire> (&table)[N], Wire value,
-                        absl::string_view field, std::optional<Core>& out) {
-  if (value == Wire{}) return absl::OkStatus();
-  QUANTD_ASSIGN_OR_RETURN(out, ToCore(table, value, field));
-  return absl::OkStatus();
-}
-
 absl::Status FieldError(absl::string_view field, absl::string_view what) {
   return WithField(absl::InvalidArgumentError(absl::StrCat(field, ": ", what)), field);
 }
@@ -109,82 +73,6 @@ absl::Status RangeError(absl::string_view field, const Range& range) {
 absl::Status CheckCount(int64_t count, absl::string_view field) {
   if (count >= 0) return absl::OkStatus();
   return FieldError(field, absl::StrCat(count, " is negative"));
-}
-
-// Takes a name into the spec; text of any other kind could smuggle keys into the text form.
-absl::Status TakeName(absl::string_view value, absl::string_view field, std::string& out) {
-  for (const char c : value) {
-    if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') && c != '_' && c != '.') {
-      return FieldError(field, "a name has only a-z, 0-9, _ and .");
-    }
-  }
-  out = std::string(value);
-  return absl::OkStatus();
-}
-
-absl::Status TakeNames(const v1::QuantizationSpec& message, absl::string_view field,
-                       QuantSpec& spec) {
-  QUANTD_RETURN_IF_ERROR(TakeName(message.scheme(), absl::StrCat(field, ".scheme"), spec.scheme));
-  QUANTD_RETURN_IF_ERROR(TakeName(message.range(), absl::StrCat(field, ".range"), spec.range));
-  QUANTD_RETURN_IF_ERROR(
-      TakeName(message.dialect(), absl::StrCat(field, ".dialect"), spec.dialect));
-  QUANTD_RETURN_IF_ERROR(TakeName(message.layout(), absl::StrCat(field, ".layout"), spec.layout));
-  return TakeName(message.incompatible(), absl::StrCat(field, ".incompatible"), spec.incompatible);
-}
-
-absl::Status TakeEnums(const v1::QuantizationSpec& message, absl::string_view field,
-                       QuantSpec& spec) {
-  QUANTD_RETURN_IF_ERROR(
-      ToOptional(kModes, message.mode(), absl::StrCat(field, ".mode"), spec.mode));
-  QUANTD_RETURN_IF_ERROR(
-      ToOptional(kRoundings, message.rounding(), absl::StrCat(field, ".rounding"), spec.rounding));
-  QUANTD_RETURN_IF_ERROR(ToOptional(kScaleTypes, message.scale_type(),
-                                    absl::StrCat(field, ".scale_type"), spec.scale_type));
-  QUANTD_RETURN_IF_ERROR(ToOptional(kNonFinites, message.non_finite(),
-                                    absl::StrCat(field, ".non_finite"), spec.nonfinite));
-  return ToOptional(kTails, message.tail(), absl::StrCat(field, ".tail"), spec.tail);
-}
-
-std::optional<Granularity> GranularityFromProto(const v1::QuantizationSpec& message) {
-  Granularity granularity;
-  switch (message.granularity_case()) {
-    case v1::QuantizationSpec::GRANULARITY_NOT_SET:
-      return std::nullopt;
-    case v1::QuantizationSpec::kPerTensor:
-      break;
-    case v1::QuantizationSpec::kAxis:
-      granularity.kind = GranularityKind::kAxis;
-      granularity.axis = message.axis();
-      break;
-    case v1::QuantizationSpec::kGroupElems:
-      granularity.kind = GranularityKind::kGroup;
-      granularity.group_elems = message.group_elems();
-      break;
-    case v1::QuantizationSpec::kBlock:
-      granularity.kind = GranularityKind::kBlock;
-      granularity.block_rows = message.block().rows();
-      granularity.block_cols = message.block().cols();
-      break;
-  }
-  return granularity;
-}
-
-void GranularityToProto(const Granularity& granularity, v1::QuantizationSpec& message) {
-  switch (granularity.kind) {
-    case GranularityKind::kTensor:
-      message.mutable_per_tensor();
-      break;
-    case GranularityKind::kAxis:
-      message.set_axis(granularity.axis);
-      break;
-    case GranularityKind::kGroup:
-      message.set_group_elems(granularity.group_elems);
-      break;
-    case GranularityKind::kBlock:
-      message.mutable_block()->set_rows(granularity.block_rows);
-      message.mutable_block()->set_cols(granularity.block_cols);
-      break;
-  }
 }
 
 v1::GroupStatistics GroupToProto(const CalibrationState::Group& group) {
@@ -222,20 +110,9 @@ Figures FiguresFromProto(const v1::Figures& message) {
   return figures;
 }
 
-// Appends the names of `items` to a repeated field.
-template <typename Items, typename Field>
-void AddNames(const Items& items, Field* field) {
-  for (const auto& item : items) field->Add(std::string(NameOf(item)));
-}
-
 }  // namespace
 
 v1::DataType ToProto(DType dtype) { return ToWire(kDataTypes, dtype); }
-v1::QuantizationMode ToProto(Mode mode) { return ToWire(kModes, mode); }
-v1::Rounding ToProto(Rounding rounding) { return ToWire(kRoundings, rounding); }
-v1::ScaleType ToProto(ScaleType scale_type) { return ToWire(kScaleTypes, scale_type); }
-v1::NonFinitePolicy ToProto(NonFinite nonfinite) { return ToWire(kNonFinites, nonfinite); }
-v1::TailPolicy ToProto(Tail tail) { return ToWire(kTails, tail); }
 v1::QuantizationPass ToProto(Pass pass) { return ToWire(kPasses, pass); }
 
 v1::TensorDescriptor ToProto(const TensorDesc& tensor) {
@@ -243,26 +120,6 @@ v1::TensorDescriptor ToProto(const TensorDesc& tensor) {
   message.set_name(tensor.name);
   message.set_data_type(ToProto(tensor.dtype));
   for (const int64_t dim : tensor.shape.dims()) message.add_shape(dim);
-  return message;
-}
-
-v1::QuantizationSpec ToProto(const QuantSpec& spec) {
-  v1::QuantizationSpec message;
-  message.set_scheme(spec.scheme);
-  if (spec.granularity) GranularityToProto(*spec.granularity, message);
-  if (spec.mode) message.set_mode(ToProto(*spec.mode));
-  message.set_range(spec.range);
-  if (spec.given_range) *message.mutable_given_range() = ToProto(*spec.given_range);
-  if (spec.scale) message.set_scale(*spec.scale);
-  if (spec.zero_point) message.set_zero_point(*spec.zero_point);
-  if (spec.rounding) message.set_rounding(ToProto(*spec.rounding));
-  if (spec.seed) message.set_seed(*spec.seed);
-  if (spec.scale_type) message.set_scale_type(ToProto(*spec.scale_type));
-  message.set_dialect(spec.dialect);
-  message.set_layout(spec.layout);
-  if (spec.nonfinite) message.set_non_finite(ToProto(*spec.nonfinite));
-  if (spec.tail) message.set_tail(ToProto(*spec.tail));
-  message.set_incompatible(spec.incompatible);
   return message;
 }
 
@@ -339,32 +196,6 @@ v1::Figures ToProto(const Figures& figures) {
   return message;
 }
 
-v1::SchemeDescription ToProto(const SchemeInfo& info) {
-  v1::SchemeDescription message;
-  message.set_name(std::string(info.name));
-  message.set_summary(std::string(info.summary));
-  message.set_source(std::string(info.source));
-  message.set_bits_per_code(info.bits_per_code);
-  QuantSpec spec;
-  spec.scheme = std::string(info.name);
-  const absl::StatusOr<QuantSpec> completed = CompleteSpec(spec, info);
-  message.set_default_spec(FormatSpec(completed.ok() ? *completed : spec));
-  for (const Granularity& granularity : info.granularities) {
-    const std::string kind(NameOf(granularity.kind));  // once, however many sizes there are
-    const auto& listed = message.granularities();
-    if (std::find(listed.begin(), listed.end(), kind) == listed.end())
-      message.add_granularities(kind);
-  }
-  AddNames(info.modes, message.mutable_modes());
-  AddNames(info.roundings, message.mutable_roundings());
-  AddNames(info.scale_types, message.mutable_scale_types());
-  for (const absl::string_view name : info.dialects) message.add_dialects(std::string(name));
-  for (const absl::string_view name : info.layouts) message.add_layouts(std::string(name));
-  AddNames(info.nonfinites, message.mutable_non_finite());
-  AddNames(info.tails, message.mutable_tails());
-  return message;
-}
-
 v1::QuantizationReport ToProto(const EncodingReport& report, std::span<const PlaneDesc> planes) {
   v1::QuantizationReport message;
   if (report.has_figures) *message.mutable_figures() = ToProto(report.figures);
@@ -409,39 +240,6 @@ absl::StatusOr<TensorDesc> FromProto(const v1::TensorDescriptor& message, absl::
                           FromProto(message.data_type(), absl::StrCat(field, ".data_type")));
   QUANTD_ASSIGN_OR_RETURN(tensor.shape, ShapeFromProto(message.shape(), field));
   return tensor;
-}
-
-absl::StatusOr<QuantSpec> FromProto(const v1::QuantizationSpec& message, absl::string_view field) {
-  if (!message.text().empty()) {
-    v1::QuantizationSpec rest = message;
-    rest.clear_text();
-    if (rest.ByteSizeLong() > 0) {
-      return FieldError(absl::StrCat(field, ".text"), "excludes all other fields of the spec");
-    }
-    absl::StatusOr<QuantSpec> spec = ParseSpec(message.text());
-    if (!spec.ok()) return FieldError(absl::StrCat(field, ".text"), spec.status().message());
-    return spec;
-  }
-  if (message.scheme().empty())
-    return FieldError(absl::StrCat(field, ".scheme"), "missing; ListSchemes gives the names");
-  QuantSpec spec;
-  QUANTD_RETURN_IF_ERROR(TakeNames(message, field, spec));
-  QUANTD_RETURN_IF_ERROR(TakeEnums(message, field, spec));
-  spec.granularity = GranularityFromProto(message);
-  if (message.has_given_range()) {
-    if (!spec.range.empty()) {
-      return FieldError(absl::StrCat(field, ".given_range"), "excludes range; give one");
-    }
-    QUANTD_ASSIGN_OR_RETURN(spec.given_range,
-                            FromProto(message.given_range(), absl::StrCat(field, ".given_range")));
-  }
-  if (message.has_scale()) spec.scale = message.scale();
-  if (message.has_zero_point()) spec.zero_point = message.zero_point();
-  if (message.has_seed()) spec.seed = message.seed();
-  // The text form's own checks of values hold for the fields as well.
-  absl::StatusOr<QuantSpec> checked = ParseSpec(FormatSpec(spec));
-  if (!checked.ok()) return FieldError(field, checked.status().message());
-  return checked;
 }
 
 absl::StatusOr<Range> FromProto(const v1::Range& message, absl::string_view field) {

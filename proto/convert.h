@@ -25,11 +25,6 @@ namespace quantd {
 inline constexpr size_t kMaxTensorNameBytes = 1024;
 
 v1::DataType ToProto(DType dtype);
-v1::QuantizationMode ToProto(Mode mode);
-v1::Rounding ToProto(Rounding rounding);
-v1::ScaleType ToProto(ScaleType scale_type);
-v1::NonFinitePolicy ToProto(NonFinite nonfinite);
-v1::TailPolicy ToProto(Tail tail);
 v1::QuantizationPass ToProto(Pass pass);
 v1::TensorDescriptor ToProto(const TensorDesc& tensor);
 v1::QuantizationSpec ToProto(const QuantSpec& spec);
@@ -39,7 +34,7 @@ v1::QuantizationPlan ToProto(const Plan& plan);
 v1::CalibratedRanges ToProto(const CalibratedRanges& ranges);
 v1::CalibrationState ToProto(const CalibrationState& state);
 v1::Figures ToProto(const Figures& figures);
-v1::SchemeDescription ToProto(const SchemeInfo& info);
+v1::SchemeDescription ToProto(const Scheme& scheme);
 // Times are left out; `planes` gives the digests their names.
 v1::QuantizationReport ToProto(const EncodingReport& report, std::span<const PlaneDesc> planes);
 v1::DequantizeFinished ToProto(const DecodingReport& report, std::span<const PlaneDesc> planes);

@@ -228,7 +228,7 @@ absl::Status ListSchemes(CallContext&, const v1::ListSchemesRequest& request,
   const auto size =
       static_cast<size_t>(request.page_size() == 0 ? kDefaultPageSize : request.page_size());
   const size_t end = begin + std::min(size, schemes.size() - begin);
-  for (size_t i = begin; i < end; ++i) *response.add_schemes() = ToProto(schemes[i]->info);
+  for (size_t i = begin; i < end; ++i) *response.add_schemes() = ToProto(*schemes[i]);
   if (end < schemes.size()) response.set_next_page_token(absl::StrCat(end));
   return absl::OkStatus();
 }

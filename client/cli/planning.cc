@@ -15,7 +15,7 @@ namespace {
 // True if a refusal of the spec is the shape's fault, as far as this program knows the scheme.
 bool IsLegal(const QuantSpec& spec) {
   const absl::StatusOr<const Scheme*> scheme = FindScheme(spec.scheme);
-  return scheme.ok() && CompleteSpec(spec, (*scheme)->info).ok();
+  return scheme.ok() && CompleteSpec(spec, **scheme).ok();
 }
 
 }  // namespace
@@ -51,7 +51,7 @@ std::string ShortSpec(absl::string_view resolved_spec) {
   if (!scheme.ok()) return std::string(resolved_spec);
   QuantSpec plain;
   plain.scheme = std::string(parts.first);
-  const absl::StatusOr<QuantSpec> defaults = CompleteSpec(plain, (*scheme)->info);
+  const absl::StatusOr<QuantSpec> defaults = CompleteSpec(plain, **scheme);
   if (!defaults.ok()) return std::string(resolved_spec);
   const std::string default_text = FormatSpec(*defaults);
   const std::vector<absl::string_view> default_settings =

@@ -17,7 +17,7 @@ absl::StatusOr<const Scheme*> FindScheme(absl::string_view name);
 
 // Fills what `spec` leaves open from the scheme's defaults, and refuses what the scheme does not
 // have with kInvalidArgument that says what it has.
-absl::StatusOr<QuantSpec> CompleteSpec(const QuantSpec& spec, const SchemeInfo& info);
+absl::StatusOr<QuantSpec> CompleteSpec(const QuantSpec& spec, const Scheme& scheme);
 
 }  // namespace quantd
 

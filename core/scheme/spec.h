@@ -1,10 +1,11 @@
 #ifndef QUANTD_CORE_SCHEME_SPEC_H_
 #define QUANTD_CORE_SCHEME_SPEC_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
+#include <type_traits>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -14,7 +15,6 @@ namespace quantd {
 
 // Which elements share parameters.
 enum class GranularityKind : uint8_t { kTensor, kAxis, kGroup, kBlock };
-inline constexpr int kNumGranularityKinds = 4;
 
 struct Granularity {
   GranularityKind kind = GranularityKind::kTensor;
@@ -32,11 +32,9 @@ enum class Mode : uint8_t {
   kFull,        // codes -2^(b-1) .. 2^(b-1)-1, scale = absmax / ((2^b-1)/2)
   kAsymmetric,  // all codes, scale = (max-min) / (2^b-1), and a zero point
 };
-inline constexpr int kNumModes = 3;
 
 // What stored scales are rounded to.
 enum class ScaleType : uint8_t { kF32, kF16, kBf16, kPow2 };
-inline constexpr int kNumScaleTypes = 4;
 
 // What happens to NaN and infinities.
 enum class NonFinite : uint8_t {
@@ -44,7 +42,6 @@ enum class NonFinite : uint8_t {
   kSaturate,   // NaN to 0, infinities to the outermost code
   kPropagate,  // kept, where the target has them
 };
-inline constexpr int kNumNonFinites = 3;
 
 // What happens where a group does not divide its axis.
 enum class Tail : uint8_t {
@@ -52,7 +49,29 @@ enum class Tail : uint8_t {
   kShort,  // the last group has fewer elements
   kPad,    // codes are padded with zeros to whole groups
 };
-inline constexpr int kNumTails = 3;
+
+// The names of each closed set in the text form, in the order of its enum; no other list exists.
+template <typename Enum>
+inline constexpr absl::string_view kNamesOf[1] = {};
+template <>
+inline constexpr absl::string_view kNamesOf<GranularityKind>[] = {"per", "axis", "group", "block"};
+template <>
+inline constexpr absl::string_view kNamesOf<Mode>[] = {"symmetric", "full", "asymmetric"};
+template <>
+inline constexpr absl::string_view kNamesOf<Rounding>[] = {
+    "half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"};
+template <>
+inline constexpr absl::string_view kNamesOf<ScaleType>[] = {"f32", "f16", "bf16", "pow2"};
+template <>
+inline constexpr absl::string_view kNamesOf<NonFinite>[] = {"reject", "saturate", "propagate"};
+template <>
+inline constexpr absl::string_view kNamesOf<Tail>[] = {"reject", "short", "pad"};
+
+// Returns the name of a member of a closed set.
+template <typename Enum, typename = std::enable_if_t<!kNamesOf<Enum>[0].empty()>>
+constexpr absl::string_view NameOf(Enum value) {
+  return kNamesOf<Enum>[static_cast<size_t>(value)];
+}
 
 // A closed range of real values.
 struct Range {
@@ -63,7 +82,8 @@ struct Range {
 };
 
 // What to quantize to. What is absent takes the scheme's default; a resolved spec has nothing
-// absent but what does not apply. Text form: SCHEME[:key=value,...], see FormatSpec.
+// absent but what does not apply. Text form: SCHEME[:key=value,...], see FormatSpec; all else of a
+// key is in spec_keys.h.
 struct QuantSpec {
   std::string scheme;
   std::optional<Granularity> granularity;  // per=tensor | axis=K | group=N | block=RxC
@@ -94,14 +114,6 @@ std::string FormatSpec(const QuantSpec& spec);
 
 // Returns the shortest decimal text that reads back to the same double.
 std::string FormatDouble(double value);
-
-// The names of the closed sets, as the text form has them.
-absl::string_view NameOf(GranularityKind kind);
-absl::string_view NameOf(Mode mode);
-absl::string_view NameOf(Rounding rounding);
-absl::string_view NameOf(ScaleType scale_type);
-absl::string_view NameOf(NonFinite nonfinite);
-absl::string_view NameOf(Tail tail);
 
 }  // namespace quantd
 

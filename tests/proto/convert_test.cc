@@ -3,15 +3,12 @@
 #include <google/protobuf/descriptor.h>
 #include <gtest/gtest.h>
 
-#include <limits>
 #include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/strip.h"
-#include "core/scheme/registry.h"
 
 namespace quantd {
 namespace {
@@ -38,12 +35,6 @@ void ExpectSameMembers(const google::protobuf::EnumDescriptor* wire, int count,
 
 TEST(Enums, HaveNotDriftedFromCore) {
   ExpectSameMembers<DType>(v1::DataType_descriptor(), kNumDTypes, "DATA_TYPE_");
-  ExpectSameMembers<Mode>(v1::QuantizationMode_descriptor(), kNumModes, "QUANTIZATION_MODE_");
-  ExpectSameMembers<Rounding>(v1::Rounding_descriptor(), kNumRoundings, "ROUNDING_");
-  ExpectSameMembers<ScaleType>(v1::ScaleType_descriptor(), kNumScaleTypes, "SCALE_TYPE_");
-  ExpectSameMembers<NonFinite>(v1::NonFinitePolicy_descriptor(), kNumNonFinites,
-                               "NON_FINITE_POLICY_");
-  ExpectSameMembers<Tail>(v1::TailPolicy_descriptor(), kNumTails, "TAIL_POLICY_");
   ExpectSameMembers<Pass>(v1::QuantizationPass_descriptor(), 4, "QUANTIZATION_PASS_");
 }
 
@@ -60,75 +51,9 @@ TEST(Enums, ReadBack) {
   }
 }
 
-TEST(Spec, EveryTextFormGoesThroughTheMessage) {
-  const std::vector<std::string> texts = {
-      "int8",
-      "int8:axis=0",
-      "int8:axis=-1,mode=full",
-      "int4:group=128,mode=asymmetric",
-      "int8:block=16x32,scale_type=f16",
-      "int8:per=tensor,range=-1.5..2,round=half_away",
-      "int8:range=3sigma,round=stochastic,seed=18446744073709551615",
-      "int8:scale=0.02,zero=-3,round=truncate",
-      "fp8_e4m3:range=p99.9,nonfinite=saturate,tail=short",
-      "uint8:mode=symmetric,round=half_down,scale_type=pow2,dialect=onnx,layout=low_nibble_first,"
-      "nonfinite=propagate,tail=pad,incompatible=keep",
-      "uint8:seed=0,round=floor,scale_type=bf16,tail=reject,nonfinite=reject",
-      "uint8:round=ceil,scale_type=f32",
-      "uint8:round=half_up",
-      "uint8:round=half_even",
-  };
-  for (const std::string& text : texts) {
-    const auto spec = ParseSpec(text);
-    ASSERT_TRUE(spec.ok()) << spec.status();
-    const auto through_fields = FromProto(ToProto(*spec));
-    ASSERT_TRUE(through_fields.ok()) << text << ": " << through_fields.status();
-    EXPECT_EQ(*through_fields, *spec) << text;
-    v1::QuantizationSpec message;
-    message.set_text(text);
-    const auto through_text = FromProto(message);
-    ASSERT_TRUE(through_text.ok()) << text << ": " << through_text.status();
-    EXPECT_EQ(*through_text, *spec) << text;
-  }
-}
-
 void ExpectError(const absl::Status& status, absl::string_view part) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   EXPECT_NE(status.message().find(part), absl::string_view::npos) << status << " lacks " << part;
-}
-
-TEST(Spec, ErrorsNameTheField) {
-  const auto error_of = [](auto change) {
-    v1::QuantizationSpec message;
-    message.set_scheme("int8");
-    change(message);
-    return FromProto(message).status();
-  };
-  using Spec = v1::QuantizationSpec;
-  const double nan = std::numeric_limits<double>::quiet_NaN();
-  ExpectError(error_of([](Spec& s) { s.clear_scheme(); }), "spec.scheme: missing");
-  ExpectError(error_of([](Spec& s) { s.set_scheme("int8:axis=0"); }), "spec.scheme");
-  ExpectError(error_of([](Spec& s) { s.set_text("int8"); }), "spec.text: excludes all other");
-  ExpectError(error_of([](Spec& s) {
-                s.Clear();
-                s.set_text("int8:bits=4");
-              }),
-              "spec.text: unknown key \"bits\"");
-  ExpectError(error_of([](Spec& s) { s.set_dialect("onnx,scale=2"); }), "spec.dialect");
-  ExpectError(error_of([](Spec& s) { s.set_rounding(static_cast<v1::Rounding>(77)); }),
-              "spec.rounding=77 is not a known value; use 1 to 8");
-  ExpectError(error_of([](Spec& s) { s.set_axis(-2); }), "spec: axis=-2");
-  ExpectError(error_of([](Spec& s) { s.set_group_elems(0); }), "spec: group=0");
-  ExpectError(error_of([](Spec& s) { s.mutable_block()->set_rows(4); }), "spec: block=4x0");
-  ExpectError(error_of([nan](Spec& s) { s.set_scale(nan); }), "spec: scale=nan");
-  ExpectError(error_of([](Spec& s) { s.set_scale(-1); }), "spec: scale=-1");
-  ExpectError(error_of([nan](Spec& s) { s.mutable_given_range()->set_max(nan); }),
-              "spec.given_range: 0..nan");
-  ExpectError(error_of([](Spec& s) {
-                s.set_range("minmax");
-                s.mutable_given_range()->set_max(1);
-              }),
-              "spec.given_range: excludes range");
 }
 
 TEST(Tensor, GoesThroughTheMessageAndErrorsNameTheField) {
@@ -225,19 +150,6 @@ TEST(CalibrationStates, GoThroughTheMessage) {
   v1::CalibrationState message = ToProto(state);
   message.set_histogram(3, -1);
   ExpectError(FromProto(message).status(), "state.histogram: -1 is negative");
-}
-
-TEST(Schemes, AreDescribedWithADefaultThatTheyTake) {
-  for (const Scheme* scheme : AllSchemes()) {
-    const v1::SchemeDescription message = ToProto(scheme->info);
-    EXPECT_EQ(message.name(), scheme->info.name);
-    EXPECT_FALSE(message.summary().empty()) << message.name();
-    const auto spec = ParseSpec(message.default_spec());
-    ASSERT_TRUE(spec.ok()) << message.default_spec() << ": " << spec.status();
-    const auto completed = CompleteSpec(*spec, scheme->info);
-    ASSERT_TRUE(completed.ok()) << message.default_spec() << ": " << completed.status();
-    EXPECT_EQ(*completed, *spec);
-  }
 }
 
 }  // namespace

@@ -49,7 +49,8 @@ int64_t Define(const Granularity& granularity, const Shape& shape, int64_t elem)
 }
 
 Granularity RandomGranularity(std::mt19937& rng, int rank) {
-  Granularity granularity{.kind = static_cast<GranularityKind>(rng() % kNumGranularityKinds)};
+  Granularity granularity{
+      .kind = static_cast<GranularityKind>(rng() % std::size(kNamesOf<GranularityKind>))};
   granularity.axis = static_cast<int64_t>(rng() % static_cast<uint32_t>(rank + 1)) - 1;
   if (granularity.kind != GranularityKind::kAxis) granularity.axis = 0;
   granularity.group_elems = granularity.kind == GranularityKind::kGroup ? 1 + rng() % 9 : 0;

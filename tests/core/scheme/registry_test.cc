@@ -5,7 +5,11 @@
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/scheme/spec_keys.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -53,9 +57,10 @@ TEST_P(SchemeRowTest, SaysWhatItIs) {
 
 TEST_P(SchemeRowTest, ACompletedSpecIsComplete) {
   const SchemeInfo& info = GetParam()->info;
-  const absl::StatusOr<QuantSpec> once = CompleteSpec({.scheme = std::string(info.name)}, info);
+  const absl::StatusOr<QuantSpec> once =
+      CompleteSpec({.scheme = std::string(info.name)}, *GetParam());
   ASSERT_TRUE(once.ok()) << once.status();
-  const absl::StatusOr<QuantSpec> twice = CompleteSpec(*once, info);
+  const absl::StatusOr<QuantSpec> twice = CompleteSpec(*once, *GetParam());
   ASSERT_TRUE(twice.ok()) << twice.status();
   EXPECT_EQ(*once, *twice);
   const absl::StatusOr<QuantSpec> read = ParseSpec(FormatSpec(*once));
@@ -65,35 +70,23 @@ TEST_P(SchemeRowTest, ACompletedSpecIsComplete) {
 
 TEST_P(SchemeRowTest, TakesWhatItListsAndRefusesTheRest) {
   const SchemeInfo& info = GetParam()->info;
-  const auto check = [&](auto value, const auto& allowed, auto member, const char* key) {
-    QuantSpec spec = {.scheme = std::string(info.name)};
-    spec.*member = value;
-    const absl::Status status = CompleteSpec(spec, info).status();
-    if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) {
-      EXPECT_TRUE(status.ok()) << status;
-      return;
+  for (const SpecKey& key : SpecKeys()) {
+    if (key.names.empty() || key.name == "per") continue;
+    const std::vector<std::string> allowed = key.choices(info);
+    for (const absl::string_view value : key.names) {
+      const std::string setting = absl::StrCat(key.name, "=", value);
+      const absl::StatusOr<QuantSpec> spec = ParseSpec(absl::StrCat(info.name, ":", setting));
+      ASSERT_TRUE(spec.ok()) << spec.status();
+      const absl::Status status = CompleteSpec(*spec, *GetParam()).status();
+      if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) {
+        EXPECT_TRUE(status.ok()) << status;
+        continue;
+      }
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << setting;
+      EXPECT_THAT(std::string(status.message()), HasSubstr(std::string(info.name)));
+      EXPECT_THAT(std::string(status.message()), HasSubstr(setting));
+      EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrJoin(allowed, ", ")));
     }
-    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << key;
-    EXPECT_THAT(std::string(status.message()), HasSubstr(std::string(info.name)));
-    EXPECT_THAT(std::string(status.message()), HasSubstr(key + std::string(NameOf(value))));
-    for (const auto& item : allowed) {
-      EXPECT_THAT(std::string(status.message()), HasSubstr(std::string(NameOf(item))));
-    }
-  };
-  for (int i = 0; i < kNumModes; ++i) {
-    check(static_cast<Mode>(i), info.modes, &QuantSpec::mode, "mode=");
-  }
-  for (int i = 0; i < kNumRoundings; ++i) {
-    check(static_cast<Rounding>(i), info.roundings, &QuantSpec::rounding, "round=");
-  }
-  for (int i = 0; i < kNumScaleTypes; ++i) {
-    check(static_cast<ScaleType>(i), info.scale_types, &QuantSpec::scale_type, "scale_type=");
-  }
-  for (int i = 0; i < kNumNonFinites; ++i) {
-    check(static_cast<NonFinite>(i), info.nonfinites, &QuantSpec::nonfinite, "nonfinite=");
-  }
-  for (int i = 0; i < kNumTails; ++i) {
-    check(static_cast<Tail>(i), info.tails, &QuantSpec::tail, "tail=");
   }
 }
 
@@ -102,7 +95,7 @@ INSTANTIATE_TEST_SUITE_P(Schemes, SchemeRowTest, ::testing::ValuesIn(AllSchemes(
 absl::Status Refused(absl::string_view text) {
   const absl::StatusOr<QuantSpec> spec = ParseSpec(text);
   if (!spec.ok()) return spec.status();
-  return CompleteSpec(*spec, (*FindScheme(spec->scheme))->info).status();
+  return CompleteSpec(*spec, **FindScheme(spec->scheme)).status();
 }
 
 TEST(CompleteSpecTest, RefusesWhatDoesNotGoTogether) {
@@ -131,11 +124,11 @@ TEST(CompleteSpecTest, RefusesWhatDoesNotGoTogether) {
 }
 
 TEST(CompleteSpecTest, RefusesSpecsThatNoTextHas) {
-  const SchemeInfo& info = (*FindScheme("int8"))->info;
-  const auto refuses = [&info](auto change) {
+  const Scheme& scheme = **FindScheme("int8");
+  const auto refuses = [&scheme](auto change) {
     QuantSpec spec = {.scheme = "int8"};
     change(spec);
-    return CompleteSpec(spec, info).status().code() == absl::StatusCode::kInvalidArgument;
+    return CompleteSpec(spec, scheme).status().code() == absl::StatusCode::kInvalidArgument;
   };
   EXPECT_TRUE(refuses([](QuantSpec& spec) {
     spec.granularity = Granularity{.kind = GranularityKind::kGroup, .group_elems = 0};
@@ -153,7 +146,7 @@ TEST(CompleteSpecTest, RefusesSpecsThatNoTextHas) {
 TEST(CompleteSpecTest, FillsInWhatIsLeftOpen) {
   const auto resolved = [](absl::string_view text) {
     const QuantSpec spec = *ParseSpec(text);
-    return FormatSpec(*CompleteSpec(spec, (*FindScheme(spec.scheme))->info));
+    return FormatSpec(*CompleteSpec(spec, **FindScheme(spec.scheme)));
   };
   EXPECT_EQ(resolved("int8"),
             "int8:per=tensor,mode=symmetric,range=minmax,round=half_even,scale_type=f32,"

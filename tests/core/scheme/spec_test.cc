@@ -58,7 +58,8 @@ TEST(ParseSpecTest, ReadsBackWhatFormatSpecWrites) {
   for (int i = 0; i < 5000; ++i) {
     QuantSpec spec = {.scheme = "int8"};
     if (pick(2)) {
-      Granularity granularity{.kind = static_cast<GranularityKind>(pick(kNumGranularityKinds))};
+      Granularity granularity{
+          .kind = static_cast<GranularityKind>(pick(std::size(kNamesOf<GranularityKind>)))};
       if (granularity.kind == GranularityKind::kAxis) granularity.axis = pick(5) - 1;
       if (granularity.kind == GranularityKind::kGroup) granularity.group_elems = sizes[pick(4)];
       if (granularity.kind == GranularityKind::kBlock) {
@@ -67,7 +68,7 @@ TEST(ParseSpecTest, ReadsBackWhatFormatSpecWrites) {
       }
       spec.granularity = granularity;
     }
-    if (pick(2)) spec.mode = static_cast<Mode>(pick(kNumModes));
+    if (pick(2)) spec.mode = static_cast<Mode>(pick(std::size(kNamesOf<Mode>)));
     const int range = pick(4);
     if (range == 0) spec.range = pick(2) ? "minmax" : "3.25sigma";
     if (range == 1) {
@@ -78,13 +79,13 @@ TEST(ParseSpecTest, ReadsBackWhatFormatSpecWrites) {
     }
     if (range == 2) spec.scale = std::fabs(number()) + std::numeric_limits<double>::denorm_min();
     if (pick(2)) spec.zero_point = static_cast<int64_t>(rng());
-    if (pick(2)) spec.rounding = static_cast<Rounding>(pick(kNumRoundings));
+    if (pick(2)) spec.rounding = static_cast<Rounding>(pick(std::size(kNamesOf<Rounding>)));
     if (pick(2)) spec.seed = rng();
-    if (pick(2)) spec.scale_type = static_cast<ScaleType>(pick(kNumScaleTypes));
+    if (pick(2)) spec.scale_type = static_cast<ScaleType>(pick(std::size(kNamesOf<ScaleType>)));
     if (pick(2)) spec.dialect = "onnx";
     if (pick(2)) spec.layout = "x_1";
-    if (pick(2)) spec.nonfinite = static_cast<NonFinite>(pick(kNumNonFinites));
-    if (pick(2)) spec.tail = static_cast<Tail>(pick(kNumTails));
+    if (pick(2)) spec.nonfinite = static_cast<NonFinite>(pick(std::size(kNamesOf<NonFinite>)));
+    if (pick(2)) spec.tail = static_cast<Tail>(pick(std::size(kNamesOf<Tail>)));
     if (pick(2)) spec.incompatible = "keep";
     const std::string text = FormatSpec(spec);
     ASSERT_EQ(text.find_first_not_of(std::string(kShellSafe)), std::string::npos) << text;
