@@ -478,7 +478,7 @@ SchemeInfo AffineInfo(absl::string_view name, absl::string_view summary, int bit
                     Rounding::kHalfDown, Rounding::kTruncate,  Rounding::kFloor,
                     Rounding::kCeil,     Rounding::kStochastic};
   info.scale_types = {ScaleType::kF32, ScaleType::kF16, ScaleType::kBf16, ScaleType::kPow2};
-  info.dialects = {"onnx"};
+  info.dialects = {{.name = "onnx"}};
   info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
   info.tails = {Tail::kReject, Tail::kShort};
   info.takes_range = info.takes_scale = true;

@@ -16,6 +16,33 @@ namespace quantd {
 #include "core/scheme/schemes.def"
 #undef QUANTD_SCHEME
 
+namespace {
+
+// Returns the dialect that the spec names or leaves to the scheme; null: the scheme knows none.
+absl::StatusOr<const Dialect*> DialectOf(const SchemeInfo& info, const QuantSpec& spec) {
+  const SpecKey* key = FindSpecKey("dialect");
+  QUANTD_RETURN_IF_ERROR(key->check(*key, info, spec));
+  for (const Dialect& dialect : info.dialects) {
+    if (spec.dialect.empty() || spec.dialect == dialect.name) return &dialect;
+  }
+  return nullptr;
+}
+
+absl::Status CheckFixed(const SchemeInfo& info, const Dialect& dialect, const QuantSpec& spec) {
+  for (const absl::string_view name : dialect.fixed) {
+    const SpecKey* key = FindSpecKey(name);
+    const std::optional<std::string> value = key->format(spec);
+    const std::string has = key->format(dialect.defaults).value_or("");
+    if (!value.has_value() || *value == has) continue;
+    return absl::InvalidArgumentError(absl::StrCat("dialect ", dialect.name, " of scheme ",
+                                                   info.name, " does not have ", name, "=", *value,
+                                                   "; it has ", has));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 std::span<const Scheme* const> AllSchemes() {
 #define QUANTD_SCHEME(name) &name##_scheme(),
   static const std::array kSchemes = {
@@ -36,7 +63,8 @@ absl::StatusOr<const Scheme*> FindScheme(absl::string_view name) {
       })));
 }
 
-absl::StatusOr<QuantSpec> CompleteSpec(const QuantSpec& spec, const Scheme& scheme) {
+absl::StatusOr<QuantSpec> CompleteSpec(const QuantSpec& spec, const Scheme& scheme,
+                                       const TensorDesc& tensor) {
   // The text form's own checks of values hold however the spec was made.
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec read, ParseSpec(FormatSpec(spec)));
   if (read != spec) {
@@ -46,6 +74,16 @@ absl::StatusOr<QuantSpec> CompleteSpec(const QuantSpec& spec, const Scheme& sche
   }
   const SchemeInfo& info = scheme.info;
   QuantSpec result = spec;
+  QUANTD_ASSIGN_OR_RETURN(const Dialect* dialect, DialectOf(info, spec));
+  if (dialect != nullptr) {
+    result.dialect = std::string(dialect->name);
+    for (const SpecKey& key : SpecKeys()) {
+      const std::optional<std::string> value = key.format(dialect->defaults);
+      if (!value || !key.IsOpen(result)) continue;
+      QUANTD_RETURN_IF_ERROR(key.parse(key, *value, result));
+    }
+  }
+  if (scheme.complete != nullptr) QUANTD_RETURN_IF_ERROR(scheme.complete(info, tensor, result));
   for (const SpecKey& key : SpecKeys()) {
     if (key.IsOpen(result)) {
       const std::optional<std::string> value = key.Default(info);
@@ -53,6 +91,7 @@ absl::StatusOr<QuantSpec> CompleteSpec(const QuantSpec& spec, const Scheme& sche
     }
     if (key.check != nullptr) QUANTD_RETURN_IF_ERROR(key.check(key, info, result));
   }
+  if (dialect != nullptr) QUANTD_RETURN_IF_ERROR(CheckFixed(info, *dialect, result));
   return result;
 }
 

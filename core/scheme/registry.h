@@ -15,9 +15,11 @@ std::span<const Scheme* const> AllSchemes();
 // Returns the scheme called `name`, or kNotFound that lists the known names. Thread-safe.
 absl::StatusOr<const Scheme*> FindScheme(absl::string_view name);
 
-// Fills what `spec` leaves open from the scheme's defaults, and refuses what the scheme does not
-// have with kInvalidArgument that says what it has.
-absl::StatusOr<QuantSpec> CompleteSpec(const QuantSpec& spec, const Scheme& scheme);
+// Fills what `spec` leaves open: from the dialect's defaults, by the scheme's own `complete`, then
+// from the scheme's defaults. Refuses what the scheme or the dialect does not have with
+// kInvalidArgument that says what it has. Without a tensor, one f32 element stands for it.
+absl::StatusOr<QuantSpec> CompleteSpec(const QuantSpec& spec, const Scheme& scheme,
+                                       const TensorDesc& tensor = {});
 
 }  // namespace quantd
 

@@ -66,6 +66,14 @@ struct PackedLayout {
   }
 };
 
+// Whose rule applies where projects disagree.
+struct Dialect {
+  absl::string_view name;
+  QuantSpec defaults = {};  // what is set goes before the scheme's defaults
+  // Keys of which it takes its default alone, such as "round" where its arithmetic fixes that.
+  std::vector<absl::string_view> fixed = {};
+};
+
 // What a scheme is and allows. The first of each list is the default; an empty list means that the
 // key does not apply.
 struct SchemeInfo {
@@ -79,7 +87,7 @@ struct SchemeInfo {
   std::vector<Mode> modes;
   std::vector<Rounding> roundings;
   std::vector<ScaleType> scale_types;
-  std::vector<absl::string_view> dialects;
+  std::vector<Dialect> dialects;
   std::vector<absl::string_view> layouts;
   std::vector<NonFinite> nonfinites;
   std::vector<Tail> tails;
@@ -132,11 +140,16 @@ struct Counts {
   int64_t clipped = 0;  // beyond the outermost code by half a step or more
 };
 
-// One row of the registry. Every function is thread-safe; only `plan` can fail; none but `plan`
-// allocates. Codes of values that are not finite count only under nonfinite=propagate; `encode` may
+// One row of the registry. Every function is thread-safe; only `complete` and `plan` can fail or
+// allocate. Codes of values that are not finite count only under nonfinite=propagate; `encode` may
 // meet such values all the same, and what it then writes is thrown away.
 struct Scheme {
   SchemeInfo info;
+  // Fills what is still open after the dialect's defaults and before the scheme's, by the tensor's
+  // dtype and shape, and refuses what does not go together with kInvalidArgument. Other checks come
+  // later, and a completed spec stays as it is. Shapes are `plan`'s to refuse, which incompatible=
+  // answers. Null: none.
+  absl::Status (*complete)(const SchemeInfo&, const TensorDesc&, QuantSpec& spec) = nullptr;
   // Gives the planes and the map of groups of a non-empty tensor, or kInvalidArgument for a shape
   // that the scheme cannot take. `spec` is complete.
   absl::StatusOr<PackedLayout> (*plan)(const SchemeInfo&, const QuantSpec& spec, const TensorDesc&);

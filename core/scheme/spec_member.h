@@ -28,6 +28,7 @@ inline absl::Status BadValue(const SpecKey& key, absl::string_view value) {
 // Return the text of a value.
 inline std::string TextOf(double value) { return FormatDouble(value); }
 inline std::string TextOf(absl::string_view value) { return std::string(value); }
+inline std::string TextOf(const Dialect& dialect) { return std::string(dialect.name); }
 template <typename T>
 std::string TextOf(T value) {
   if constexpr (std::is_enum_v<T>) {

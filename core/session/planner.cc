@@ -48,7 +48,7 @@ absl::Status Resolve(const QuantSpec& spec, const TensorDesc& tensor, Plan& plan
   QUANTD_ASSIGN_OR_RETURN(plan.scheme, FindScheme(spec.scheme));
   Resolved& resolved = plan.resolved;
   resolved.info = &plan.scheme->info;
-  QUANTD_ASSIGN_OR_RETURN(resolved.spec, CompleteSpec(spec, *plan.scheme));
+  QUANTD_ASSIGN_OR_RETURN(resolved.spec, CompleteSpec(spec, *plan.scheme, tensor));
   QUANTD_RETURN_IF_ERROR(FindCalibrator(resolved.spec.range).status());
   resolved.tensor = tensor;
   resolved.name_hash = HashName(tensor.name);

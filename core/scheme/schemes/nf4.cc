@@ -294,7 +294,7 @@ const Scheme& nf4_scheme() {
     for (int64_t group_elems = 64; group_elems <= kTileElems; group_elems *= 2) {
       info.granularities.push_back({.kind = GranularityKind::kGroup, .group_elems = group_elems});
     }
-    info.dialects = {"bitsandbytes"};
+    info.dialects = {{.name = "bitsandbytes"}};
     info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
     info.tails = {Tail::kShort};
     info.takes_range = true;

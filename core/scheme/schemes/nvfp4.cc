@@ -266,7 +266,7 @@ const Scheme& nvfp4_scheme() {
     info.bits_per_code = 4;
     info.granularities = {{.kind = GranularityKind::kGroup, .group_elems = kBlockElems}};
     info.roundings = {Rounding::kHalfEven};
-    info.dialects = {"compressed_tensors"};
+    info.dialects = {{.name = "compressed_tensors"}};
     info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
     info.tails = {Tail::kReject, Tail::kPad};
     return scheme;

@@ -233,7 +233,7 @@ const Scheme& q8_0_scheme() {
     scheme.info.bits_per_code = 8.5;
     scheme.info.granularities = {{.kind = GranularityKind::kGroup, .group_elems = 32}};
     scheme.info.roundings = {Rounding::kHalfAway};
-    scheme.info.dialects = {"ggml"};
+    scheme.info.dialects = {{.name = "ggml"}};
     scheme.info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
     scheme.info.tails = {Tail::kReject, Tail::kPad};
     return scheme;

@@ -90,6 +90,20 @@ TEST_P(SchemeRowTest, TakesWhatItListsAndRefusesTheRest) {
   }
 }
 
+TEST_P(SchemeRowTest, TakesEachOfItsDialects) {
+  for (const Dialect& dialect : GetParam()->info.dialects) {
+    const QuantSpec spec = {.scheme = std::string(GetParam()->info.name),
+                            .dialect = std::string(dialect.name)};
+    const absl::StatusOr<QuantSpec> completed = CompleteSpec(spec, *GetParam());
+    EXPECT_TRUE(completed.ok()) << dialect.name << ": " << completed.status();
+    for (const absl::string_view name : dialect.fixed) {
+      const SpecKey* key = FindSpecKey(name);
+      ASSERT_NE(key, nullptr) << name;
+      EXPECT_TRUE(key->format(dialect.defaults).has_value()) << dialect.name << " " << name;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Schemes, SchemeRowTest, ::testing::ValuesIn(AllSchemes()), NameOfCase);
 
 absl::Status Refused(absl::string_view text) {
@@ -157,6 +171,89 @@ TEST(CompleteSpecTest, FillsInWhatIsLeftOpen) {
   EXPECT_EQ(resolved("q8_0"),
             "q8_0:group=32,round=half_away,dialect=ggml,nonfinite=reject,tail=reject,"
             "incompatible=reject");
+}
+
+// A scheme of three dialects, the second of which prefers and fixes things. In the third, a row is
+// a group and the tensor's dtype is that of scales.
+Scheme SchemeOfDialects() {
+  Scheme scheme;
+  SchemeInfo& info = scheme.info;
+  info.name = "toy";
+  info.granularities = {{.kind = GranularityKind::kTensor}, {.kind = GranularityKind::kGroup}};
+  info.modes = {Mode::kSymmetric, Mode::kAsymmetric};
+  info.roundings = {Rounding::kHalfEven, Rounding::kHalfAway, Rounding::kStochastic};
+  info.scale_types = {ScaleType::kF32, ScaleType::kF16};
+  info.layouts = {"flat", "words"};
+  info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
+  info.tails = {Tail::kReject, Tail::kShort};
+  info.takes_range = info.takes_scale = true;
+  info.dialects = {
+      {.name = "plain"},
+      {.name = "other",
+       .defaults = {.granularity = Granularity{.kind = GranularityKind::kGroup, .group_elems = 64},
+                    .mode = Mode::kAsymmetric,
+                    .range = "3sigma",
+                    .rounding = Rounding::kHalfAway,
+                    .scale_type = ScaleType::kF16,
+                    .layout = "words",
+                    .nonfinite = NonFinite::kSaturate,
+                    .tail = Tail::kShort},
+       .fixed = {"round", "scale_type"}},
+      {.name = "rows", .defaults = {.mode = Mode::kAsymmetric}}};
+  scheme.complete = [](const SchemeInfo&, const TensorDesc& tensor, QuantSpec& spec) {
+    if (spec.dialect != "rows") return absl::OkStatus();
+    if (tensor.dtype == DType::kF16 && !spec.scale_type) spec.scale_type = ScaleType::kF16;
+    if (!spec.granularity) {
+      spec.granularity =
+          Granularity{.kind = GranularityKind::kGroup, .group_elems = tensor.shape.last_dim()};
+    }
+    if (spec.mode == Mode::kAsymmetric) return absl::OkStatus();
+    return absl::InvalidArgumentError("mode=symmetric does not go with dialect=rows");
+  };
+  return scheme;
+}
+
+std::string Completed(absl::string_view text, const TensorDesc& tensor = {}) {
+  const absl::StatusOr<QuantSpec> spec = CompleteSpec(*ParseSpec(text), SchemeOfDialects(), tensor);
+  return spec.ok() ? FormatSpec(*spec) : std::string(spec.status().message());
+}
+
+TEST(DialectTest, TakesWhatIsGivenThenTheDialectsThenTheSchemesDefaults) {
+  EXPECT_EQ(Completed("toy"),
+            "toy:per=tensor,mode=symmetric,range=minmax,round=half_even,scale_type=f32,"
+            "dialect=plain,layout=flat,nonfinite=reject,tail=reject,incompatible=reject");
+  EXPECT_EQ(Completed("toy:dialect=other"),
+            "toy:group=64,mode=asymmetric,range=3sigma,round=half_away,scale_type=f16,"
+            "dialect=other,layout=words,nonfinite=saturate,tail=short,incompatible=reject");
+  EXPECT_EQ(Completed("toy:dialect=other,per=tensor,mode=symmetric,layout=flat,tail=reject"),
+            "toy:per=tensor,mode=symmetric,range=3sigma,round=half_away,scale_type=f16,"
+            "dialect=other,layout=flat,nonfinite=saturate,tail=reject,incompatible=reject");
+  // Beside a scale, neither mode nor range applies, whosever default it is.
+  EXPECT_EQ(Completed("toy:dialect=other,scale=0.5"),
+            "toy:group=64,scale=0.5,round=half_away,scale_type=f16,dialect=other,layout=words,"
+            "nonfinite=saturate,tail=short,incompatible=reject");
+}
+
+TEST(DialectTest, RefusesWhatItDoesNotHave) {
+  EXPECT_EQ(Completed("toy:dialect=other,round=half_even"),
+            "dialect other of scheme toy does not have round=half_even; it has half_away");
+  EXPECT_EQ(Completed("toy:dialect=other,scale_type=f32"),
+            "dialect other of scheme toy does not have scale_type=f32; it has f16");
+  EXPECT_EQ(Completed("toy:dialect=new"),
+            "scheme toy does not have dialect=new; it has plain, other, rows");
+}
+
+TEST(CompleteHookTest, SeesDialectDtypeAndShapeAndGoesBeforeDefaults) {
+  const TensorDesc tensor = {"w", DType::kF16, *Shape::Make({3, 40})};
+  const std::string whole =
+      "toy:group=40,mode=asymmetric,range=minmax,round=half_even,scale_type=f16,dialect=rows,"
+      "layout=flat,nonfinite=reject,tail=reject,incompatible=reject";
+  EXPECT_EQ(Completed("toy:dialect=rows", tensor), whole);
+  EXPECT_EQ(Completed(whole, tensor), whole);
+  EXPECT_EQ(Completed("toy:dialect=rows,mode=symmetric", tensor),
+            "mode=symmetric does not go with dialect=rows");
+  EXPECT_EQ(Completed("toy:dialect=plain,mode=symmetric", tensor),
+            Completed("toy:dialect=plain", tensor));
 }
 
 }  // namespace
