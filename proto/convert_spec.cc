@@ -67,6 +67,8 @@ absl::StatusOr<std::string> TextOf(const Spec& message, const WireKey& wire,
   switch (wire.field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT64:
       return absl::StrCat(reflection.GetInt64(message, wire.field));
+    case FieldDescriptor::CPPTYPE_UINT32:
+      return absl::StrCat(reflection.GetUInt32(message, wire.field));
     case FieldDescriptor::CPPTYPE_UINT64:
       return absl::StrCat(reflection.GetUInt64(message, wire.field));
     case FieldDescriptor::CPPTYPE_DOUBLE:
@@ -90,7 +92,6 @@ absl::StatusOr<std::string> TextOf(const Spec& message, const WireKey& wire,
       if (wire.field->number() == Spec::kPerTensorFieldNumber) return "tensor";
       return absl::StrCat(message.block().rows(), "x", message.block().cols());
     case FieldDescriptor::CPPTYPE_INT32:
-    case FieldDescriptor::CPPTYPE_UINT32:
     case FieldDescriptor::CPPTYPE_FLOAT:
     case FieldDescriptor::CPPTYPE_BOOL:
       break;
@@ -116,6 +117,8 @@ void SetField(const WireKey& wire, const std::string& text, const QuantSpec& spe
   switch (wire.field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT64:
       return reflection.SetInt64(message, wire.field, Number<int64_t>(text));
+    case FieldDescriptor::CPPTYPE_UINT32:
+      return reflection.SetUInt32(message, wire.field, Number<uint32_t>(text));
     case FieldDescriptor::CPPTYPE_UINT64:
       return reflection.SetUInt64(message, wire.field, Number<uint64_t>(text));
     case FieldDescriptor::CPPTYPE_DOUBLE:
@@ -135,7 +138,6 @@ void SetField(const WireKey& wire, const std::string& text, const QuantSpec& spe
       }
       return;
     case FieldDescriptor::CPPTYPE_INT32:
-    case FieldDescriptor::CPPTYPE_UINT32:
     case FieldDescriptor::CPPTYPE_FLOAT:
     case FieldDescriptor::CPPTYPE_BOOL:
       return;

@@ -58,6 +58,8 @@ DType ScaleDType(ScaleType type) {
     case ScaleType::kF32:
     case ScaleType::kPow2:
       return DType::kF32;
+    case ScaleType::kNested8:
+      return DType::kUint8;
   }
   return DType::kF32;
 }
@@ -440,6 +442,7 @@ double RoundScale(double scale, ScaleType type) {
   if (scale == 0) return 1;
   switch (type) {
     case ScaleType::kF32:
+    case ScaleType::kNested8:  // before it becomes a code
       return static_cast<float>(std::clamp<double>(scale, std::numeric_limits<float>::min(),
                                                    std::numeric_limits<float>::max()));
     case ScaleType::kF16:

@@ -87,6 +87,7 @@ struct SchemeInfo {
   std::vector<Mode> modes;
   std::vector<Rounding> roundings;
   std::vector<ScaleType> scale_types;
+  std::vector<uint32_t> levels;  // of a codebook
   std::vector<Dialect> dialects;
   std::vector<absl::string_view> layouts;
   std::vector<NonFinite> nonfinites;

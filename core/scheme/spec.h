@@ -34,7 +34,13 @@ enum class Mode : uint8_t {
 };
 
 // What stored scales are rounded to.
-enum class ScaleType : uint8_t { kF32, kF16, kBf16, kPow2 };
+enum class ScaleType : uint8_t {
+  kF32,
+  kF16,
+  kBf16,
+  kPow2,
+  kNested8,  // 8-bit codes of a dynamic map, with scales of their own (bitsandbytes' double quant)
+};
 
 // What happens to NaN and infinities.
 enum class NonFinite : uint8_t {
@@ -61,7 +67,8 @@ template <>
 inline constexpr absl::string_view kNamesOf<Rounding>[] = {
     "half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"};
 template <>
-inline constexpr absl::string_view kNamesOf<ScaleType>[] = {"f32", "f16", "bf16", "pow2"};
+inline constexpr absl::string_view kNamesOf<ScaleType>[] = {"f32", "f16", "bf16", "pow2",
+                                                            "nested8"};
 template <>
 inline constexpr absl::string_view kNamesOf<NonFinite>[] = {"reject", "saturate", "propagate"};
 template <>
@@ -95,6 +102,7 @@ struct QuantSpec {
   std::optional<Rounding> rounding;
   std::optional<uint64_t> seed;  // of stochastic rounding
   std::optional<ScaleType> scale_type;
+  std::optional<uint32_t> levels;  // of a codebook
   std::string dialect;
   std::string layout;
   std::optional<NonFinite> nonfinite;

@@ -225,6 +225,10 @@ constexpr SpecKey kKeys[] = {
                                  .check = CheckSeed}),
     ListedKey<&QuantSpec::scale_type, &SchemeInfo::scale_types>(
         {.name = "scale_type", .field = "scale_type", .help = "what stored scales are rounded to"}),
+    ListedKey<&QuantSpec::levels, &SchemeInfo::levels>({.name = "levels",
+                                                        .field = "levels",
+                                                        .help = "how many levels a codebook has",
+                                                        .takes = "a whole number"}),
     ListedKey<&QuantSpec::dialect, &SchemeInfo::dialects>(
         {.name = "dialect",
          .field = "dialect",

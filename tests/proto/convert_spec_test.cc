@@ -49,6 +49,18 @@ TEST(SpecFields, HaveNotDriftedFromTheKeys) {
   }
 }
 
+TEST(SchemeFields, HaveNotDriftedFromTheKeys) {
+  const std::set<absl::string_view> told_otherwise = {"per", "axis", "group", "block", "range"};
+  const auto& description = *v1::SchemeDescription::descriptor();
+  for (const SpecKey& key : SpecKeys()) {
+    const bool is_listed = key.choices != nullptr && key.choices(SchemeInfo{}).empty();
+    if (!is_listed || told_otherwise.count(key.name) != 0) continue;
+    const std::string field(key.field);
+    EXPECT_TRUE(description.FindFieldByName(field) || description.FindFieldByName(field + "s"))
+        << "SchemeDescription does not list " << field;
+  }
+}
+
 TEST(Spec, EachPairOfKeysGoesThroughTheMessage) {
   std::vector<std::string> texts = testing::PairwiseSpecs();
   texts.push_back(
@@ -106,6 +118,27 @@ TEST(Spec, ErrorsNameTheField) {
                 s.mutable_given_range()->set_max(1);
               }),
               "spec.given_range: excludes range");
+}
+
+// ListSchemes says what there is of each key that schemes list.
+TEST(Schemes, AreDescribedByEachList) {
+  Scheme scheme;
+  scheme.info.modes = {Mode::kFull, Mode::kSymmetric};
+  scheme.info.roundings = {Rounding::kFloor, Rounding::kCeil};
+  scheme.info.scale_types = {ScaleType::kNested8, ScaleType::kF32};
+  scheme.info.levels = {16, 256};
+  scheme.info.dialects = {{.name = "a"}, {.name = "b"}};
+  scheme.info.layouts = {"c", "d"};
+  scheme.info.nonfinites = {NonFinite::kReject, NonFinite::kPropagate};
+  scheme.info.tails = {Tail::kPad, Tail::kShort};
+  const std::string text = ToProto(scheme).ShortDebugString();
+  for (const SpecKey& key : SpecKeys()) {
+    if (key.choices == nullptr || key.choices(scheme.info).size() < 2) continue;
+    for (const std::string& value : key.choices(scheme.info)) {
+      EXPECT_NE(text.find(absl::StrCat("\"", value, "\"")), std::string::npos)
+          << key.name << "=" << value << " is not in " << text;
+    }
+  }
 }
 
 TEST(Schemes, AreDescribedWithADefaultThatTheyTake) {

@@ -243,6 +243,21 @@ TEST(DialectTest, RefusesWhatItDoesNotHave) {
             "scheme toy does not have dialect=new; it has plain, other, rows");
 }
 
+TEST(LevelsTest, BelongToSchemesThatListThem) {
+  Scheme scheme = SchemeOfDialects();
+  scheme.info.levels = {16, 256};
+  scheme.info.scale_types.push_back(ScaleType::kNested8);
+  const auto completed = [&scheme](absl::string_view text) {
+    return CompleteSpec(*ParseSpec(text), scheme);
+  };
+  EXPECT_EQ(completed("toy")->levels, 16u);
+  EXPECT_EQ(completed("toy:levels=256,scale_type=nested8")->levels, 256u);
+  EXPECT_THAT(std::string(completed("toy:levels=8").status().message()),
+              HasSubstr("levels=8; it has 16, 256"));
+  EXPECT_EQ(Completed("toy:levels=16"),
+            "scheme toy does not have levels=16; it has nothing for this key");
+}
+
 TEST(CompleteHookTest, SeesDialectDtypeAndShapeAndGoesBeforeDefaults) {
   const TensorDesc tensor = {"w", DType::kF16, *Shape::Make({3, 40})};
   const std::string whole =

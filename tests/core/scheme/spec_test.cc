@@ -82,6 +82,7 @@ TEST(ParseSpecTest, ReadsBackWhatFormatSpecWrites) {
     if (pick(2)) spec.rounding = static_cast<Rounding>(pick(std::size(kNamesOf<Rounding>)));
     if (pick(2)) spec.seed = rng();
     if (pick(2)) spec.scale_type = static_cast<ScaleType>(pick(std::size(kNamesOf<ScaleType>)));
+    if (pick(2)) spec.levels = static_cast<uint32_t>(rng());
     if (pick(2)) spec.dialect = "onnx";
     if (pick(2)) spec.layout = "x_1";
     if (pick(2)) spec.nonfinite = static_cast<NonFinite>(pick(std::size(kNamesOf<NonFinite>)));
@@ -138,6 +139,8 @@ TEST(ParseSpecTest, SaysWhatIsWrongAndWhatIsAllowed) {
       {"int8:round=up", "round=up", "half_even"},
       {"int8:seed=-1", "seed=-1", "0 to 18446744073709551615"},
       {"int8:scale_type=f8", "scale_type=f8", "f32, f16, bf16, pow2"},
+      {"int8:levels=4294967296", "levels=4294967296", "whole number"},
+      {"int8:levels=-1", "levels=-1", "whole number"},
       {"int8:dialect=ON NX", "dialect=ON NX", "a-z, 0-9, _"},
       {"int8:layout=$(x)", "layout=$(x)", "a-z, 0-9, _"},
       {"int8:nonfinite=ok", "nonfinite=ok", "reject, saturate, propagate"},
