@@ -2,39 +2,64 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
 #include "core/base/status_macros.h"
+#include "core/scheme/spec_keys.h"
 
 namespace quantd::cli {
 namespace {
 
 struct Options {
+  bool keys = false;
   bool markdown = false;
 };
 
+// Every field under its name.
 Json SchemeJson(const v1::SchemeDescription& scheme) {
-  const auto list = [](const auto& names) {
-    return std::vector<std::string>(names.begin(), names.end());
-  };
   Json json;
-  json["name"] = scheme.name();
-  json["summary"] = scheme.summary();
-  json["source"] = scheme.source();
-  json["bits_per_code"] = scheme.bits_per_code();
-  json["default_spec"] = scheme.default_spec();
-  json["granularities"] = list(scheme.granularities());
-  json["modes"] = list(scheme.modes());
-  json["roundings"] = list(scheme.roundings());
-  json["scale_types"] = list(scheme.scale_types());
-  json["dialects"] = list(scheme.dialects());
-  json["layouts"] = list(scheme.layouts());
-  json["non_finite"] = list(scheme.non_finite());
-  json["tails"] = list(scheme.tails());
+  const auto& type = *v1::SchemeDescription::descriptor();
+  const auto& reflection = *v1::SchemeDescription::GetReflection();
+  for (int i = 0; i < type.field_count(); ++i) {
+    const auto* field = type.field(i);
+    if (field->is_repeated()) {
+      const auto& list = reflection.GetRepeatedPtrField<std::string>(scheme, field);
+      json[field->name()] = std::vector<std::string>(list.begin(), list.end());
+    } else if (field->cpp_type() == field->CPPTYPE_DOUBLE) {
+      json[field->name()] = reflection.GetDouble(scheme, field);
+    } else {
+      json[field->name()] = reflection.GetString(scheme, field);
+    }
+  }
   return json;
+}
+
+// What a spec can say, from the table of its keys.
+ExitCode PrintKeys(bool as_json, bool as_markdown) {
+  Json json;
+  Table table({{"key"}, {"values"}, {"what it says"}});
+  for (const SpecKey& key : SpecKeys()) {
+    const std::string name(key.name);
+    table.AddRow({name, key.Values(), std::string(key.help)});
+    Json& row = json["keys"].emplace_back();
+    row["key"] = name;
+    row["values"] = key.Values();
+    row["help"] = std::string(key.help);
+    for (const absl::string_view value : key.names) {
+      row["settings"].push_back(absl::StrCat(name, "=", value));
+    }
+    if (key.names.empty()) row["settings"].push_back(name + "=");
+  }
+  if (as_json) {
+    PrintJson(json);
+  } else {
+    absl::PrintF("%s", as_markdown ? table.Markdown() : table.Text());
+  }
+  return kOk;
 }
 
 // Returns the kinds, each once: a scheme may list several sizes of one.
@@ -57,6 +82,7 @@ Table SchemeTable(const std::vector<v1::SchemeDescription>& schemes, bool with_s
 }
 
 absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
+  if (options.keys) return PrintKeys(globals.json, options.markdown);
   QUANTD_ASSIGN_OR_RETURN(const auto connection, Connection::Open(globals));
   QUANTD_ASSIGN_OR_RETURN(const auto schemes,
                           connection->client().ListSchemes(connection->call_options()));
@@ -85,7 +111,8 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
 Command AddSchemes(CLI::App& app, const Globals& globals) {
   CLI::App* const command = app.add_subcommand("schemes", "List what tensors can be quantized to");
   auto options = std::make_shared<Options>();
-  command->add_flag("--markdown", options->markdown, "print the table as the README has it");
+  command->add_flag("--keys", options->keys, "list what a spec can say instead");
+  command->add_flag("--markdown", options->markdown, "print the table as Markdown");
   return {command, [options, &globals] { return Run(globals, *options); }};
 }
 

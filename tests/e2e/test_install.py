@@ -92,6 +92,9 @@ def test_bash_completes_commands_options_and_schemes(package):
     assert complete(root, "quantctl", "quan") == ["quantize"]
     assert complete(root, "quantctl", "quantize", "--no-f") == ["--no-figures"]
     assert complete(root, "quantctl", "quantize", "x", "--to", "nf") == ["nf4"]
+    assert complete(root, "quantctl", "quantize", "x", "--to", "int8:mod") == [
+        "mode=symmetric", "mode=full", "mode=asymmetric"]
+    assert complete(root, "quantctl", "quantize", "x", "--to", "int8:axis=0,mode=fu") == ["full"]
     assert complete(root, "quantd", "--lis") == ["--listen"]
 
 
