@@ -141,9 +141,9 @@ struct Counts {
   int64_t clipped = 0;  // beyond the outermost code by half a step or more
 };
 
-// One row of the registry. Every function is thread-safe; only `complete` and `plan` can fail or
-// allocate. Codes of values that are not finite count only under nonfinite=propagate; `encode` may
-// meet such values all the same, and what it then writes is thrown away.
+// One row of the registry. Every function is thread-safe; only `plan` and `complete` can fail; none
+// but they allocate. Codes of values that are not finite count only under nonfinite=propagate;
+// `encode` may meet such values all the same, and what it then writes is thrown away.
 struct Scheme {
   SchemeInfo info;
   // Fills what is still open after the dialect's defaults and before the scheme's, by the tensor's
