@@ -1,4 +1,5 @@
 #include <google/protobuf/descriptor.h>
+#include <google/protobuf/text_format.h>
 
 #include <algorithm>
 #include <optional>
@@ -7,7 +8,6 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "core/base/status_detail.h"
@@ -29,6 +29,7 @@ namespace {
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Reflection;
+using google::protobuf::TextFormat;
 using Spec = v1::QuantizationSpec;
 
 struct WireKey {
@@ -64,83 +65,45 @@ absl::Status CheckName(absl::string_view value, absl::string_view path) {
 absl::StatusOr<std::string> TextOf(const Spec& message, const WireKey& wire,
                                    absl::string_view path) {
   const Reflection& reflection = *Spec::GetReflection();
-  switch (wire.field->cpp_type()) {
-    case FieldDescriptor::CPPTYPE_INT64:
-      return absl::StrCat(reflection.GetInt64(message, wire.field));
-    case FieldDescriptor::CPPTYPE_UINT32:
-      return absl::StrCat(reflection.GetUInt32(message, wire.field));
-    case FieldDescriptor::CPPTYPE_UINT64:
-      return absl::StrCat(reflection.GetUInt64(message, wire.field));
-    case FieldDescriptor::CPPTYPE_DOUBLE:
-      return FormatDouble(reflection.GetDouble(message, wire.field));
-    case FieldDescriptor::CPPTYPE_STRING: {
-      std::string text = reflection.GetString(message, wire.field);
-      QUANTD_RETURN_IF_ERROR(CheckName(text, path));
-      return text;
-    }
-    case FieldDescriptor::CPPTYPE_ENUM: {
-      const int number = reflection.GetEnumValue(message, wire.field);
-      const auto& names = wire.key->names;
-      if (number >= 1 && static_cast<size_t>(number) <= names.size()) {
-        return std::string(names[static_cast<size_t>(number) - 1]);
-      }
+  std::string text;
+  if (wire.field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+    text = reflection.GetString(message, wire.field);
+    QUANTD_RETURN_IF_ERROR(CheckName(text, path));
+  } else if (wire.field->cpp_type() == FieldDescriptor::CPPTYPE_ENUM) {
+    const int number = reflection.GetEnumValue(message, wire.field);
+    const size_t count = wire.key->names.size();
+    if (number < 1 || static_cast<size_t>(number) > count) {
       return WithField(absl::InvalidArgumentError(absl::StrCat(
-                           path, "=", number, " is not a known value; use 1 to ", names.size())),
+                           path, "=", number, " is not a known value; use 1 to ", count)),
                        path);
     }
-    case FieldDescriptor::CPPTYPE_MESSAGE:
-      if (wire.field->number() == Spec::kPerTensorFieldNumber) return "tensor";
-      return absl::StrCat(message.block().rows(), "x", message.block().cols());
-    case FieldDescriptor::CPPTYPE_INT32:
-    case FieldDescriptor::CPPTYPE_FLOAT:
-    case FieldDescriptor::CPPTYPE_BOOL:
-      break;
-  }
-  return absl::InternalError(absl::StrCat(path, " has a type that no key has"));
-}
-
-template <typename T>
-T Number(const std::string& text) {
-  T value = 0;
-  if constexpr (std::is_floating_point_v<T>) {
-    (void)absl::SimpleAtod(text, &value);
+    text = std::string(wire.key->names[static_cast<size_t>(number) - 1]);
+  } else if (wire.field->number() == Spec::kPerTensorFieldNumber) {
+    text = "tensor";
+  } else if (wire.field->number() == Spec::kBlockFieldNumber) {
+    text = absl::StrCat(message.block().rows(), "x", message.block().cols());
   } else {
-    (void)absl::SimpleAtoi(text, &value);
+    TextFormat::PrintFieldValueToString(message, wire.field, -1, &text);
   }
-  return value;
+  return text;
 }
 
 // Sets the field of a key, whose value is `text`.
 void SetField(const WireKey& wire, const std::string& text, const QuantSpec& spec, Spec* message) {
   const Reflection& reflection = *Spec::GetReflection();
-  const auto& names = wire.key->names;
-  switch (wire.field->cpp_type()) {
-    case FieldDescriptor::CPPTYPE_INT64:
-      return reflection.SetInt64(message, wire.field, Number<int64_t>(text));
-    case FieldDescriptor::CPPTYPE_UINT32:
-      return reflection.SetUInt32(message, wire.field, Number<uint32_t>(text));
-    case FieldDescriptor::CPPTYPE_UINT64:
-      return reflection.SetUInt64(message, wire.field, Number<uint64_t>(text));
-    case FieldDescriptor::CPPTYPE_DOUBLE:
-      return reflection.SetDouble(message, wire.field, Number<double>(text));
-    case FieldDescriptor::CPPTYPE_STRING:
-      return reflection.SetString(message, wire.field, text);
-    case FieldDescriptor::CPPTYPE_ENUM:
-      return reflection.SetEnumValue(
-          message, wire.field,
-          static_cast<int>(std::find(names.begin(), names.end(), text) - names.begin()) + 1);
-    case FieldDescriptor::CPPTYPE_MESSAGE:
-      if (wire.field->number() == Spec::kPerTensorFieldNumber) {
-        message->mutable_per_tensor();
-      } else {
-        message->mutable_block()->set_rows(spec.granularity->block_rows);
-        message->mutable_block()->set_cols(spec.granularity->block_cols);
-      }
-      return;
-    case FieldDescriptor::CPPTYPE_INT32:
-    case FieldDescriptor::CPPTYPE_FLOAT:
-    case FieldDescriptor::CPPTYPE_BOOL:
-      return;
+  if (wire.field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+    reflection.SetString(message, wire.field, text);
+  } else if (wire.field->cpp_type() == FieldDescriptor::CPPTYPE_ENUM) {
+    const auto& names = wire.key->names;
+    const auto index = std::find(names.begin(), names.end(), text) - names.begin();
+    reflection.SetEnumValue(message, wire.field, static_cast<int>(index) + 1);
+  } else if (wire.field->number() == Spec::kPerTensorFieldNumber) {
+    message->mutable_per_tensor();
+  } else if (wire.field->number() == Spec::kBlockFieldNumber) {
+    message->mutable_block()->set_rows(spec.granularity->block_rows);
+    message->mutable_block()->set_cols(spec.granularity->block_cols);
+  } else {
+    TextFormat::ParseFieldValueFromString(text, wire.field, message);
   }
 }
 

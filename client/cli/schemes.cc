@@ -1,3 +1,5 @@
+#include <google/protobuf/reflection.h>
+
 #include <algorithm>
 #include <memory>
 #include <utility>
@@ -27,7 +29,7 @@ Json SchemeJson(const v1::SchemeDescription& scheme) {
   for (int i = 0; i < type.field_count(); ++i) {
     const auto* field = type.field(i);
     if (field->is_repeated()) {
-      const auto& list = reflection.GetRepeatedPtrField<std::string>(scheme, field);
+      const auto list = reflection.GetRepeatedFieldRef<std::string>(scheme, field);
       json[field->name()] = std::vector<std::string>(list.begin(), list.end());
     } else if (field->cpp_type() == field->CPPTYPE_DOUBLE) {
       json[field->name()] = reflection.GetDouble(scheme, field);
