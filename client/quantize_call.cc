@@ -50,6 +50,7 @@ absl::StatusOr<std::optional<grpc::ByteBuffer>> QuantizeCall::NextRequest(uint64
   *start.mutable_tensor() = ToProto(job_.tensor);
   *start.mutable_spec() = ToProto(job_.spec);
   if (job_.ranges.has_value()) *start.mutable_ranges() = ToProto(*job_.ranges);
+  start.mutable_importance()->Add(job_.importance.begin(), job_.importance.end());
   start.set_omit_figures(!options_.figures);
   start.set_omit_crc(!options_.checksums);
   start.set_max_chunk_bytes(ResponseChunkBytes(options_, region));

@@ -59,6 +59,9 @@ struct QuantizeJob {
   ByteSource* source = nullptr;
   PlaneSink* sink = nullptr;
   std::optional<CalibratedRanges> ranges;  // of an earlier Calibrate
+  // Weights of the columns, or of each batch and column, for schemes that take them; none: all the
+  // same. Finite and not negative.
+  std::vector<float> importance;
   std::optional<TensorPlan> plan;          // of an earlier Plan; absent: the call asks for it
 };
 

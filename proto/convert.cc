@@ -163,6 +163,10 @@ v1::CalibratedRanges ToProto(const CalibratedRanges& ranges) {
     message.add_max(range.max);
   }
   *message.mutable_tensor() = ToProto(ranges.tensor);
+  if (ranges.histogram.has_value()) {
+    const std::span<const int64_t> counts = ranges.histogram->counts();
+    message.mutable_histogram()->Add(counts.begin(), counts.end());
+  }
   return message;
 }
 
@@ -275,6 +279,14 @@ absl::StatusOr<CalibratedRanges> FromProto(const v1::CalibratedRanges& message,
   }
   QUANTD_ASSIGN_OR_RETURN(ranges.tensor,
                           FromProto(message.tensor(), absl::StrCat(field, ".tensor")));
+  if (message.histogram_size() > 0) {
+    absl::StatusOr<Histogram> histogram = Histogram::FromCounts(
+        {message.histogram().data(), static_cast<size_t>(message.histogram_size())});
+    if (!histogram.ok()) {
+      return FieldError(absl::StrCat(field, ".histogram"), histogram.status().message());
+    }
+    ranges.histogram = *std::move(histogram);
+  }
   return ranges;
 }
 

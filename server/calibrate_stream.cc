@@ -11,7 +11,6 @@
 #include "core/base/status_macros.h"
 #include "core/exec/memory_budget.h"
 #include "core/session/calibration.h"
-#include "core/session/work.h"
 #include "proto/convert.h"
 #include "server/admission.h"
 #include "server/requests.h"
@@ -20,6 +19,9 @@
 
 namespace quantd {
 namespace {
+
+// Stripes that a turn does before it looks at other frames.
+constexpr int kStripesPerStep = 4;
 
 // One tensor whose statistics are wanted: start, chunks, end, then the response. Any error ends the
 // stream.
@@ -42,7 +44,7 @@ class CalibrateStream final : public FrameHandler {
 
   absl::Status Accept(const grpc::ByteBuffer& buffer) override {
     QUANTD_ASSIGN_OR_RETURN(ParsedFrame frame, ParseFrame(buffer, kCalibrateFrame));
-    if (done_) return absl::FailedPreconditionError("a frame comes after the end frame");
+    if (ending_) return absl::FailedPreconditionError("a frame comes after the end frame");
     if ((session_ == nullptr) != (frame.kind == FrameKind::kStart)) {
       return absl::FailedPreconditionError(session_ == nullptr
                                                ? "the stream does not open with a start frame"
@@ -54,7 +56,9 @@ class CalibrateStream final : public FrameHandler {
       case FrameKind::kChunk:
         return AcceptChunk(std::move(frame));
       case FrameKind::kEnd:
-        return Finish();
+        ending_ = true;
+        session_->EndInput();
+        return absl::OkStatus();
       case FrameKind::kNone:
       case FrameKind::kError:
       case FrameKind::kReleased:
@@ -73,16 +77,15 @@ class CalibrateStream final : public FrameHandler {
       QUANTD_RETURN_IF_ERROR(status);
       pending_.reset();
     }
-    if (chunk_.empty() && wants_input_) return Progress::kIdle;
-    ScopedTimer timer(statistics_);
-    int64_t taken_bytes = 0;
-    do {
-      const absl::StatusOr<StepResult> step = session_->Step(chunk_.Peek(), cancel_);
-      if (!step.ok()) return chunk_.Explain(step.status());
-      QUANTD_RETURN_IF_ERROR(chunk_.Advance(static_cast<size_t>(step->consumed_bytes)));
-      taken_bytes += step->consumed_bytes;
-      wants_input_ = step->wants_input;
-    } while (!chunk_.empty() && wants_input_ && taken_bytes < kWorkBytes);
+    if (session_ == nullptr || done_) return Progress::kIdle;
+    for (int i = 0; i < kStripesPerStep; ++i) {
+      if (session_->Help()) continue;
+      if (session_->ended()) {
+        QUANTD_RETURN_IF_ERROR(session_->status());
+        return ending_ ? Finish() : Progress::kIdle;
+      }
+      return session_->WantsInput() && !ending_ ? Progress::kIdle : Progress::kBusy;
+    }
     return Progress::kMore;
   }
   int64_t needed_bytes() const override { return needed_bytes_; }
@@ -92,11 +95,19 @@ class CalibrateStream final : public FrameHandler {
     if (done_) return absl::OkStatus();
     return absl::DataLossError("the stream was closed before its end frame");
   }
+  bool may_close() const override { return done_ || !ending_; }
+  bool busy() const override { return session_ != nullptr && session_->busy(); }
+  void Cancel() override {
+    if (session_ != nullptr) session_->Cancel(absl::CancelledError("cancelled"));
+  }
 
   std::string Summary() const override {
     return absl::StrCat(done_ ? 1 : 0, " tensors done, ", done_ ? 0 : 1, " failed");
   }
-  CallTimes times() const override { return {.statistics = absl::FromChrono(statistics_)}; }
+  CallTimes times() const override {
+    if (session_ == nullptr) return {};
+    return {.statistics = absl::FromChrono(session_->work().statistics)};
+  }
 
  private:
   absl::Status Start(std::string bytes) {
@@ -130,29 +141,32 @@ class CalibrateStream final : public FrameHandler {
     values_ = {"values", head.plan.input_bytes};
     merge_ = std::move(head.merge);
     QUANTD_ASSIGN_OR_RETURN(
-        session_, CalibrationSession::Create(std::move(head.plan), head.options, context_.session));
+        session_, CalibrationSession::Create(std::move(head.plan), head.options, context_.session,
+                                             outbox_.Waker()));
     return absl::OkStatus();
   }
 
-  absl::Status AcceptChunk(ParsedFrame chunk) {
-    if (chunk.plane.empty()) chunk.plane = values_.name;
-    QUANTD_RETURN_IF_ERROR(FindPlane({values_}, chunk.plane).status());
-    if (chunk.shared.has_value()) {
+  absl::Status AcceptChunk(ParsedFrame frame) {
+    if (frame.shared.has_value()) {
       return absl::InvalidArgumentError("shared ranges are for streams of tensors only");
     }
-    QUANTD_RETURN_IF_ERROR(CheckChunk(chunk, values_));
     const int64_t more_bytes =
-        static_cast<int64_t>(chunk.data_bytes) - context_.service.limits.frame_bytes;
+        static_cast<int64_t>(frame.data_bytes) - context_.service.limits.frame_bytes;
     large_frame_reservation_ = MemoryBudget::Reservation();
     if (more_bytes > 0) {
       QUANTD_ASSIGN_OR_RETURN(large_frame_reservation_,
                               context_.session.budget->Reserve(2 * more_bytes, "a request frame"));
     }
-    values_.received_bytes += static_cast<int64_t>(chunk.data_bytes);
-    return chunk_.Reset(std::move(chunk));
+    QUANTD_ASSIGN_OR_RETURN(ReceivedChunk chunk, ReceiveChunk(std::move(frame), nullptr));
+    if (!chunk.plane.empty() && chunk.plane != values_.name) {
+      return FindPlane({values_}, chunk.plane).status();
+    }
+    QUANTD_RETURN_IF_ERROR(CountChunk(chunk, values_));
+    for (Piece& piece : chunk.pieces) session_->Push(std::move(piece));
+    return absl::OkStatus();
   }
 
-  absl::Status Finish() {
+  absl::StatusOr<Progress> Finish() {
     QUANTD_ASSIGN_OR_RETURN(CalibrationState state, session_->Finish());
     if (!merge_.empty()) {  // in the order of the streams, this one last
       CalibrationState merged = std::move(merge_.front());
@@ -169,7 +183,7 @@ class CalibrateStream final : public FrameHandler {
     *response.mutable_state() = ToProto(state);
     outbox_.Send(SerializeFrame(response));
     done_ = true;
-    return absl::OkStatus();
+    return Progress::kMore;
   }
 
   CallContext& context_;
@@ -182,11 +196,9 @@ class CalibrateStream final : public FrameHandler {
   std::optional<std::string> pending_;  // the start message that waits for memory
   int64_t needed_bytes_ = 0;            // that it waits for
   IncomingPlane values_;
-  ChunkCursor chunk_;
-  bool wants_input_ = true;
-  bool done_ = false;
+  bool ending_ = false;  // the end frame has come
+  bool done_ = false;    // the response is made
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  std::chrono::nanoseconds statistics_{};
 };
 
 }  // namespace

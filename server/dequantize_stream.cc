@@ -1,4 +1,6 @@
 #include <chrono>
+#include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -7,7 +9,6 @@
 #include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "core/session/dequantize_session.h"
-#include "core/session/work.h"
 #include "proto/convert.h"
 #include "server/payload_frames.h"
 #include "server/requests.h"
@@ -20,41 +21,25 @@ namespace {
 // A tensor that is being dequantized.
 class DequantizeTensor final : public OpenTensor {
  public:
-  DequantizeTensor(CallContext& context, FrameOutbox& outbox, uint64_t id, int64_t output_bytes,
-                   const ChunkOptions& chunks, std::unique_ptr<SharedSlots> slots,
+  DequantizeTensor(uint64_t id, int64_t output_bytes, std::unique_ptr<PayloadFrames> sink,
                    std::unique_ptr<DequantizeSession> session)
       : id_(id),
-        session_(std::move(session)),
-        planes_(IncomingPlanes(session_->plan())),
-        sink_(context.service.shared_pool, std::move(slots), outbox, id, {{"values", output_bytes}},
-              chunks),
-        output_bytes_(output_bytes) {}
+        planes_(IncomingPlanes(session->plan())),
+        output_bytes_(output_bytes),
+        sink_(std::move(sink)),
+        session_(std::move(session)) {}
 
-  absl::Status Accept(ParsedFrame chunk) override {
-    QUANTD_ASSIGN_OR_RETURN(plane_, FindPlane(planes_, chunk.plane));
-    IncomingPlane& plane = planes_[static_cast<size_t>(plane_)];
-    QUANTD_RETURN_IF_ERROR(CheckChunk(chunk, plane));
-    plane.received_bytes += static_cast<int64_t>(chunk.data_bytes);
-    return chunk_.Reset(std::move(chunk));
+  absl::Status Accept(ReceivedChunk chunk) override {
+    QUANTD_ASSIGN_OR_RETURN(const int plane, FindPlane(planes_, chunk.plane));
+    QUANTD_RETURN_IF_ERROR(CountChunk(chunk, planes_[static_cast<size_t>(plane)]));
+    for (Piece& piece : chunk.pieces) session_->Push(plane, std::move(piece));
+    return absl::OkStatus();
   }
-
-  absl::StatusOr<bool> Work(const CancelToken& cancel) override {
-    if (chunk_.empty() && wants_input_) return false;
-    ScopedTimer timer(decoding_);
-    int64_t taken_bytes = 0;
-    do {
-      const absl::StatusOr<StepResult> step = session_->Step(plane_, chunk_.Peek(), sink_, cancel);
-      if (!step.ok()) return chunk_.Explain(step.status());
-      QUANTD_RETURN_IF_ERROR(chunk_.Advance(static_cast<size_t>(step->consumed_bytes)));
-      taken_bytes += step->consumed_bytes;
-      wants_input_ = step->wants_input;
-    } while (!chunk_.empty() && wants_input_ && taken_bytes < kWorkBytes);
-    return true;
-  }
+  StripeSession& session() override { return *session_; }
 
   absl::StatusOr<grpc::ByteBuffer> Finish() override {
     QUANTD_ASSIGN_OR_RETURN(const DecodingReport report, session_->Finish());
-    sink_.FlushAll();
+    sink_->FlushAll();
     v1::StreamingDequantizeResponse frame;
     frame.set_tensor_id(id_);
     *frame.mutable_end() = ToProto(report, session_->plan().resolved.layout.planes);
@@ -62,33 +47,30 @@ class DequantizeTensor final : public OpenTensor {
     return SerializeFrame(frame);
   }
 
-  TensorOutcome outcome() const override {
+  TensorOutcome outcome() override {
     TensorOutcome outcome;
     outcome.scheme = session_->plan().scheme->info.name;
     for (const IncomingPlane& plane : planes_) outcome.input_bytes += plane.received_bytes;
     if (done_) outcome.output_bytes = output_bytes_;
     outcome.elapsed = absl::FromChrono(std::chrono::steady_clock::now() - start_);
-    outcome.encode = absl::FromChrono(decoding_);
+    outcome.encode = absl::FromChrono(session_->work().encoding);
     return outcome;
   }
 
  private:
   const uint64_t id_;
-  const std::unique_ptr<DequantizeSession> session_;
   std::vector<IncomingPlane> planes_;
-  PayloadFrames sink_;
-  ChunkCursor chunk_;
-  int plane_ = 0;  // that chunk_ belongs to
-  bool wants_input_ = true;
   const int64_t output_bytes_;
+  const std::unique_ptr<PayloadFrames> sink_;
+  const std::unique_ptr<DequantizeSession> session_;  // goes before the sink
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  std::chrono::nanoseconds decoding_{};
   bool done_ = false;
 };
 
 absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(CallContext& context,
                                                            FrameOutbox& outbox, uint64_t id,
-                                                           const std::string& bytes) {
+                                                           const std::string& bytes,
+                                                           std::function<void()> on_event) {
   v1::DequantizeStart start;
   QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
   QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(start, context.service));
@@ -99,12 +81,16 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(CallContext& context,
   v1::StreamingDequantizeResponse frame;
   frame.set_tensor_id(id);
   *frame.mutable_start() = StartedMessage(head);
+  auto sink = std::make_unique<PayloadFrames>(
+      context.service.shared_pool, std::move(slots), outbox, id,
+      std::vector<PayloadFrames::PlaneSize>{{"values", head.output_bytes}}, head.chunks);
   QUANTD_ASSIGN_OR_RETURN(
       std::unique_ptr<DequantizeSession> session,
-      DequantizeSession::Create(std::move(head.plan), head.output_dtype, context.session));
+      DequantizeSession::Create(std::move(head.plan), head.output_dtype, *sink, context.session,
+                                std::move(on_event)));
   outbox.Send(SerializeFrame(frame));
-  return std::make_unique<DequantizeTensor>(context, outbox, id, head.output_bytes, head.chunks,
-                                            std::move(slots), std::move(session));
+  return std::make_unique<DequantizeTensor>(id, head.output_bytes, std::move(sink),
+                                            std::move(session));
 }
 
 }  // namespace
@@ -113,8 +99,10 @@ std::unique_ptr<FrameHandler> MakeDequantizeStream(CallContext& context, FrameOu
                                                    const CancelToken& cancel) {
   return std::make_unique<TensorStream>(context, context.service.metrics.rpc("StreamingDequantize"),
                                         outbox, cancel,
-                                        [&context, &outbox](uint64_t id, const std::string& start) {
-                                          return OpenDequantize(context, outbox, id, start);
+                                        [&context, &outbox](uint64_t id, const std::string& start,
+                                                            std::function<void()> on_event) {
+                                          return OpenDequantize(context, outbox, id, start,
+                                                                std::move(on_event));
                                         });
 }
 

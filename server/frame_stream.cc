@@ -17,7 +17,7 @@ namespace {
 
 // Frames that were read and not yet worked on; one more is on its way.
 constexpr size_t kMaxFramesRead = 1;
-// After this many frames and windows a stream lets others have the worker.
+// After this many steps a stream lets others have the worker.
 constexpr int kStepsPerTurn = 16;
 // What is read before a stream has the memory for more: what gRPC reads ahead, and a start frame.
 constexpr int64_t kBaseBytes = int64_t{512} << 10;
@@ -48,8 +48,8 @@ FrameStream::FrameStream(ServiceContext& context, grpc::CallbackServerContext& c
 }
 
 FrameStream::~FrameStream() {
-  MutexLock lock(&mutex_);
-  handler_.reset();
+  { MutexLock lock(&mutex_); }  // what other threads have done comes before this
+  handler_.reset();             // under no lock: its sessions may still send
 }
 
 void FrameStream::Run(std::unique_ptr<FrameHandler> handler) {
@@ -71,6 +71,26 @@ void FrameStream::Send(grpc::ByteBuffer frame) {
 bool FrameStream::Drained() {
   MutexLock lock(&mutex_);
   return outbox_.empty();
+}
+
+bool FrameStream::Full() {
+  starved_ = true;  // first, so that a write that ends meanwhile is not missed
+  if (queued_bytes_ >= static_cast<size_t>(context_.limits.max_queued_bytes)) return true;
+  starved_ = false;
+  return false;
+}
+
+std::function<void()> FrameStream::Waker() {
+  return [stream = weak_from_this()] {
+    if (const auto self = stream.lock()) self->Wake();
+  };
+}
+
+void FrameStream::Wake() {
+  MutexLock lock(&mutex_);
+  progress_ = absl::Now();
+  woken_ = true;
+  Schedule(/*may_run_here=*/false);
 }
 
 bool FrameStream::MoreHasCome() {
@@ -112,7 +132,9 @@ void FrameStream::HandleWrite(bool ok) {
   MaybeWrite();
   const bool drained = draining_ && outbox_.empty();
   if (drained) draining_ = false;
-  if (paused_ || closed_ || drained || MustStop()) Schedule(/*may_run_here=*/false);
+  if (starved_.exchange(false) || closed_ || drained || MustStop()) {
+    Schedule(/*may_run_here=*/false);
+  }
 }
 
 void FrameStream::HandleCancel() {
@@ -124,7 +146,8 @@ void FrameStream::HandleCancel() {
 bool FrameStream::EndIfIdle(absl::Duration timeout) {
   MutexLock lock(&mutex_);
   const absl::Duration idle = absl::Now() - progress_;
-  const bool waits_for_peer = !working_ && !waiting_ && (reading_ || writing_);
+  const bool waits_for_peer =
+      !working_ && !waiting_ && (reading_ || writing_) && !handler_->busy();
   if (ended_ || MustStop() || !waits_for_peer || idle < timeout) {
     return false;
   }
@@ -196,6 +219,7 @@ void FrameStream::MaybeEnd() {
   ended_ = true;
   if (waiting_) record_.AddMemoryWait(absl::Now() - place_->since());
   place_.reset();
+  handler_->Cancel();
   const CallTimes times = handler_->times();
   record_.AddTimes(times.statistics, times.encode);
   record_.AddTrailers(status_);
@@ -211,10 +235,11 @@ FrameStream::Next FrameStream::TakeNext(grpc::ByteBuffer& frame) {
     corked_ = true;
     return Next::kFrame;
   }
-  if (half_closed_ && !closed_) {
+  if (half_closed_ && !closed_ && handler_->may_close()) {
     closed_ = true;
     return Next::kClose;
   }
+  if (std::exchange(woken_, false)) return Next::kWork;
   working_ = false;
   progress_ = absl::Now();  // what the peer waited for the work is not held against it
   MaybeEnd();
@@ -234,8 +259,8 @@ void FrameStream::Turn(bool here) {
       const absl::Duration last_step = now - std::exchange(step_begin, now);
       if (step > 0) slow_step_ = std::max(last_step, slow_step_ / 2);
       if (here && slow_step_ > kMaxStepHere) break;  // the rest is for a worker
-      paused_ = queued_bytes_ >= static_cast<size_t>(context_.limits.max_queued_bytes);
-      if (paused_ || MustStop()) {
+      woken_ = false;  // what is told by now is looked at below
+      if (Full() || MustStop()) {
         working_ = false;
         progress_ = absl::Now();
         MaybeEnd();
@@ -250,6 +275,7 @@ void FrameStream::Turn(bool here) {
       grpc::ByteBuffer frame;
       const Next next = TakeNext(frame);
       if (next == Next::kStop) return;
+      if (next == Next::kWork) continue;
       status = next == Next::kFrame ? handler_->Accept(frame) : handler_->Close();
     }
     MutexLock lock(&mutex_);
@@ -277,7 +303,9 @@ absl::StatusOr<Progress> FrameStream::WorkOrRefuse() {
   MutexLock lock(&mutex_);
   call_context_.has_turn = false;
   place_.reset();  // the turn is over
-  if (progress.ok() && *progress == Progress::kIdle && record_.received_bytes() > 0) {
+  const bool is_admitted =
+      progress.ok() && (*progress == Progress::kIdle || *progress == Progress::kBusy);
+  if (is_admitted && record_.received_bytes() > 0) {
     admitted_ = true;
     MaybeRead();
   }
@@ -288,7 +316,10 @@ absl::StatusOr<Progress> FrameStream::WorkOrRefuse() {
 void FrameStream::Wait(Progress progress) {
   MutexLock lock(&mutex_);
   working_ = false;
-  if (progress == Progress::kDraining) {
+  if (progress == Progress::kBusy) {
+    progress_ = absl::Now();
+    if (woken_) Schedule(/*may_run_here=*/false);
+  } else if (progress == Progress::kDraining) {
     draining_ = !outbox_.empty();
     if (!draining_) Schedule(/*may_run_here=*/false);  // has been sent meanwhile
   } else {
@@ -352,13 +383,18 @@ class ClientStream final : public grpc::ServerReadReactor<grpc::ByteBuffer>, pub
 // Keeps the last frame as the call's response.
 class ResponseSlot final : public FrameOutbox {
  public:
-  explicit ResponseSlot(grpc::ByteBuffer* response) : response_(response) {}
+  // `stream` outlives this.
+  ResponseSlot(grpc::ByteBuffer* response, FrameStream& stream)
+      : response_(response), stream_(stream) {}
   void Send(grpc::ByteBuffer frame) override { response_->Swap(&frame); }
   bool Drained() override { return true; }
   bool MoreHasCome() override { return false; }
+  bool Full() override { return false; }
+  std::function<void()> Waker() override { return stream_.Waker(); }
 
  private:
   grpc::ByteBuffer* const response_;
+  FrameStream& stream_;
 };
 
 // Gives a handler the outbox that it uses as long as it lives.
@@ -372,6 +408,9 @@ class HandlerWithSlot final : public FrameHandler {
   int64_t needed_bytes() const override { return handler_->needed_bytes(); }
   absl::Status Refuse(const absl::Status& status) override { return handler_->Refuse(status); }
   absl::Status Close() override { return handler_->Close(); }
+  bool may_close() const override { return handler_->may_close(); }
+  bool busy() const override { return handler_->busy(); }
+  void Cancel() override { handler_->Cancel(); }
   std::string Summary() const override { return handler_->Summary(); }
   CallTimes times() const override { return handler_->times(); }
 
@@ -434,7 +473,7 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* ServeClientStream(ServiceContext& con
                                                              const MakeHandler& make_handler) {
   using Reactor = grpc::ServerReadReactor<grpc::ByteBuffer>;
   return Serve<ClientStream, Reactor>(context, call, method, [&](ClientStream& stream) {
-    auto slot = std::make_unique<ResponseSlot>(response);
+    auto slot = std::make_unique<ResponseSlot>(response, stream);
     auto handler = make_handler(stream.call_context(), *slot, stream.cancel_token());
     stream.Run(std::make_unique<HandlerWithSlot>(std::move(slot), std::move(handler)));
   });

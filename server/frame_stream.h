@@ -4,6 +4,7 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -17,7 +18,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "core/base/mutex.h"
-#include "core/session/sink.h"
+#include "core/exec/cancel_token.h"
 #include "server/admission.h"
 #include "server/call_record.h"
 #include "server/caller.h"
@@ -37,12 +38,19 @@ class FrameOutbox {
   virtual bool Drained() = 0;
   // True if another request frame has come.
   virtual bool MoreHasCome() = 0;
+  // True while so much is queued that no more shall be made; the handler's Work will be called when
+  // some of it has been sent. Takes no lock.
+  virtual bool Full() = 0;
+  // Returns what has the handler's Work called again; it may be called at any time, even when the
+  // stream is gone.
+  virtual std::function<void()> Waker() = 0;
 };
 
 // What is to be done next for a handler.
 enum class Progress {
   kMore,      // call Work again
   kIdle,      // nothing is left of the frame
+  kBusy,      // call Work again when the waker says so, or a frame has been sent
   kDraining,  // call Work again when all responses have been sent
   kWaiting,   // call Work again when there may be needed_bytes() of memory; it holds none
 };
@@ -56,13 +64,19 @@ class FrameHandler {
   virtual absl::Status Accept(const grpc::ByteBuffer& frame) = 0;
   // False while the frame accepted last waits for memory: nothing is read behind it.
   virtual bool may_read_on() const = 0;
-  // Does a window's worth of what the frame has left to do. An error ends the stream.
+  // Does some stripes' worth of what the frame has left to do. An error ends the stream.
   virtual absl::StatusOr<Progress> Work() = 0;
   virtual int64_t needed_bytes() const = 0;
   // Says, instead of a call of Work, that there will be no memory. An error ends the stream.
   virtual absl::Status Refuse(const absl::Status& status) = 0;
-  // Says that the peer has sent all its frames; the result is the stream's.
+  // Says that the peer has sent all its frames; the result is the stream's. Called when may_close().
   virtual absl::Status Close() = 0;
+  virtual bool may_close() const { return true; }
+  // True while something is at work that no turn does.
+  virtual bool busy() const = 0;
+  // Says that nobody wants any results any more. Called instead of the other calls, under the
+  // stream's lock.
+  virtual void Cancel() = 0;
   // Returns what the log shall say of the stream.
   virtual std::string Summary() const = 0;
   // Returns what of its time went into statistics and encoding.
@@ -91,6 +105,8 @@ class FrameStream : public FrameOutbox,
   void Send(grpc::ByteBuffer frame) override;
   bool Drained() override;
   bool MoreHasCome() override;
+  bool Full() override;
+  std::function<void()> Waker() override;
   // Ends the call with kDeadlineExceeded; while the peer leaves a response untaken, it cannot be
   // told and finds the call cancelled.
   bool EndIfIdle(absl::Duration timeout) override;
@@ -103,6 +119,7 @@ class FrameStream : public FrameOutbox,
   void HandleWrite(bool ok);
   void HandleCancel();
   void HandleDone();
+  void Wake();
 
   // What gRPC shall do. None of these calls back before it returns.
   virtual void ReadNext(grpc::ByteBuffer* frame) = 0;
@@ -119,7 +136,7 @@ class FrameStream : public FrameOutbox,
   void MaybeWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MaybeEnd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MustStop() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  enum class Next { kFrame, kClose, kStop };
+  enum class Next { kFrame, kClose, kWork, kStop };
   Next TakeNext(grpc::ByteBuffer& frame) ABSL_LOCKS_EXCLUDED(mutex_);
   void Turn(bool here);
   void Wait(Progress progress);
@@ -140,17 +157,18 @@ class FrameStream : public FrameOutbox,
   grpc::ByteBuffer incoming_ ABSL_GUARDED_BY(mutex_);  // gRPC's while reading_
   std::deque<grpc::ByteBuffer> inbox_ ABSL_GUARDED_BY(mutex_);
   std::deque<grpc::ByteBuffer> outbox_ ABSL_GUARDED_BY(mutex_);  // the first is gRPC's if writing_
-  size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;              // in outbox_
+  std::atomic<size_t> queued_bytes_ = 0;  // in outbox_
+  std::atomic<bool> starved_ = false;     // somebody was told that it is full
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool corked_ ABSL_GUARDED_BY(mutex_) = false;       // the handler is about to send more
   bool half_closed_ ABSL_GUARDED_BY(mutex_) = false;  // the peer has sent everything
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;       // the handler has been told
   bool working_ ABSL_GUARDED_BY(mutex_) = false;      // a turn is submitted or at work
-  bool paused_ ABSL_GUARDED_BY(mutex_) = false;       // too much is queued
   bool admitted_ ABSL_GUARDED_BY(mutex_) = false;     // a frame has been worked off
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;     // the handler waits for the outbox
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;      // the handler waits for memory
+  bool woken_ ABSL_GUARDED_BY(mutex_) = false;        // the waker was called during a turn
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;        // EndCall was called
   absl::Status refusal_ ABSL_GUARDED_BY(mutex_);      // there will be no memory
   std::unique_ptr<Admission::Place> place_ ABSL_GUARDED_BY(mutex_);  // in the queue, or a turn

@@ -84,8 +84,8 @@ struct Families {
       AddCounter(r, "quantd_tensor_input_bytes_total", "Bytes of tensors that came in");
   Family<Counter>& tensor_output =
       AddCounter(r, "quantd_tensor_output_bytes_total", "Bytes of tensors that were done");
-  Family<Counter>& windows =
-      AddCounter(r, "quantd_windows_encoded_total", "Windows of tensors that were encoded");
+  Family<Counter>& stripes =
+      AddCounter(r, "quantd_stripes_encoded_total", "Stripes of tensors that were encoded");
   Family<Counter>& clipped =
       AddCounter(r, "quantd_clipped_values_total", "Values beyond the outermost code");
   Family<Counter>& non_finite =
@@ -250,7 +250,7 @@ void RpcMetrics::TensorEnded(const TensorOutcome& outcome) {
   }
   add(families.tensor_input, labels, outcome.input_bytes);
   add(families.tensor_output, labels, outcome.output_bytes);
-  add(families.windows, {{"scheme", scheme}}, outcome.windows);
+  add(families.stripes, {{"scheme", scheme}}, outcome.stripes);
   add(families.clipped, {{"scheme", scheme}}, outcome.clipped);
   add(families.non_finite, {{"scheme", scheme}}, outcome.non_finite);
 }

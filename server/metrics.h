@@ -24,7 +24,7 @@ struct TensorOutcome {
   absl::string_view scheme;  // the registry's; empty: the tensor did not get that far
   int64_t input_bytes = 0;   // that came
   int64_t output_bytes = 0;  // of a tensor that is done
-  int64_t windows = 0;       // that were encoded
+  int64_t stripes = 0;       // that were encoded
   int64_t clipped = 0;
   int64_t non_finite = 0;
   absl::Duration elapsed;     // from its start to its end

@@ -3,13 +3,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "core/base/mutex.h"
 #include "core/exec/buffer_pool.h"
 #include "core/session/sink.h"
 #include "proto/frame_codec.h"
@@ -27,9 +30,14 @@ struct ChunkOptions {
 // Reads QuantizeStart.max_chunk_bytes and omit_crc; kInvalidArgument: a size that is not allowed.
 absl::StatusOr<ChunkOptions> ChunkOptionsOf(int64_t max_chunk_bytes, bool omit_crc);
 
-// Makes chunk frames of what a session writes: the session encodes into pooled memory, and gRPC
+// Makes chunk frames of what a session writes: stripes are encoded into pooled memory, and gRPC
 // sends that same memory, or into a slot of the memory that the client shares, and the frame says
-// where. Small pieces of a plane share a frame. Not thread-safe.
+// where. Stripes next to each other share a frame; memory for several frames may be out at a time:
+//
+//   | committed | acquired, at work |   | acquired |      |            frames of plane 0, in order
+//    `- sent when all of it is committed, and full or followed by another one
+//
+// Parameters are copied, and go before the codes that they belong to. Thread-safe as sinks are.
 class PayloadFrames final : public PayloadSink {
  public:
   struct PlaneSize {
@@ -43,31 +51,40 @@ class PayloadFrames final : public PayloadSink {
   // Gives back the slots that have not been sent.
   ~PayloadFrames() override;
 
-  std::span<std::byte> Acquire(int plane, int64_t offset_bytes, int64_t size_bytes) override;
-  void Commit(int plane, int64_t offset_bytes, int64_t size_bytes) override;
+  std::optional<std::span<std::byte>> Acquire(int64_t offset_bytes, int64_t size_bytes) override;
+  void Commit(int64_t offset_bytes, int64_t size_bytes, uint32_t crc32c) override;
+  void Put(int plane, int64_t offset_bytes, std::span<const std::byte> bytes) override;
+  bool wants_crc() const override { return options_.crc; }
 
-  // Sends what is left of all planes.
+  // Sends what is left of all planes; all is committed.
   void FlushAll();
 
  private:
-  struct Plane {
-    PlaneSize size;
-    BufferPool::Buffer buffer;       // or
-    std::optional<int> slot;         // whichever `memory` is of
-    std::span<std::byte> memory;     // that is being filled
-    int64_t memory_offset = 0;       // of its beginning in the plane, in bytes
-    size_t used_bytes = 0;           // of it
-    std::optional<uint32_t> crc32c;  // of those, where `memory` becomes one chunk with a CRC
+  // Memory that becomes a frame, or several of the size that the peer wants.
+  struct Memory {
+    BufferPool::Buffer buffer;    // or
+    std::optional<int> slot;      // whichever `bytes` are of
+    std::span<std::byte> bytes;
+    int64_t offset = 0;           // of its beginning in the plane, in bytes
+    size_t acquired_bytes = 0;
+    size_t committed_bytes = 0;
+    uint32_t crc32c = 0;          // of what is committed
   };
-  void Flush(Plane& plane);
-  void SendBuffer(Plane& plane, size_t used_bytes);
+  Memory MakeMemory(int64_t offset_bytes, int64_t size_bytes);
+  void PopFront(std::vector<Memory>& done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendParams();
+  // Under no lock: the outbox has one of its own.
+  void Send(size_t plane, Memory memory);
 
   const std::shared_ptr<BufferPool> pool_;
-  const std::unique_ptr<SharedSlots> slots_;  // null: the client has none
   FrameOutbox& outbox_;
   const uint64_t tensor_id_;
+  const std::vector<PlaneSize> planes_;
   const ChunkOptions options_;
-  std::vector<Plane> planes_;
+  std::vector<std::optional<Memory>> params_;  // by plane, that are being filled: the committer's
+  Mutex mutex_;
+  const std::unique_ptr<SharedSlots> slots_ ABSL_PT_GUARDED_BY(mutex_);  // null: the client has none
+  std::deque<Memory> open_ ABSL_GUARDED_BY(mutex_);                      // of plane 0, in order
 };
 
 }  // namespace quantd

@@ -1,16 +1,14 @@
 #include <google/protobuf/util/time_util.h>
 
-#include <algorithm>
 #include <chrono>
+#include <functional>
+#include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
-#include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/session/quantize_session.h"
 #include "proto/convert.h"
@@ -29,60 +27,48 @@ google::protobuf::Duration ToDuration(Clock::duration time) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(time).count());
 }
 
+std::vector<PayloadFrames::PlaneSize> PlaneSizes(const Plan& plan) {
+  std::vector<PayloadFrames::PlaneSize> sizes;
+  for (const PlaneDesc& plane : plan.resolved.layout.planes) {
+    sizes.push_back({plane.name, plane.size_bytes});
+  }
+  return sizes;
+}
+
 // A tensor that is being quantized.
 class QuantizeTensor final : public OpenTensor {
  public:
-  QuantizeTensor(CallContext& context, FrameOutbox& outbox, uint64_t id, const ChunkOptions& chunks,
-                 std::unique_ptr<SharedSlots> slots, std::unique_ptr<QuantizeSession> session)
+  QuantizeTensor(uint64_t id, std::unique_ptr<PayloadFrames> sink,
+                 std::unique_ptr<QuantizeSession> session)
       : id_(id),
-        session_(std::move(session)),
-        values_{"values", session_->plan().input_bytes},
-        sink_(context.service.shared_pool, std::move(slots), outbox, id,
-              PlaneSizes(session_->plan()), chunks) {}
+        values_{"values", session->plan().input_bytes},
+        sink_(std::move(sink)),
+        session_(std::move(session)) {}
 
-  absl::Status Accept(ParsedFrame chunk) override {
-    if (chunk.plane.empty()) chunk.plane = values_.name;
-    QUANTD_RETURN_IF_ERROR(FindPlane({values_}, chunk.plane).status());
-    QUANTD_RETURN_IF_ERROR(CheckChunk(chunk, values_));
-    values_.received_bytes += static_cast<int64_t>(chunk.data_bytes);
-    return chunk_.Reset(std::move(chunk));
+  absl::Status Accept(ReceivedChunk chunk) override {
+    if (!chunk.plane.empty() && chunk.plane != values_.name) {
+      return FindPlane({values_}, chunk.plane).status();
+    }
+    QUANTD_RETURN_IF_ERROR(CountChunk(chunk, values_));
+    for (Piece& piece : chunk.pieces) session_->Push(std::move(piece));
+    return absl::OkStatus();
   }
-
-  absl::StatusOr<bool> Work(const CancelToken& cancel) override {
-    const bool complete = values_.received_bytes == values_.size_bytes;
-    if (chunk_.empty() && wants_input_ && (!complete || session_->done())) return false;
-    const Clock::time_point begin = Clock::now();
-    int64_t taken_bytes = 0;
-    do {
-      std::span<const std::byte> in = chunk_.Peek();
-      // What is gathered is scanned a window at a time, best while it is in the cache.
-      if (session_->plan().pass == Pass::kBuffered) {
-        in = in.first(std::min(in.size(), static_cast<size_t>(kWorkBytes)));
-      }
-      const absl::StatusOr<StepResult> step = session_->Step(in, sink_, cancel);
-      if (!step.ok()) return chunk_.Explain(step.status());
-      QUANTD_RETURN_IF_ERROR(chunk_.Advance(static_cast<size_t>(step->consumed_bytes)));
-      taken_bytes += step->consumed_bytes;
-      wants_input_ = step->wants_input;
-    } while (!chunk_.empty() && wants_input_ && taken_bytes < kWorkBytes);
-    encoding_ += Clock::now() - begin;
-    return true;
-  }
+  StripeSession& session() override { return *session_; }
 
   absl::StatusOr<grpc::ByteBuffer> Finish() override {
     QUANTD_ASSIGN_OR_RETURN(const EncodingReport report, session_->Finish());
-    sink_.FlushAll();
+    sink_->FlushAll();
     v1::StreamingQuantizeResponse frame;
     frame.set_tensor_id(id_);
     v1::QuantizationReport& message = *frame.mutable_end()->mutable_report();
     message = ToProto(report, session_->plan().resolved.layout.planes);
     report_ = report;
     *message.mutable_elapsed() = ToDuration(Clock::now() - start_);
-    *message.mutable_encoding() = ToDuration(encoding_);
+    *message.mutable_encoding() = ToDuration(session_->work().encoding);
     return SerializeFrame(frame);
   }
 
-  TensorOutcome outcome() const override {
+  TensorOutcome outcome() override {
     TensorOutcome outcome = OutcomeOf(*session_);
     outcome.input_bytes = values_.received_bytes;
     outcome.elapsed = absl::FromChrono(Clock::now() - start_);
@@ -91,27 +77,17 @@ class QuantizeTensor final : public OpenTensor {
   }
 
  private:
-  static std::vector<PayloadFrames::PlaneSize> PlaneSizes(const Plan& plan) {
-    std::vector<PayloadFrames::PlaneSize> sizes;
-    for (const PlaneDesc& plane : plan.resolved.layout.planes) {
-      sizes.push_back({plane.name, plane.size_bytes});
-    }
-    return sizes;
-  }
-
   const uint64_t id_;
-  const std::unique_ptr<QuantizeSession> session_;
   IncomingPlane values_;
-  PayloadFrames sink_;
-  ChunkCursor chunk_;
-  bool wants_input_ = true;
+  const std::unique_ptr<PayloadFrames> sink_;
+  const std::unique_ptr<QuantizeSession> session_;  // goes before the sink
   const Clock::time_point start_ = Clock::now();
-  Clock::duration encoding_{};
   std::optional<EncodingReport> report_;  // once all is done
 };
 
 absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(CallContext& context, FrameOutbox& outbox,
-                                                         uint64_t id, const std::string& bytes) {
+                                                         uint64_t id, const std::string& bytes,
+                                                         std::function<void()> on_event) {
   v1::QuantizeStart start;
   QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
   QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(start, context.service));
@@ -122,12 +98,14 @@ absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(CallContext& context, F
   v1::StreamingQuantizeResponse frame;
   frame.set_tensor_id(id);
   *frame.mutable_start() = StartedMessage(head.plan);
+  auto sink = std::make_unique<PayloadFrames>(context.service.shared_pool, std::move(slots), outbox,
+                                              id, PlaneSizes(head.plan), head.chunks);
   QUANTD_ASSIGN_OR_RETURN(
       std::unique_ptr<QuantizeSession> session,
-      QuantizeSession::Create(std::move(head.plan), std::move(head.options), context.session));
+      QuantizeSession::Create(std::move(head.plan), std::move(head.options), *sink,
+                              context.session, std::move(on_event)));
   outbox.Send(SerializeFrame(frame));
-  return std::make_unique<QuantizeTensor>(context, outbox, id, head.chunks, std::move(slots),
-                                          std::move(session));
+  return std::make_unique<QuantizeTensor>(id, std::move(sink), std::move(session));
 }
 
 }  // namespace
@@ -136,8 +114,10 @@ std::unique_ptr<FrameHandler> MakeQuantizeStream(CallContext& context, FrameOutb
                                                  const CancelToken& cancel) {
   return std::make_unique<TensorStream>(context, context.service.metrics.rpc("StreamingQuantize"),
                                         outbox, cancel,
-                                        [&context, &outbox](uint64_t id, const std::string& start) {
-                                          return OpenQuantize(context, outbox, id, start);
+                                        [&context, &outbox](uint64_t id, const std::string& start,
+                                                            std::function<void()> on_event) {
+                                          return OpenQuantize(context, outbox, id, start,
+                                                              std::move(on_event));
                                         });
 }
 

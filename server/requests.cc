@@ -2,6 +2,7 @@
 
 #include <google/protobuf/message_lite.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -13,9 +14,10 @@
 
 namespace quantd {
 absl::StatusOr<Plan> PlanFor(const QuantSpec& spec, const TensorDesc& tensor,
-                             const ServiceContext& context, bool has_ranges) {
+                             const ServiceContext& context, PlanInputs inputs) {
+  inputs.threads = std::max(context.worker_threads, 1);
   absl::StatusOr<Plan> plan =
-      MakePlan(spec, tensor, context.limits.session_budget_bytes, {.has_ranges = has_ranges});
+      MakePlan(spec, tensor, context.limits.session_budget_bytes, inputs);
   if (plan.ok() || absl::IsResourceExhausted(plan.status())) return plan;
   return WithField(plan.status(), "spec");
 }
@@ -31,8 +33,13 @@ absl::StatusOr<QuantizeHead> ReadHead(const v1::QuantizeStart& start,
     QUANTD_ASSIGN_OR_RETURN(CalibratedRanges ranges, FromProto(start.ranges()));
     head.options.ranges = std::move(ranges.groups);
     if (start.ranges().has_tensor()) head.options.tensor_range = ranges.tensor;
+    head.options.histogram = std::move(ranges.histogram);
   }
-  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, start.has_ranges()));
+  head.options.importance.assign(start.importance().begin(), start.importance().end());
+  PlanInputs inputs;
+  inputs.has_ranges = start.has_ranges();
+  inputs.importance_elems = start.importance_size();
+  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, inputs));
   return head;
 }
 
@@ -48,7 +55,7 @@ absl::StatusOr<DequantizeHead> ReadHead(const v1::DequantizeStart& start,
                             FromProto(start.output_data_type(), "output_data_type"));
   }
   // Whoever dequantizes has the parameters, so no pass over the values is needed.
-  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, /*has_ranges=*/true));
+  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, {.has_ranges = true}));
   tensor.dtype = head.output_dtype;
   QUANTD_ASSIGN_OR_RETURN(head.output_bytes, SizeBytes(tensor));
   return head;
@@ -59,7 +66,7 @@ absl::StatusOr<CalibrateHead> ReadHead(const v1::CalibrateStart& start,
   CalibrateHead head;
   QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(start.tensor()));
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(start.spec()));
-  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, /*has_ranges=*/false));
+  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, {}));
   head.options = {.histogram = start.histogram(),
                   .column_moments = start.column_moments(),
                   .gram = start.gram()};
@@ -103,12 +110,13 @@ std::vector<IncomingPlane> IncomingPlanes(const Plan& plan) {
   return planes;
 }
 
-TensorOutcome OutcomeOf(const QuantizeSession& session) {
+TensorOutcome OutcomeOf(QuantizeSession& session) {
   TensorOutcome outcome;
   outcome.scheme = session.plan().scheme->info.name;
-  outcome.windows = session.work().windows;
-  outcome.statistics = absl::FromChrono(session.work().statistics);
-  outcome.encode = absl::FromChrono(session.work().encoding);
+  const SessionWork work = session.work();
+  outcome.stripes = work.stripes;
+  outcome.statistics = absl::FromChrono(work.statistics);
+  outcome.encode = absl::FromChrono(work.encoding);
   return outcome;
 }
 

@@ -23,7 +23,7 @@ namespace quantd {
 // Plans within the limits; where the spec is unknown, bad, or bad for the tensor, the error says
 // that it is the field `spec`.
 absl::StatusOr<Plan> PlanFor(const QuantSpec& spec, const TensorDesc& tensor,
-                             const ServiceContext& context, bool has_ranges);
+                             const ServiceContext& context, PlanInputs inputs);
 
 struct QuantizeHead {
   Plan plan;
@@ -62,7 +62,7 @@ v1::DequantizeStarted StartedMessage(const DequantizeHead& head);
 std::vector<IncomingPlane> IncomingPlanes(const Plan& plan);
 
 // Returns what metrics count of a session so far; AddReport adds what its good end has shown.
-TensorOutcome OutcomeOf(const QuantizeSession& session);
+TensorOutcome OutcomeOf(QuantizeSession& session);
 void AddReport(const Plan& plan, const EncodingReport& report, TensorOutcome& outcome);
 
 // Returns the place of the plane called `name`; kNotFound lists those that there are.

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "core/session/sink.h"
+#include "core/exec/cancel_token.h"
 #include "server/frame_stream.h"
 #include "server/service_context.h"
 

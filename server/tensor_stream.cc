@@ -5,14 +5,11 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "core/base/crc32c.h"
 #include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "quantd/v1/quantization.pb.h"
 #include "server/admission.h"
 #include "server/grpc_status.h"
-#include "server/shared_regions.h"
 
 namespace quantd {
 namespace {
@@ -20,8 +17,8 @@ namespace {
 // Failed tensors whose `end` has not come yet; a peer that never sends it is stopped here.
 constexpr size_t kMaxFailedTensors = 4096;
 
-// Clients have few places for chunks, and fill some while others are worked on.
-constexpr size_t kChunksReleasedAtOnce = 2;
+// Stripes that a turn does before it looks at other frames: what a chunk of 1 MiB has of f32.
+constexpr int kStripesPerStep = 4;
 
 // The error frames of both streams have the same form.
 grpc::ByteBuffer ErrorFrame(uint64_t tensor_id, const absl::Status& status) {
@@ -33,74 +30,27 @@ grpc::ByteBuffer ErrorFrame(uint64_t tensor_id, const absl::Status& status) {
 
 }  // namespace
 
-absl::Status CheckChunk(const ParsedFrame& chunk, const IncomingPlane& plane) {
-  const auto data_bytes = static_cast<int64_t>(chunk.data_bytes);
-  if (chunk.offset < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("chunk of plane ", plane.name,
-                                                   " has offset=", chunk.offset,
-                                                   ", which is "
-                                                   "negative"));
-  }
-  if (chunk.offset > plane.size_bytes || data_bytes > plane.size_bytes - chunk.offset) {
-    return absl::OutOfRangeError(
-        absl::StrCat("chunk of plane ", plane.name, " with offset=", chunk.offset, " and ",
-                     data_bytes, " bytes goes past the end of its ", plane.size_bytes, " bytes"));
-  }
-  if (chunk.offset != plane.received_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "chunk of plane ", plane.name, " with offset=", chunk.offset,
-        chunk.offset < plane.received_bytes ? " comes twice or overlaps" : " is out of order",
-        "; the next is offset=", plane.received_bytes));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ChunkCursor::Reset(ParsedFrame chunk) {
-  chunk_ = std::move(chunk);
-  piece_ = 0;
-  offset_ = 0;
-  crc32c_ = 0;
-  return empty() ? CheckCrc() : absl::OkStatus();
-}
-
-absl::Status ChunkCursor::Advance(size_t size_bytes) {
-  if (empty()) return absl::OkStatus();
-  if (chunk_.crc32c.has_value()) crc32c_ = Crc32c(Peek().first(size_bytes), crc32c_);
-  offset_ += size_bytes;
-  if (offset_ < chunk_.data[piece_].size()) return absl::OkStatus();
-  ++piece_;
-  offset_ = 0;
-  if (!empty()) return absl::OkStatus();
-  const absl::Status status = CheckCrc();
-  chunk_ = ParsedFrame();  // gRPC may have its memory back
-  piece_ = 0;
-  return status;
-}
-
-absl::Status ChunkCursor::CheckCrc() const {
-  if (!chunk_.crc32c.has_value() || crc32c_ == *chunk_.crc32c) return absl::OkStatus();
-  return absl::DataLossError(
-      absl::StrFormat("chunk of plane %s with offset=%d has crc32c=%08x, but its data have %08x",
-                      chunk_.plane, chunk_.offset, *chunk_.crc32c, crc32c_));
-}
-
-absl::Status ChunkCursor::Explain(const absl::Status& status) {
-  while (!empty()) QUANTD_RETURN_IF_ERROR(Advance(Peek().size()));
-  return status;
-}
-
 TensorStream::TensorStream(CallContext& context, RpcMetrics& metrics, FrameOutbox& outbox,
                            const CancelToken& cancel, OpenTensorFn open)
     : context_(context),
       metrics_(metrics),
       outbox_(outbox),
       cancel_(cancel),
-      open_(std::move(open)) {}
+      open_(std::move(open)),
+      event_(std::make_shared<std::atomic<bool>>(false)),
+      wake_([event = event_, waker = outbox.Waker()] {
+        event->store(true);
+        waker();
+      }),
+      shared_chunks_(context.shared == nullptr
+                         ? nullptr
+                         : std::make_shared<SharedChunks>(context.shared, outbox)) {}
 
 TensorStream::~TensorStream() {
-  for (const auto& [id, tensor] : tensors_) {
-    Record(tensor.get(), TensorOutcome::Result::kCancelled);
+  for (auto& [id, entry] : tensors_) {
+    Record(entry.tensor.get(), TensorOutcome::Result::kCancelled);
   }
+  if (shared_chunks_ != nullptr) shared_chunks_->Close();
 }
 
 absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
@@ -121,15 +71,10 @@ absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
         if (!reservation.ok()) return Fail(frame.tensor_id, reservation.status(), true);
         frame_reservation_ = *std::move(reservation);
       }
-      if (frame.shared.has_value()) {
-        shared_offset_ = frame.shared->offset;
-        const absl::Status status = MapShared(frame);
-        if (!status.ok()) return Fail(frame.tensor_id, status, true);
-      }
       return AcceptChunk(std::move(frame));
     }
     case FrameKind::kEnd:
-      return FinishTensor(frame.tensor_id);
+      return EndTensor(frame.tensor_id);
     case FrameKind::kNone:
     case FrameKind::kError:
     case FrameKind::kReleased:
@@ -141,7 +86,8 @@ absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
 absl::Status TensorStream::Open(ParsedFrame frame) {
   const uint64_t id = frame.tensor_id;
   failed_.erase(id);
-  if (tensors_.contains(id)) {
+  const auto same = tensors_.find(id);
+  if (same != tensors_.end() && !same->second.ending) {
     return Fail(id,
                 absl::FailedPreconditionError(
                     absl::StrCat("tensor_id=", id, " is already open on this stream")),
@@ -155,13 +101,15 @@ absl::Status TensorStream::Open(ParsedFrame frame) {
                           "open_tensors", context_.service.limits.max_open_tensors),
                 true);
   }
-  // A stream that has tensors open cannot wait: what they hold would never come free.
-  if (!tensors_.empty() || !context_.service.admission->crowded()) {
+  // A stream that has tensors open cannot wait for memory: what they hold would never come free. But
+  // those whose `end` has come are about to be done.
+  const bool may_wait = std::ssize(tensors_) == num_ending_;
+  const bool must_wait = same != tensors_.end() || (may_wait && context_.service.admission->crowded());
+  needed_bytes_ = context_.service.limits.stream_bytes();
+  if (!must_wait) {
     const absl::Status status = TryOpen(frame);
     if (status.ok()) return status;
-    if (!tensors_.empty() || !MayWait(status)) return Fail(id, status, true);
-  } else {
-    needed_bytes_ = context_.service.limits.stream_bytes();
+    if (!may_wait || !MayWait(status)) return Fail(id, status, true);
   }
   pending_ = std::move(frame);
   return absl::OkStatus();
@@ -174,9 +122,8 @@ absl::Status TensorStream::TryOpen(const ParsedFrame& frame) {
         context_.session.budget->Reserve(context_.service.limits.stream_bytes(), "a stream"));
   }
   QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<OpenTensor> tensor,
-                          open_(frame.tensor_id, frame.message));
-  current_ = tensors_.emplace(frame.tensor_id, std::move(tensor)).first->second.get();
-  current_id_ = frame.tensor_id;
+                          open_(frame.tensor_id, frame.message, wake_));
+  tensors_[frame.tensor_id].tensor = std::move(tensor);
   return absl::OkStatus();
 }
 
@@ -189,12 +136,16 @@ bool TensorStream::MayWait(const absl::Status& status) {
 }
 
 absl::StatusOr<Progress> TensorStream::WorkOnPending() {
-  // Whoever waits holds nothing that others might wait for.
-  if (stream_reservation_.bytes() > 0 && !outbox_.Drained()) return Progress::kDraining;
-  stream_reservation_ = MemoryBudget::Reservation();
-  if (!context_.has_turn) return Progress::kWaiting;
+  if (num_ending_ > 0) return Progress::kBusy;
+  const bool may_wait = tensors_.empty();
+  if (may_wait) {
+    // Whoever waits holds nothing that others might wait for.
+    if (stream_reservation_.bytes() > 0 && !outbox_.Drained()) return Progress::kDraining;
+    stream_reservation_ = MemoryBudget::Reservation();
+    if (!context_.has_turn && context_.service.admission->crowded()) return Progress::kWaiting;
+  }
   const absl::Status status = TryOpen(*pending_);
-  if (!status.ok() && MayWait(status)) {
+  if (!status.ok() && may_wait && MayWait(status)) {
     stream_reservation_ = MemoryBudget::Reservation();
     return Progress::kWaiting;
   }
@@ -213,90 +164,108 @@ absl::Status TensorStream::Refuse(const absl::Status& status) {
 
 absl::Status TensorStream::AcceptChunk(ParsedFrame frame) {
   const uint64_t id = frame.tensor_id;
+  // Even what is dropped must be told to a client that waits for its memory.
+  absl::StatusOr<ReceivedChunk> chunk = ReceiveChunk(std::move(frame), shared_chunks_.get());
   if (failed_.contains(id)) return absl::OkStatus();
-  const auto tensor = tensors_.find(id);
-  if (tensor == tensors_.end()) {
+  const auto found = tensors_.find(id);
+  if (found == tensors_.end() || found->second.ending) {
     return Fail(id,
                 absl::FailedPreconditionError(
                     absl::StrCat("chunk of tensor_id=", id, ", which is not open")),
                 true);
   }
-  if (absl::Status status = tensor->second->Accept(std::move(frame)); !status.ok()) {
-    return Fail(id, status, true);
-  }
-  current_ = tensor->second.get();
-  current_id_ = id;
+  OpenTensor& tensor = *found->second.tensor;
+  const absl::Status status = chunk.ok() ? tensor.Accept(*std::move(chunk)) : chunk.status();
+  if (!status.ok()) return Fail(id, status, true);
+  current_ = &tensor;
   return absl::OkStatus();
 }
 
 absl::StatusOr<Progress> TensorStream::Work() {
+  if (event_->exchange(false)) QUANTD_RETURN_IF_ERROR(TellEnded());
+  if (num_ending_ > 0) {  // responses may have been sent
+    for (auto& [id, entry] : tensors_) entry.tensor->session().Ready();
+  }
   if (pending_.has_value()) return WorkOnPending();
   if (current_ == nullptr) {
-    ReleaseShared();
+    if (shared_chunks_ != nullptr) shared_chunks_->Flush();
     return Progress::kIdle;
   }
-  const absl::StatusOr<bool> more = current_->Work(cancel_);
-  if (!more.ok()) {
-    QUANTD_RETURN_IF_ERROR(Fail(current_id_, more.status(), true));
-  } else if (!*more) {
+  StripeSession& session = current_->session();
+  session.Ready();
+  for (int i = 0; i < kStripesPerStep; ++i) {
+    if (session.Help()) continue;
+    if (!session.WantsInput() && !session.ended()) return Progress::kBusy;
     current_ = nullptr;
     frame_reservation_ = MemoryBudget::Reservation();
+    break;
   }
-  if (current_ != nullptr) return Progress::kMore;
-  ReleaseShared();
-  return Progress::kIdle;
+  return Progress::kMore;
 }
 
-absl::Status TensorStream::MapShared(ParsedFrame& frame) {
-  if (context_.shared == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("chunk with a shared range on a stream without ", kMemoryTokenKey));
+absl::Status TensorStream::TellEnded() {
+  std::vector<uint64_t> ended;
+  for (auto& [id, entry] : tensors_) {
+    if (entry.tensor->session().ended()) ended.push_back(id);
   }
-  if (frame.data_bytes > 0) {
-    return absl::InvalidArgumentError("chunk with both data and a shared range");
-  }
-  QUANTD_ASSIGN_OR_RETURN(
-      const std::span<const std::byte> bytes,
-      context_.shared->memory->Range(frame.shared->offset, frame.shared->size_bytes));
-  if (!bytes.empty()) frame.data = {bytes};
-  frame.data_bytes = bytes.size();
+  for (const uint64_t id : ended) QUANTD_RETURN_IF_ERROR(TellEnded(id, tensors_[id]));
   return absl::OkStatus();
 }
 
-void TensorStream::ReleaseShared() {
-  if (shared_offset_.has_value()) taken_offsets_.push_back(*shared_offset_);
-  shared_offset_.reset();
-  if (taken_offsets_.empty()) return;
-  if (taken_offsets_.size() < kChunksReleasedAtOnce && outbox_.MoreHasCome()) return;
-  v1::StreamingQuantizeResponse frame;
-  for (const int64_t offset : taken_offsets_) frame.mutable_released()->add_offsets(offset);
-  taken_offsets_.clear();
-  outbox_.Send(SerializeFrame(frame));
-}
-
-absl::Status TensorStream::FinishTensor(uint64_t id) {
-  if (failed_.erase(id) > 0) return absl::OkStatus();
-  const auto tensor = tensors_.find(id);
-  if (tensor == tensors_.end()) {
-    return Fail(
-        id,
-        absl::FailedPreconditionError(absl::StrCat("end of tensor_id=", id, ", which is not open")),
-        false);
-  }
-  absl::StatusOr<grpc::ByteBuffer> end = tensor->second->Finish();
+absl::Status TensorStream::TellEnded(uint64_t id, Entry& entry) {
+  OpenTensor& tensor = *entry.tensor;
+  const absl::Status status = tensor.session().status();
+  if (!status.ok()) return Fail(id, status, /*more_to_come=*/!entry.ending);
+  if (!entry.ending) return absl::OkStatus();
+  absl::StatusOr<grpc::ByteBuffer> end = tensor.Finish();
   if (!end.ok()) return Fail(id, end.status(), false);
-  Record(tensor->second.get(), TensorOutcome::Result::kOk);
-  tensors_.erase(tensor);
+  Record(&tensor, TensorOutcome::Result::kOk);
+  if (current_ == &tensor) current_ = nullptr;
+  tensors_.erase(id);
+  --num_ending_;
   ++num_done_;
   outbox_.Send(*std::move(end));
   return absl::OkStatus();
 }
 
+absl::Status TensorStream::EndTensor(uint64_t id) {
+  if (failed_.erase(id) > 0) return absl::OkStatus();
+  const auto found = tensors_.find(id);
+  if (found == tensors_.end() || found->second.ending) {
+    return Fail(
+        id,
+        absl::FailedPreconditionError(absl::StrCat("end of tensor_id=", id, ", which is not open")),
+        false);
+  }
+  Entry& entry = found->second;
+  entry.ending = true;
+  ++num_ending_;
+  StripeSession& session = entry.tensor->session();
+  session.EndInput();
+  // Little is left, mostly; small tensors are answered at once.
+  while (session.Help()) {
+  }
+  return session.ended() ? TellEnded(id, entry) : absl::OkStatus();
+}
+
+bool TensorStream::busy() const {
+  for (const auto& [id, entry] : tensors_) {
+    if (entry.tensor->session().busy()) return true;
+  }
+  return false;
+}
+
+void TensorStream::Cancel() {
+  for (auto& [id, entry] : tensors_) entry.tensor->session().Cancel(absl::CancelledError("cancelled"));
+}
+
 absl::Status TensorStream::Fail(uint64_t id, const absl::Status& status, bool more_to_come) {
-  if (current_id_ == id) current_ = nullptr;
+  const auto found = tensors_.find(id);
+  OpenTensor* const tensor = found == tensors_.end() ? nullptr : found->second.tensor.get();
+  if (tensor != nullptr && current_ == tensor) current_ = nullptr;
+  if (tensor != nullptr && found->second.ending) --num_ending_;
   frame_reservation_ = MemoryBudget::Reservation();
-  const auto tensor = tensors_.find(id);
-  Record(tensor == tensors_.end() ? nullptr : tensor->second.get(),
+  Record(tensor,
          cancel_.cancelled() ? TensorOutcome::Result::kCancelled : TensorOutcome::Result::kFailed);
   context_.service.metrics.CountRefusal(status);
   tensors_.erase(id);
@@ -311,7 +280,7 @@ absl::Status TensorStream::Fail(uint64_t id, const absl::Status& status, bool mo
                    "failed_tensors", kMaxFailedTensors);
 }
 
-void TensorStream::Record(const OpenTensor* tensor, TensorOutcome::Result result) {
+void TensorStream::Record(OpenTensor* tensor, TensorOutcome::Result result) {
   TensorOutcome outcome;
   if (tensor != nullptr) outcome = tensor->outcome();
   outcome.result = result;
@@ -322,7 +291,7 @@ void TensorStream::Record(const OpenTensor* tensor, TensorOutcome::Result result
 
 absl::Status TensorStream::Close() {
   std::vector<uint64_t> open;
-  for (const auto& [id, tensor] : tensors_) open.push_back(id);
+  for (const auto& [id, entry] : tensors_) open.push_back(id);
   for (const uint64_t id : open) {
     QUANTD_RETURN_IF_ERROR(Fail(
         id, absl::DataLossError("the stream was closed before the tensor's end frame"), false));

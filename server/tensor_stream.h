@@ -1,12 +1,12 @@
 #ifndef QUANTD_SERVER_TENSOR_STREAM_H_
 #define QUANTD_SERVER_TENSOR_STREAM_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -15,10 +15,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "core/exec/cancel_token.h"
 #include "core/exec/memory_budget.h"
-#include "core/session/sink.h"
+#include "core/session/stripe_session.h"
 #include "proto/frame_codec.h"
 #include "server/frame_stream.h"
+#include "server/received_chunk.h"
 #include "server/service_context.h"
 
 namespace quantd {
@@ -27,22 +29,23 @@ namespace quantd {
 class OpenTensor {
  public:
   virtual ~OpenTensor() = default;
-  // Takes a chunk; everything of the one before is worked off.
-  virtual absl::Status Accept(ParsedFrame chunk) = 0;
-  // Does at most one window of work; false: nothing is left to do.
-  virtual absl::StatusOr<bool> Work(const CancelToken& cancel) = 0;
-  // Returns the `end` frame; everything that came is worked off.
+  // Takes a chunk; what is wrong with the values is said by the session.
+  virtual absl::Status Accept(ReceivedChunk chunk) = 0;
+  virtual StripeSession& session() = 0;
+  // Returns the `end` frame; the session has ended well.
   virtual absl::StatusOr<grpc::ByteBuffer> Finish() = 0;
   // Returns what is known of it so far, but for the result.
-  virtual TensorOutcome outcome() const = 0;
+  virtual TensorOutcome outcome() = 0;
 };
 
-// Opens a tensor from the bytes of its start message, and answers `start`.
+// Opens a tensor from the bytes of its start message, and answers `start`. `on_event` is for its
+// session.
 using OpenTensorFn = std::function<absl::StatusOr<std::unique_ptr<OpenTensor>>(
-    uint64_t tensor_id, const std::string& start)>;
+    uint64_t tensor_id, const std::string& start, std::function<void()> on_event)>;
 
 // Many tensors on one stream, told apart by tensor_id. A tensor that fails gets an error frame, and
-// what the peer still sends for it is dropped up to its `end`. Not thread-safe.
+// what the peer still sends for it is dropped up to its `end`. Tensors are worked on by their
+// sessions; a turn of the stream hands chunks over, helps, and says what has ended. Not thread-safe.
 class TensorStream final : public FrameHandler {
  public:
   TensorStream(CallContext& context, RpcMetrics& metrics, FrameOutbox& outbox,
@@ -55,86 +58,51 @@ class TensorStream final : public FrameHandler {
   int64_t needed_bytes() const override { return needed_bytes_; }
   absl::Status Refuse(const absl::Status& status) override;
   absl::Status Close() override;
+  bool may_close() const override { return num_ending_ == 0; }
+  bool busy() const override;
+  void Cancel() override;
   std::string Summary() const override;
   CallTimes times() const override { return times_; }
 
  private:
+  struct Entry {
+    std::unique_ptr<OpenTensor> tensor;
+    bool ending = false;  // its `end` has come
+  };
+
   absl::Status Open(ParsedFrame frame);
   absl::Status TryOpen(const ParsedFrame& frame);
   // True if there would be memory later for the tensor that `status` refuses.
   bool MayWait(const absl::Status& status);
   absl::StatusOr<Progress> WorkOnPending();
   absl::Status AcceptChunk(ParsedFrame frame);
-  absl::Status FinishTensor(uint64_t tensor_id);
+  absl::Status EndTensor(uint64_t tensor_id);
+  // Says of all tensors that have ended how.
+  absl::Status TellEnded();
+  absl::Status TellEnded(uint64_t tensor_id, Entry& entry);
   // Closes the tensor with an error frame; its frames are dropped from now on if `more_to_come`.
   absl::Status Fail(uint64_t tensor_id, const absl::Status& status, bool more_to_come);
-  // Has `frame`'s data be those of the shared region that it names.
-  absl::Status MapShared(ParsedFrame& frame);
-  // Tells the client that the bytes of the chunk at work have been taken, of two chunks at once
-  // where another frame has come: a message costs a good part of what encoding a chunk does.
-  void ReleaseShared();
   // Takes what is known of a tensor that ends into the metrics; null: it was never open.
-  void Record(const OpenTensor* tensor, TensorOutcome::Result result);
+  void Record(OpenTensor* tensor, TensorOutcome::Result result);
 
   CallContext& context_;
   RpcMetrics& metrics_;
   FrameOutbox& outbox_;
   const CancelToken& cancel_;
   const OpenTensorFn open_;
+  const std::shared_ptr<std::atomic<bool>> event_;     // a session has something to tell
+  const std::function<void()> wake_;                   // which it does by this
+  const std::shared_ptr<SharedChunks> shared_chunks_;  // null: the client shares no memory
   MemoryBudget::Reservation stream_reservation_;  // for the frames read, and what is to be sent
   MemoryBudget::Reservation frame_reservation_;   // for what a large frame takes beyond that
   std::optional<ParsedFrame> pending_;            // the start of a tensor that waits for memory
   int64_t needed_bytes_ = 0;                      // that it waits for
-  absl::flat_hash_map<uint64_t, std::unique_ptr<OpenTensor>> tensors_;
+  absl::flat_hash_map<uint64_t, Entry> tensors_;
   absl::flat_hash_set<uint64_t> failed_;  // whose frames are dropped
-  uint64_t current_id_ = 0;
-  OpenTensor* current_ = nullptr;         // has work left
-  std::optional<int64_t> shared_offset_;  // of the chunk at work, where it lies in shared memory
-  std::vector<int64_t> taken_offsets_;    // of chunks that the client has not been told of
+  OpenTensor* current_ = nullptr;         // has been given a chunk
   bool any_start_ = false;
-  int64_t num_done_ = 0, num_failed_ = 0;
+  int64_t num_ending_ = 0, num_done_ = 0, num_failed_ = 0;
   CallTimes times_;
-};
-
-// One plane as it comes in.
-struct IncomingPlane {
-  std::string name;
-  int64_t size_bytes = 0;
-  int64_t received_bytes = 0;
-};
-
-// Checks that `chunk` is the next one of `plane`. kInvalidArgument: out of order, or twice.
-// kOutOfRange: past the plane's end.
-absl::Status CheckChunk(const ParsedFrame& chunk, const IncomingPlane& plane);
-
-// Pieces of a chunk are as small as HTTP/2 frames, so one call of Work takes several, up to this.
-inline constexpr int64_t kWorkBytes = int64_t{1} << 20;
-
-// Walks over the pieces of a chunk's data and checks them against its CRC32C as they are taken,
-// while they are in the cache: what a chunk has given is good once it is empty. Not thread-safe.
-class ChunkCursor {
- public:
-  // Begins with `chunk`; kDataLoss as below if it is empty.
-  absl::Status Reset(ParsedFrame chunk);
-  bool empty() const { return piece_ == chunk_.data.size(); }
-  // Returns what is left of the piece at hand; empty at the end.
-  std::span<const std::byte> Peek() const {
-    if (empty()) return {};
-    return chunk_.data[piece_].subspan(offset_);
-  }
-  // Goes over the first `size_bytes` of Peek(). kDataLoss: that was the last, and the CRC is wrong.
-  absl::Status Advance(size_t size_bytes);
-  // Returns why taking data has failed: `status`, or kDataLoss if the CRC is wrong, since anything
-  // may have come of that.
-  absl::Status Explain(const absl::Status& status);
-
- private:
-  absl::Status CheckCrc() const;
-
-  ParsedFrame chunk_;
-  size_t piece_ = 0;
-  size_t offset_ = 0;
-  uint32_t crc32c_ = 0;  // of what has been taken, if the chunk has one
 };
 
 }  // namespace quantd

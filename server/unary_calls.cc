@@ -77,20 +77,9 @@ std::span<const std::byte> AsBytes(const std::string& text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-// Writes each plane into a string of its own.
-class StringSink final : public PayloadSink {
- public:
-  // Takes strings that have the planes' sizes and outlive this.
-  explicit StringSink(std::vector<std::string*> planes) : planes_(std::move(planes)) {}
-  std::span<std::byte> Acquire(int plane, int64_t offset_bytes, int64_t size_bytes) override {
-    return std::as_writable_bytes(std::span(*planes_[static_cast<size_t>(plane)]))
-        .subspan(static_cast<size_t>(offset_bytes), static_cast<size_t>(size_bytes));
-  }
-  void Commit(int, int64_t, int64_t) override {}
-
- private:
-  const std::vector<std::string*> planes_;
-};
+std::span<std::byte> AsWritable(std::string& text) {
+  return std::as_writable_bytes(std::span(text.data(), text.size()));
+}
 
 // Returns the bytes of each plane, in the layout's order.
 absl::StatusOr<std::vector<const std::string*>> CollectPlanes(const v1::DequantizeRequest& request,
@@ -117,14 +106,14 @@ absl::StatusOr<std::vector<const std::string*>> CollectPlanes(const v1::Dequanti
   return data;
 }
 
-absl::Status Feed(DequantizeSession& session, int plane, std::span<const std::byte> in,
-                  PayloadSink& sink, const CancelToken& cancel) {
-  for (bool wants_input = true; !in.empty() || !wants_input;) {
-    QUANTD_ASSIGN_OR_RETURN(const StepResult step, session.Step(plane, in, sink, cancel));
-    in = in.subspan(static_cast<size_t>(step.consumed_bytes));
-    wants_input = step.wants_input;
-  }
-  return absl::OkStatus();
+// Has the session do all of its work, on this thread and others; a call that is cancelled ends within
+// a stripe.
+void Drive(StripeSession& session, const CancelToken& cancel) {
+  session.EndInput();
+  do {
+    if (cancel.cancelled()) session.Cancel(absl::CancelledError("cancelled"));
+  } while (session.Help());
+  session.Await();
 }
 
 }  // namespace
@@ -141,24 +130,22 @@ absl::Status Quantize(CallContext& context, const v1::QuantizeRequest& request,
       ReserveUnary(context, "Quantize", static_cast<int64_t>(request.data().size()),
                    head.plan.output_bytes));
   *response.mutable_start() = StartedMessage(head.plan);
-  std::vector<std::string*> data;
+  std::vector<std::span<std::byte>> data;
   for (const PlaneDesc& desc : head.plan.resolved.layout.planes) {
     v1::PlaneData& plane = *response.add_planes();
     *plane.mutable_plane() = ToProto(desc);
     plane.mutable_data()->resize(static_cast<size_t>(desc.size_bytes));
-    data.push_back(plane.mutable_data());
   }
-  StringSink sink(std::move(data));
+  for (v1::PlaneData& plane : *response.mutable_planes()) {
+    data.push_back(AsWritable(*plane.mutable_data()));
+  }
+  SpanSink sink(std::move(data));
   const absl::StatusOr<std::unique_ptr<QuantizeSession>> made =
-      QuantizeSession::Create(std::move(head.plan), std::move(head.options), context.session);
+      QuantizeSession::Create(std::move(head.plan), std::move(head.options), sink, context.session);
   if (!made.ok()) return WithWholeShortage(made.status(), reservation);
   const std::unique_ptr<QuantizeSession>& session = *made;
-  std::span<const std::byte> in = AsBytes(request.data());
-  for (bool wants_input = false; !in.empty() || !wants_input;) {
-    QUANTD_ASSIGN_OR_RETURN(const StepResult step, session->Step(in, sink, cancel));
-    in = in.subspan(static_cast<size_t>(step.consumed_bytes));
-    wants_input = step.wants_input;
-  }
+  session->Push({AsBytes(request.data()), nullptr});
+  Drive(*session, cancel);
   QUANTD_ASSIGN_OR_RETURN(const EncodingReport report, session->Finish());
   *response.mutable_report() = ToProto(report, session->plan().resolved.layout.planes);
   const int64_t input_bytes = tensor.outcome.input_bytes;
@@ -181,19 +168,19 @@ absl::Status Dequantize(CallContext& context, const v1::DequantizeRequest& reque
       const MemoryBudget::Reservation reservation,
       ReserveUnary(context, "Dequantize", head.plan.output_bytes, head.output_bytes));
   *response.mutable_start() = StartedMessage(head);
-  const absl::StatusOr<std::unique_ptr<DequantizeSession>> made =
-      DequantizeSession::Create(std::move(head.plan), head.output_dtype, context.session);
+  response.mutable_data()->resize(static_cast<size_t>(head.output_bytes));
+  SpanSink sink({AsWritable(*response.mutable_data())});
+  const absl::StatusOr<std::unique_ptr<DequantizeSession>> made = DequantizeSession::Create(
+      std::move(head.plan), head.output_dtype, sink, context.session);
   if (!made.ok()) return WithWholeShortage(made.status(), reservation);
   const std::unique_ptr<DequantizeSession>& session = *made;
-  response.mutable_data()->resize(static_cast<size_t>(head.output_bytes));
-  StringSink sink({response.mutable_data()});
-  const absl::Time begin = absl::Now();
   for (size_t n = 0; n < planes.size(); ++n) {  // parameters first, then the codes: plane 0
     const size_t i = (n + 1) % planes.size();
     if (planes[i] == nullptr) continue;  // of no bytes
-    QUANTD_RETURN_IF_ERROR(Feed(*session, static_cast<int>(i), AsBytes(*planes[i]), sink, cancel));
+    session->Push(static_cast<int>(i), {AsBytes(*planes[i]), nullptr});
   }
-  tensor.outcome.encode = absl::Now() - begin;
+  Drive(*session, cancel);
+  tensor.outcome.encode = absl::FromChrono(session->work().encoding);
   QUANTD_ASSIGN_OR_RETURN(const DecodingReport report, session->Finish());
   *response.mutable_finished() = ToProto(report, session->plan().resolved.layout.planes);
   tensor.outcome.output_bytes = head.output_bytes;
@@ -206,7 +193,8 @@ absl::Status PlanTensor(CallContext& context, const v1::PlanRequest& request,
   QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(request.tensor()));
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(request.spec()));
   QUANTD_ASSIGN_OR_RETURN(const Plan plan,
-                          PlanFor(spec, tensor, context.service, request.with_ranges()));
+                          PlanFor(spec, tensor, context.service,
+                                  {.has_ranges = request.with_ranges()}));
   *response.mutable_plan() = ToProto(plan);
   return absl::OkStatus();
 }

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "absl/status/status.h"
-#include "core/session/sink.h"
+#include "core/exec/cancel_token.h"
 #include "quantd/v1/quantization.pb.h"
 #include "server/metrics.h"
 #include "server/service_context.h"

@@ -132,9 +132,10 @@ class Run {
     if (!info.ok()) return connection_->ErrorOf(entry.tensor.name, info.status());
     for (size_t i = 0; i < entry.planes.size(); ++i) {
       if (info->plane_digests[i] == entry.digests[i]) continue;
-      return absl::DataLossError(absl::StrCat(
-          entry.tensor.name, ": plane ", entry.planes[i], " has digest ", info->plane_digests[i],
-          ", the file says ", entry.digests[i], "; it has changed since it was quantized"));
+      const absl::Status differs = DigestDiffers(entry, i, info->plane_digests[i]);
+      if (!absl::IsDataLoss(differs)) return differs;
+      return absl::DataLossError(
+          absl::StrCat(differs.message(), "; it has changed since it was quantized"));
     }
     return absl::OkStatus();
   }

@@ -14,7 +14,7 @@
 namespace quantd::cli {
 
 // What a file says of one packed tensor, under the key "quantd.NAME" as JSON:
-//   {"spec": "int8:...", "dtype": "f32", "shape": [2, 3], "digests": {"codes": "xxh3:..."}}
+//   {"spec": "int8:...", "dtype": "f32", "shape": [2, 3], "digests": {"codes": "xxh3_4k:..."}}
 // Its planes are the tensors NAME (codes) and NAME.PLANE. "quantd.version" is "1".
 struct PackedEntry {
   TensorDesc tensor;                 // the original
@@ -37,6 +37,10 @@ void AddEntry(const PackedEntry& entry, Metadata& metadata);
 // Returns the entries of a file by the original's name, none if it is not one of ours.
 // kInvalidArgument: an entry that is damaged.
 absl::StatusOr<std::map<std::string, PackedEntry>> ReadEntries(const Metadata& metadata);
+
+// Returns what is to be said of plane `plane` of `entry`, whose digest is not that of the file:
+// kDataLoss; kUnimplemented where the file has the form of digests that version 0.1 began with.
+absl::Status DigestDiffers(const PackedEntry& entry, size_t plane, const std::string& found);
 
 }  // namespace quantd::cli
 

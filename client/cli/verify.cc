@@ -69,9 +69,7 @@ class Run {
         ++num_planes_;
         if (found == packed.entry.digests[k]) continue;
         bad.push_back(packed.entry.planes[k]);
-        problems_.push_back(absl::StrCat(packed.entry.tensor.name, ": plane ",
-                                         packed.entry.planes[k], " has digest ", found,
-                                         ", the file says ", packed.entry.digests[k]));
+        problems_.push_back(std::string(DigestDiffers(packed.entry, k, found).message()));
       }
       const absl::Status planes = CheckPlanes(packed);
       if (!planes.ok()) {

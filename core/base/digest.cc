@@ -16,10 +16,32 @@
 namespace quantd {
 namespace {
 
-void AppendCanonical(XXH128_hash_t hash, std::vector<uint8_t>& out) {
+constexpr size_t kHashBytes = sizeof(XXH128_canonical_t);
+
+XXH128_canonical_t Canonical(XXH128_hash_t hash) {
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, hash);
-  out.insert(out.end(), std::begin(canonical.digest), std::end(canonical.digest));
+  return canonical;
+}
+
+// Goes over `bytes` leaf by leaf; `open` are those of a leaf that has begun. Calls fn(hash) of each
+// leaf that becomes whole.
+template <typename Fn>
+void ForEachLeaf(std::span<const std::byte> bytes, std::vector<std::byte>& open, Fn fn) {
+  constexpr size_t kLeafBytes = PlaneDigest::kLeafBytes;
+  while (!bytes.empty()) {
+    if (open.empty() && bytes.size() >= kLeafBytes) {
+      fn(Canonical(XXH3_128bits(bytes.data(), kLeafBytes)));
+      bytes = bytes.subspan(kLeafBytes);
+      continue;
+    }
+    const size_t step = std::min(bytes.size(), kLeafBytes - open.size());
+    open.insert(open.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(step));
+    bytes = bytes.subspan(step);
+    if (open.size() < kLeafBytes) return;
+    fn(Canonical(XXH3_128bits(open.data(), kLeafBytes)));
+    open.clear();
+  }
 }
 
 std::string HexOf(const uint8_t* bytes, size_t size) {
@@ -29,13 +51,28 @@ std::string HexOf(const uint8_t* bytes, size_t size) {
 }  // namespace
 
 struct PlaneDigest::State {
-  State() : leaf(XXH3_createState()) { XXH3_128bits_reset(leaf); }
-  ~State() { XXH3_freeState(leaf); }
+  State() : root(XXH3_createState()) { XXH3_128bits_reset(root); }
+  ~State() { XXH3_freeState(root); }
 
-  XXH3_state_t* leaf;           // the leaf that is being filled
-  size_t leaf_bytes = 0;        // bytes in it, less than kLeafBytes
-  std::vector<uint8_t> hashes;  // canonical hashes of the full leaves
+  XXH3_state_t* root;            // over the hashes of the whole leaves
+  std::vector<std::byte> open;   // the leaf that is being filled
 };
+
+void DigestPart::Begin(int64_t offset_bytes) {
+  const size_t in_leaf = static_cast<size_t>(offset_bytes) % PlaneDigest::kLeafBytes;
+  head_wanted_ = in_leaf == 0 ? 0 : PlaneDigest::kLeafBytes - in_leaf;
+  head_.clear();
+  hashes_.clear();
+  tail_.clear();
+}
+
+void DigestPart::Update(std::span<const std::byte> bytes) {
+  const size_t head = std::min(bytes.size(), head_wanted_ - head_.size());
+  head_.insert(head_.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(head));
+  ForEachLeaf(bytes.subspan(head), tail_, [this](const XXH128_canonical_t& hash) {
+    hashes_.insert(hashes_.end(), hash.digest, hash.digest + kHashBytes);
+  });
+}
 
 PlaneDigest::PlaneDigest() : state_(std::make_unique<State>()) {}
 PlaneDigest::~PlaneDigest() = default;
@@ -43,36 +80,31 @@ PlaneDigest::PlaneDigest(PlaneDigest&&) noexcept = default;
 PlaneDigest& PlaneDigest::operator=(PlaneDigest&&) noexcept = default;
 
 void PlaneDigest::Update(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const size_t step = std::min(bytes.size(), kLeafBytes - state_->leaf_bytes);
-    if (step == kLeafBytes) {  // a whole leaf at once needs no streaming state
-      AppendCanonical(XXH3_128bits(bytes.data(), step), state_->hashes);
-    } else {
-      XXH3_128bits_update(state_->leaf, bytes.data(), step);
-      state_->leaf_bytes += step;
-      if (state_->leaf_bytes == kLeafBytes) {
-        AppendCanonical(XXH3_128bits_digest(state_->leaf), state_->hashes);
-        XXH3_128bits_reset(state_->leaf);
-        state_->leaf_bytes = 0;
-      }
-    }
-    bytes = bytes.subspan(step);
-  }
+  ForEachLeaf(bytes, state_->open, [this](const XXH128_canonical_t& hash) {
+    XXH3_128bits_update(state_->root, hash.digest, kHashBytes);
+  });
 }
 
-void PlaneDigest::Append(PlaneDigest next) {
-  std::vector<uint8_t> hashes = std::move(state_->hashes);
-  hashes.insert(hashes.end(), next.state_->hashes.begin(), next.state_->hashes.end());
-  state_ = std::move(next.state_);
-  state_->hashes = std::move(hashes);
+void PlaneDigest::Append(const DigestPart& part) {
+  Update(part.head_);
+  if (!part.hashes_.empty()) {
+    XXH3_128bits_update(state_->root, part.hashes_.data(), part.hashes_.size());
+  }
+  Update(part.tail_);
 }
 
 std::string PlaneDigest::Text() const {
-  std::vector<uint8_t> hashes = state_->hashes;
-  if (state_->leaf_bytes > 0) AppendCanonical(XXH3_128bits_digest(state_->leaf), hashes);
-  XXH128_canonical_t root;
-  XXH128_canonicalFromHash(&root, XXH3_128bits(hashes.data(), hashes.size()));
-  return absl::StrCat("xxh3:", HexOf(root.digest, sizeof(root.digest)));
+  XXH128_hash_t hash = XXH3_128bits_digest(state_->root);
+  if (!state_->open.empty()) {
+    XXH3_state_t* whole = XXH3_createState();
+    XXH3_copyState(whole, state_->root);
+    const XXH128_canonical_t last =
+        Canonical(XXH3_128bits(state_->open.data(), state_->open.size()));
+    XXH3_128bits_update(whole, last.digest, kHashBytes);
+    hash = XXH3_128bits_digest(whole);
+    XXH3_freeState(whole);
+  }
+  return absl::StrCat(kForm, HexOf(Canonical(hash).digest, kHashBytes));
 }
 
 std::string DigestOf(std::span<const std::byte> plane) {

@@ -13,14 +13,33 @@
 
 namespace quantd {
 
-// The digest of one plane: XXH3-128 over the concatenated XXH3-128 hashes (canonical, big-endian)
-// of the plane's 1 MiB leaves, so that leaves can be hashed in parallel. An empty plane has no
-// leaf. Text form: "xxh3:" and 32 hex digits.
+// What a contiguous part of a plane adds to its digest, made apart from the others: the hashes of the
+// leaves that lie in the part, and the bytes at its two ends that share a leaf with its neighbours.
+// Feeds on the part's bytes in order, in any pieces. May be used again. Not thread-safe.
+class DigestPart {
+ public:
+  // Begins the part at byte `offset_bytes` of the plane.
+  void Begin(int64_t offset_bytes);
+  void Update(std::span<const std::byte> bytes);
+
+ private:
+  friend class PlaneDigest;
+  size_t head_wanted_ = 0;        // bytes before the first leaf's beginning
+  std::vector<std::byte> head_;   // of those
+  std::vector<uint8_t> hashes_;   // canonical, of whole leaves
+  std::vector<std::byte> tail_;   // of a leaf that is not whole
+};
+
+// The digest of one plane: XXH3-128 over the concatenated XXH3-128 hashes (canonical, big-endian) of
+// the plane's 4 KiB leaves, so that parts can be hashed in parallel. An empty plane has no leaf. Text
+// form: "xxh3_4k:" and 32 hex digits. (Until version 0.1 leaves had 1 MiB: "xxh3:".)
 //
-// Feeds on the plane's bytes in order, in any pieces. Not thread-safe.
+// Feeds on the plane's bytes in order, in any pieces or parts. Not thread-safe.
 class PlaneDigest {
  public:
-  static constexpr size_t kLeafBytes = size_t{1} << 20;
+  static constexpr size_t kLeafBytes = 4096;
+  static constexpr absl::string_view kForm = "xxh3_4k:";
+  static constexpr absl::string_view kFormerForm = "xxh3:";
 
   PlaneDigest();
   ~PlaneDigest();
@@ -30,8 +49,8 @@ class PlaneDigest {
   // Appends `bytes` to the plane.
   void Update(std::span<const std::byte> bytes);
 
-  // Appends what `next` was fed with. The plane so far is a whole number of leaves.
-  void Append(PlaneDigest next);
+  // Appends a part, which begins where the plane so far ends.
+  void Append(const DigestPart& part);
 
   // Returns the digest of all bytes so far; more may follow.
   std::string Text() const;

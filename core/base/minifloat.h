@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -106,7 +105,7 @@ uint32_t NarrowFloat(const MiniFormat& format, T value, Rounding rounding, bool 
 
 // Returns the value of `code` as a float or double; exact, NaN with its payload and not quieted.
 template <typename T>
-T WidenFloat(const MiniFormat& format, uint32_t code) {
+constexpr T WidenFloat(const MiniFormat& format, uint32_t code) {
   using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
   constexpr int kManBits = std::numeric_limits<T>::digits - 1;
   const Bits sign = static_cast<Bits>((code >> format.sign_shift()) & 1) << (8 * sizeof(T) - 1);
@@ -119,8 +118,10 @@ T WidenFloat(const MiniFormat& format, uint32_t code) {
                             static_cast<Bits>(mantissa) << (kManBits - format.man_bits));
   }
   const uint32_t significand = exponent == 0 ? mantissa : mantissa | 1u << format.man_bits;
-  const T value = std::ldexp(static_cast<T>(significand), static_cast<int>(std::max(exponent, 1u)) -
-                                                              format.bias - format.man_bits);
+  // In double, whose normal numbers have the unit of every format.
+  const uint64_t unit_exponent = std::max(exponent, 1u) + 1023u -
+                                 static_cast<uint32_t>(format.bias + format.man_bits);
+  const T value = static_cast<T>(significand * std::bit_cast<double>(unit_exponent << 52));
   return std::bit_cast<T>(sign | std::bit_cast<Bits>(value));
 }
 

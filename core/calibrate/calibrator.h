@@ -29,6 +29,7 @@ struct Calibrator {
   absl::string_view text;     // how `range=` has it: "minmax", "Nsigma"
   absl::string_view summary;  // one line
   bool needs_moments;         // mean and m2 are wanted
+  bool is_minmax;             // the range is that of the values
   // Returns the argument if `text` names this calibrator: 3 of "3sigma"; 0 where there is none.
   std::optional<double> (*parse)(absl::string_view text);
   // Returns the range; {0, 0} of a group without finite values.
@@ -43,6 +44,7 @@ struct ChosenCalibrator {
   const Calibrator* calibrator = nullptr;
   double argument = 0;
 
+  bool is_minmax() const { return calibrator->is_minmax; }
   Range RangeOf(const GroupStats& stats) const { return calibrator->range(stats, argument); }
 };
 

@@ -13,6 +13,7 @@ const Calibrator& sigma_calibrator() {
       .text = "Nsigma",
       .summary = "N standard deviations around the mean, inside minmax",
       .needs_moments = true,
+      .is_minmax = false,
       .parse = [](absl::string_view text) -> std::optional<double> {
         double argument;
         if (!absl::ConsumeSuffix(&text, "sigma") || !absl::SimpleAtod(text, &argument) ||

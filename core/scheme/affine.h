@@ -1,19 +1,36 @@
 #ifndef QUANTD_CORE_SCHEME_AFFINE_H_
 #define QUANTD_CORE_SCHEME_AFFINE_H_
 
+#include "core/scheme/params.h"
 #include "core/scheme/scheme.h"
 
 namespace quantd {
 
-// The uniform integer schemes of 4, 8 and 16 bits, in ONNX's dialect (QuantizeLinear, opset 21):
+// The uniform integer schemes of 4, 8 and 16 bits.
 //
-//   code = clamp(round(x / scale) + zero_point, min_code, max_code),  x' = (code - zero_point) *
-//   scale
+// Dialect `onnx` (QuantizeLinear, opset 21), with the range [min, max] of a group:
 //
-// x / scale is divided in f32 for inputs that work as f32, in f64 for the others. Planes: "codes",
-// "scale" (one per group) and, unless it is 0 by construction, "zero_point" (one per group, in the
-// type of the codes). Codes of 4 bits lie two to a byte, the first in the low nibble, over the flat
-// tensor. An all-zero group has scale 1.
+//   code = clamp(round(x / scale) + zero_point, min_code, max_code)
+//   x' = (code - zero_point) * scale
+//
+//   mode         codes, of b bits signed        scale                            zero_point
+//   symmetric    -(2^(b-1)-1) .. 2^(b-1)-1      max(|min|, |max|) / (2^(b-1)-1)  the middle code
+//   full         -2^(b-1) .. 2^(b-1)-1          max(|min|, |max|) / ((2^b-1)/2)  the middle code
+//   asymmetric   the same                       (max - min) / (2^b-1)            of 0, rounded
+//
+// where the range is widened to hold 0. Scales are RoundScale's, made in double; an all-zero group
+// has scale 1. x / scale is divided in f32 for inputs that work as f32, in f64 for the others.
+//
+// Dialect `compressed_tensors` (0.20.0), of the signed ones of 4 and 8 bits, differs: the zero
+// point is added before rounding, code = round(clamp(x / scale + zero_point)), which for 0.5 and a
+// zero point of 1 gives 2 where onnx gives 1; "full" is the default; scales are made in f32, kept
+// where they are subnormal, and 2^-23 for 0.
+//
+// Planes: "codes", "scale" (one per group) and, unless it is the same by construction,
+// "zero_point" (one per group, in the type of the codes). Codes of 4 bits lie two to a byte, the
+// first in the low nibble, over the flat tensor.
+
+inline constexpr absl::string_view kCompressedTensors = "compressed_tensors";
 
 // Returns the row's info; `bits` is 4, 8 or 16.
 SchemeInfo AffineInfo(absl::string_view name, absl::string_view summary, int bits, bool is_signed);
@@ -21,8 +38,21 @@ SchemeInfo AffineInfo(absl::string_view name, absl::string_view summary, int bit
 // Returns the row with the functions of this family.
 Scheme AffineScheme(SchemeInfo info);
 
-// Returns `scale` rounded once to `type` and clamped to its normal range; 1 for 0.
-double RoundScale(double scale, ScaleType type);
+// What codes there are, and the zero point of the symmetric modes.
+struct AffineCodeRange {
+  int32_t min;
+  int32_t max;
+  int32_t centre;
+};
+AffineCodeRange RangeOfAffineCodes(const SchemeInfo& info, const QuantSpec& spec);
+
+// Parts of the row, in files of their own: affine_resolve.cc, and affine_ref.cc, which has the
+// scalar definitions.
+void ResolveAffine(const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out);
+void EncodeAffineRef(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
+                     Counts* counts);
+void DecodeAffineRef(const Resolved& resolved, std::span<const std::byte> codes,
+                     const ParamView& params, int64_t first_elem, TileSpan out);
 
 }  // namespace quantd
 

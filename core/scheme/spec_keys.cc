@@ -88,7 +88,9 @@ constexpr SpecKey GranularityKey(SpecKey row) {
   row.is_open = [](const QuantSpec& spec) { return !spec.granularity.has_value(); };
   row.choices = [](const SchemeInfo& info) {  // the default of all four is the scheme's first
     const auto& all = info.granularities;
-    return all.empty() || all.front().kind != kKind ? Texts{} : Texts{ValueOf(all.front())};
+    const bool is_default =
+        !all.empty() && all.front().kind == kKind && !info.granularity_optional;
+    return is_default ? Texts{ValueOf(all.front())} : Texts{};
   };
   row.check = CheckGranularity;
   return row;

@@ -1,8 +1,9 @@
 #include "core/session/calibration.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <utility>
 
@@ -11,8 +12,10 @@
 #include "core/base/checked_math.h"
 #include "core/base/float_env.h"
 #include "core/base/status_macros.h"
-#include "core/session/group_scan.h"
-#include "core/session/window.h"
+#include "core/session/evidence.h"
+#include "core/session/ordered_jobs.h"
+#include "core/session/piece_queue.h"
+#include "core/session/stripes.h"
 #include "core/stats/blas.h"
 #include "core/stats/histogram.h"
 
@@ -50,14 +53,6 @@ void AddAll(const std::vector<T>& from, std::vector<T>& into) {
   std::transform(from.begin(), from.end(), into.begin(), into.begin(), std::plus<T>());
 }
 
-// The groups whose statistics are kept: none where only the whole tensor counts.
-GroupMap StatsMapOf(const Resolved& resolved) {
-  if (!resolved.layout.needs_tensor_range) return resolved.layout.groups;
-  GroupMap whole;
-  whole.row_elems = whole.run_elems = std::max<int64_t>(resolved.tensor.shape.num_elems(), 1);
-  return whole;
-}
-
 }  // namespace
 
 absl::Status MergeCalibration(const CalibrationState& from, CalibrationState& into) {
@@ -78,76 +73,74 @@ absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationSta
   CalibratedRanges ranges;
   for (const GroupStats& group : state.groups) ranges.groups.push_back(calibrator.RangeOf(group));
   ranges.tensor = calibrator.RangeOf(state.tensor);
+  if ((plan.resolved.layout.tensor_evidence & kHistogram) != 0) {
+    QUANTD_ASSIGN_OR_RETURN(ranges.histogram, Histogram::FromCounts(state.histogram));
+  }
   return ranges;
 }
 
-class CalibrationSession::Impl {
+class CalibrationSession::Impl final : public JobSource {
  public:
   Impl(Plan plan, const CalibrationOptions& options, const SessionContext& context,
-       MemoryBudget::Reservation reservation, std::optional<GramAccumulator> gram)
+       MemoryBudget::Reservation reservation, std::optional<GramAccumulator> gram,
+       std::function<void()> on_event)
       : plan_(std::move(plan)),
         options_(options),
-        context_(context),
         reservation_(std::move(reservation)),
         tensor_(plan_.resolved.tensor),
-        map_(StatsMapOf(plan_.resolved)),
         num_elems_(tensor_.shape.num_elems()),
         elem_bytes_(SizeOf(tensor_.dtype)),
-        stats_(static_cast<size_t>(map_.num_groups)),
+        whole_(WholeTensor(num_elems_)),
+        evidence_(plan_.resolved.layout, EvidenceMapOf(plan_, whole_), num_elems_, tensor_.dtype,
+                  WantsOf(plan_, options), 0, num_elems_),
         columns_(options.column_moments ? tensor_.shape.last_dim() : 0),
-        gram_(std::move(gram)) {
-    if (options.histogram) histogram_.emplace();
+        gram_(std::move(gram)),
+        cutter_(plan_.resolved.layout, num_elems_),
+        input_(plan_.input_bytes, absl::StrCat("tensor \"", tensor_.name, "\"")),
+        jobs_(std::make_shared<OrderedJobs>(*this, *context.executor, plan_.stripes_in_flight,
+                                            std::move(on_event))) {}
+  ~Impl() override { jobs_->Stop(); }
+
+  static EvidenceWants WantsOf(const Plan& plan, const CalibrationOptions& options) {
+    return {.moments = true,
+            .histogram = options.histogram || EvidenceWantsOf(plan).histogram,
+            .non_finite = IsFloat(plan.resolved.tensor.dtype)};
   }
 
-  absl::StatusOr<StepResult> Step(std::span<const std::byte> in, const CancelToken& cancel) {
-    ScopedFloatEnv float_env;
-    if (cancel.cancelled()) return absl::CancelledError("cancelled");
-    const int64_t in_bytes = static_cast<int64_t>(in.size());
-    const int64_t left_bytes = plan_.input_bytes - received_bytes_;
-    if (in_bytes > left_bytes) {
-      return absl::OutOfRangeError(absl::StrCat("tensor \"", tensor_.name, "\" has ",
-                                                plan_.input_bytes, " bytes; ",
-                                                in_bytes - left_bytes, " more were sent"));
-    }
-    StepResult result;
-    if (in.empty()) return result;
-    const int64_t end = WindowEndElem();
-    const int64_t window_bytes = (end - scanned_elems_) * elem_bytes_;
-    const bool aligned =
-        reinterpret_cast<uintptr_t>(in.data()) % static_cast<uintptr_t>(elem_bytes_) == 0;
-    if (held_bytes_ == 0 && aligned && in_bytes >= window_bytes) {
-      result.consumed_bytes = window_bytes;
-      Scan(in.data(), end);
-    } else {
-      if (held_.size() == 0) {
-        held_ = context_.pool->Acquire(static_cast<size_t>(plan_.target_elems * elem_bytes_));
-      }
-      result.consumed_bytes = std::min(in_bytes, window_bytes - held_bytes_);
-      std::memcpy(held_.data() + held_bytes_, in.data(),
-                  static_cast<size_t>(result.consumed_bytes));
-      held_bytes_ += result.consumed_bytes;
-      if (held_bytes_ == window_bytes) {
-        held_bytes_ = 0;
-        Scan(held_.data(), end);
-      }
-    }
-    received_bytes_ += result.consumed_bytes;
-    result.wants_input = result.consumed_bytes == in_bytes;
-    return result;
+  OrderedJobs& jobs() { return *jobs_; }
+  const Plan& plan() const { return plan_; }
+  void Push(Piece piece) {
+    std::deque<Piece> settled;  // let go of when the lock is released, like `piece`
+    jobs_->Wake([&] {
+      input_.Push(piece);
+      if (!MayScan()) settled = input_.Settle();
+    });
+  }
+  void EndInput() {
+    jobs_->Wake([&] { input_.End(); });
+  }
+  void FailInput(const absl::Status& status) {
+    jobs_->Wake([&] { input_.Fail(status); });
+  }
+  SessionWork work() {
+    SessionWork work;
+    work.statistics = std::chrono::nanoseconds(scanning_ns_.load());
+    return work;
   }
 
   absl::StatusOr<CalibrationState> Finish() {
-    if (received_bytes_ < plan_.input_bytes) {
-      return absl::DataLossError(
-          absl::StrCat("tensor \"", tensor_.name, "\" has ", plan_.input_bytes, " bytes; ",
-                       plan_.input_bytes - received_bytes_, " of them are missing"));
+    QUANTD_RETURN_IF_ERROR(jobs_->status());
+    if (!jobs_->ended()) {
+      return absl::FailedPreconditionError("the session has input left; call Await");
     }
     CalibrationState state;
-    for (const GroupStats& group : stats_) state.tensor.Merge(group);
-    if (!plan_.resolved.layout.needs_tensor_range) state.groups = std::move(stats_);
-    state.non_finite = non_finite_;
-    if (histogram_)
-      state.histogram.assign(histogram_->counts().begin(), histogram_->counts().end());
+    state.non_finite = evidence_.non_finite();
+    std::vector<GroupStats> stats = evidence_.TakeStats();
+    for (const GroupStats& group : stats) state.tensor.Merge(group);
+    if (&EvidenceMapOf(plan_, whole_) != &whole_) state.groups = std::move(stats);
+    if (const std::unique_ptr<Histogram> histogram = evidence_.TakeHistogram()) {
+      state.histogram.assign(histogram->counts().begin(), histogram->counts().end());
+    }
     if (options_.column_moments || options_.gram) {
       state.rows = num_elems_ / std::max<int64_t>(tensor_.shape.last_dim(), 1);
     }
@@ -160,102 +153,130 @@ class CalibrationSession::Impl {
     return state;
   }
 
-  const Plan& plan() const { return plan_; }
+  // --- JobSource ---
+
+  std::unique_ptr<Job> Next() override {
+    if (MayScan()) {
+      auto job = std::make_unique<ScanJob>(*this);
+      job->stripe = cutter_.stripe();
+      input_.Take(job->stripe.num_elems() * elem_bytes_, job->values);
+      cutter_.Next();
+      return job;
+    }
+    if (!MayFail()) return nullptr;
+    failed_ = true;
+    return std::make_unique<FailingJob>(input_.error());
+  }
+  bool MayHaveNext() override { return MayScan() || MayFail(); }
+  bool Exhausted() override { return failed_ || (cutter_.done() && input_.error().ok()); }
+  bool WantsInput() override { return input_.may_come() && !MayScan(); }
+  void Recycle(std::unique_ptr<Job>) override {}
 
  private:
-  int64_t WindowEndElem() const {
-    const int64_t target = std::min(scanned_elems_ + plan_.target_elems, num_elems_);
-    return StatsCut(map_, scanned_elems_, target);
+  class ScanJob final : public Job {
+   public:
+    explicit ScanJob(Impl& impl) : impl_(impl) {}
+    void Run() override { impl_.Scan(*this); }
+    absl::Status Commit() override { return impl_.Commit(*this); }
+
+    Stripe stripe;
+    PieceRange values;
+    EvidenceCollector::Part part;
+
+   private:
+    Impl& impl_;
+  };
+
+  bool MayScan() const {
+    return !cutter_.done() &&
+           input_.size_bytes() >= cutter_.stripe().num_elems() * elem_bytes_;
+  }
+  bool MayFail() const { return !failed_ && !input_.error().ok() && !MayScan(); }
+  // Moments of columns and the Gram matrix take the rows in order: their chain is that of commits.
+  bool has_chain() const { return options_.column_moments || gram_.has_value(); }
+
+  void Scan(ScanJob& job) {
+    const auto begin = std::chrono::steady_clock::now();
+    job.part = evidence_.Scan(job.stripe, job.values.bytes);
+    if (!has_chain()) job.values.Clear();  // lent memory goes back
+    scanning_ns_ += (std::chrono::steady_clock::now() - begin).count();
   }
 
-  void Scan(const std::byte* values, int64_t end) {
-    const Window window = {tensor_.dtype, values, scanned_elems_, end - scanned_elems_};
-    ScanGroups(window, map_, /*moments=*/true, 0, stats_, *context_.executor);
-    CountNonFinite(window);
-    if (histogram_ || options_.column_moments || gram_) AddValues(window);
-    scanned_elems_ = end;
-  }
-
-  void CountNonFinite(const Window& window) {
-    if (!IsFloat(tensor_.dtype)) return;
-    if (tensor_.dtype == DType::kF64) {
-      const auto* values = reinterpret_cast<const double*>(window.values);
-      non_finite_ += std::count_if(values, values + window.num_elems,
-                                   [](double value) { return !std::isfinite(value); });
-      return;
+  absl::Status Commit(ScanJob& job) {
+    evidence_.Merge(job.part);
+    if (!has_chain()) return absl::OkStatus();
+    if (WorksAsF32(tensor_.dtype)) {
+      AddRows<float>(job);
+    } else {
+      AddRows<double>(job);
     }
-    ForEachTile(window, [this](std::span<float> values) {
-      non_finite_ += std::count_if(values.begin(), values.end(),
-                                   [](float value) { return !std::isfinite(value); });
-    });
+    return absl::OkStatus();
   }
 
-  // Histogram, moments and Gram matrix work on f32 with 0 for what is not finite.
-  void AddValues(const Window& window) {
-    ForEachTile(window, [this](std::span<float> values) {
-      if (histogram_) histogram_->Add(values);
-      for (float& value : values) value = std::isfinite(value) ? value : 0.0f;
-      if (options_.column_moments) columns_.Add(values);
-      if (gram_) gram_->Add(values);
-    });
-  }
-
-  template <typename Fn>
-  void ForEachTile(const Window& window, Fn fn) {
-    float values[kTileElems];
-    double wide[kTileElems];
-    int64_t inexact = 0;
-    for (int64_t elem = window.first_elem; elem < window.end_elem(); elem += kTileElems) {
-      const int64_t count = std::min(kTileElems, window.end_elem() - elem);
-      if (WorksAsF32(window.dtype)) {
-        WidenToF32(window.dtype, window.At(elem), count, values);
-      } else {
-        const double* loaded = LoadValues(window, elem, count, wide, inexact);
-        std::transform(loaded, loaded + count, values,
-                       [](double value) { return static_cast<float>(value); });
+  // As f32, with 0 for what is not finite.
+  template <typename T>
+  void AddRows(const ScanJob& job) {
+    TileReader<T> reader(tensor_.dtype, job.values.bytes, job.stripe.begin);
+    float rows[kTileElems];
+    for (int64_t begin = job.stripe.begin; begin < job.stripe.end; begin += kTileElems) {
+      const int64_t end = std::min(begin + kTileElems, job.stripe.end);
+      const T* values = reader.Read(begin, end);
+      for (int64_t i = 0; i < end - begin; ++i) {
+        const auto value = static_cast<float>(LoadAt(values, i));
+        rows[i] = std::isfinite(value) ? value : 0.0f;
       }
-      fn(std::span<float>(values, static_cast<size_t>(count)));
+      const std::span<const float> tile(rows, static_cast<size_t>(end - begin));
+      if (options_.column_moments) columns_.Add(tile);
+      if (gram_) gram_->Add(tile);
     }
   }
 
   const Plan plan_;
   const CalibrationOptions options_;
-  const SessionContext context_;
   const MemoryBudget::Reservation reservation_;
   const TensorDesc& tensor_;
-  const GroupMap map_;
   const int64_t num_elems_;
   const int64_t elem_bytes_;
-  std::vector<GroupStats> stats_;
-  int64_t non_finite_ = 0;
-  std::optional<Histogram> histogram_;
-  ColumnMoments columns_;
-  std::optional<GramAccumulator> gram_;
-  BufferPool::Buffer held_;  // the beginning of a window
-  int64_t held_bytes_ = 0;
-  int64_t received_bytes_ = 0;
-  int64_t scanned_elems_ = 0;
+  const GroupMap whole_;
+  EvidenceCollector evidence_;
+  ColumnMoments columns_;                // the committer's
+  std::optional<GramAccumulator> gram_;  // likewise
+  std::atomic<int64_t> scanning_ns_ = 0;
+
+  // The dispatcher's, under the lock of jobs_.
+  StripeCutter cutter_;
+  CheckedInput input_;
+  bool failed_ = false;  // the job that says so is dispatched
+
+  const std::shared_ptr<OrderedJobs> jobs_;
 };
 
 CalibrationSession::CalibrationSession(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 CalibrationSession::~CalibrationSession() = default;
 
 absl::StatusOr<std::unique_ptr<CalibrationSession>> CalibrationSession::Create(
-    Plan plan, const CalibrationOptions& options, const SessionContext& context) {
+    Plan plan, const CalibrationOptions& options, const SessionContext& context,
+    std::function<void()> on_event) {
   const TensorDesc& tensor = plan.resolved.tensor;
   if ((options.column_moments || options.gram) && tensor.shape.rank() == 0) {
     return absl::InvalidArgumentError(
         "column moments and the Gram matrix need rank 1 or more; the shape is []");
   }
-  const int64_t num_groups = StatsMapOf(plan.resolved).num_groups;
-  // Twice what is kept: Finish hands out a copy.
-  int64_t resident_bytes = SaturatingMul(num_groups, 2 * sizeof(GroupStats));
+  const PackedLayout& layout = plan.resolved.layout;
+  const int64_t num_elems = tensor.shape.num_elems();
+  const GroupMap whole = WholeTensor(num_elems);
+  const GroupMap& map = EvidenceMapOf(plan, whole);
+  const int64_t stripe_elems = std::min(num_elems, kStripeElems);
+  int64_t resident_bytes = EvidenceCollector::ResidentBytes(
+      layout, map, num_elems, tensor.dtype, Impl::WantsOf(plan, options), num_elems, plan.threads,
+      plan.stripes_in_flight);
   const auto hold = [&resident_bytes](int64_t bytes) {
     resident_bytes = SaturatingAdd(resident_bytes, bytes);
   };
-  hold(plan.target_elems * SizeOf(tensor.dtype));
-  hold(ScanScratchBytes(StatsMapOf(plan.resolved), plan.target_elems));
-  if (options.histogram) hold(Histogram::kNumBuckets * int64_t{2} * sizeof(int64_t));
+  // Finish hands out a copy.
+  hold(SaturatingMul(map.num_groups, sizeof(GroupStats)));
+  hold(SaturatingMul(plan.stripes_in_flight, stripe_elems * SizeOf(tensor.dtype)));
+  hold(PieceQueue::kBlockBytes);
   const int64_t columns = tensor.shape.last_dim();
   if (options.column_moments) hold(SaturatingMul(columns, 2 * sizeof(double)));
   std::optional<GramAccumulator> gram;
@@ -268,15 +289,18 @@ absl::StatusOr<std::unique_ptr<CalibrationSession>> CalibrationSession::Create(
   if (options.gram) {
     QUANTD_ASSIGN_OR_RETURN(gram, GramAccumulator::Create(columns));
   }
-  return std::unique_ptr<CalibrationSession>(new CalibrationSession(std::make_unique<Impl>(
-      std::move(plan), options, context, std::move(reservation), std::move(gram))));
+  ScopedFloatEnv float_env;
+  return std::unique_ptr<CalibrationSession>(new CalibrationSession(
+      std::make_unique<Impl>(std::move(plan), options, context, std::move(reservation),
+                             std::move(gram), std::move(on_event))));
 }
 
-absl::StatusOr<StepResult> CalibrationSession::Step(std::span<const std::byte> in,
-                                                    const CancelToken& cancel) {
-  return impl_->Step(in, cancel);
-}
+void CalibrationSession::Push(Piece piece) { impl_->Push(std::move(piece)); }
+void CalibrationSession::EndInput() { impl_->EndInput(); }
+void CalibrationSession::FailInput(const absl::Status& status) { impl_->FailInput(status); }
 absl::StatusOr<CalibrationState> CalibrationSession::Finish() { return impl_->Finish(); }
 const Plan& CalibrationSession::plan() const { return impl_->plan(); }
+OrderedJobs& CalibrationSession::jobs() { return impl_->jobs(); }
+SessionWork CalibrationSession::work() { return impl_->work(); }
 
 }  // namespace quantd

@@ -1,18 +1,19 @@
 #ifndef QUANTD_CORE_SESSION_CALIBRATION_H_
 #define QUANTD_CORE_SESSION_CALIBRATION_H_
 
-#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
-#include <span>
-#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "core/calibrate/calibrator.h"
+#include "core/exec/piece.h"
 #include "core/session/planner.h"
 #include "core/session/session_context.h"
-#include "core/session/sink.h"
+#include "core/session/stripe_session.h"
+#include "core/stats/histogram.h"
 
 namespace quantd {
 
@@ -44,24 +45,31 @@ absl::Status MergeCalibration(const CalibrationState& from, CalibrationState& in
 struct CalibratedRanges {
   std::vector<Range> groups;
   Range tensor;
+  std::optional<Histogram> histogram;  // where the scheme finds its constants from it
 };
 // Returns the ranges that the plan's calibrator reads from `state`, one for each group, and the
-// range of the whole tensor. kNotFound: unknown calibrator.
+// range of the whole tensor. kNotFound: unknown calibrator. kInvalidArgument: a histogram that is
+// none.
 absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationState& state);
 
-// Streams over one tensor and keeps statistics only. Not thread-safe.
-class CalibrationSession {
+// Streams over one tensor and keeps statistics only, in one pass on all threads.
+class CalibrationSession final : public StripeSession {
  public:
-  // kResourceExhausted: the state does not fit the budget, with the number. kInvalidArgument:
-  // moments or Gram of a tensor that has no column.
+  // `plan` may be of any pass. kResourceExhausted: the state does not fit the budget, with the
+  // number. kInvalidArgument: moments or Gram of a tensor that has no column.
   static absl::StatusOr<std::unique_ptr<CalibrationSession>> Create(
-      Plan plan, const CalibrationOptions& options, const SessionContext& context);
-  ~CalibrationSession();
+      Plan plan, const CalibrationOptions& options, const SessionContext& context,
+      std::function<void()> on_event = {});
+  ~CalibrationSession() override;
 
-  // Consumes some of `in`, the next bytes of the tensor. Errors as QuantizeSession::Step.
-  absl::StatusOr<StepResult> Step(std::span<const std::byte> in, const CancelToken& cancel);
+  // Hands the next bytes over; bytes past the tensor's end are kOutOfRange.
+  void Push(Piece piece);
+  void EndInput() override;
+  void FailInput(const absl::Status& status) override;
+  void Ready() override {}
+  SessionWork work() override;
 
-  // Returns the state; kDataLoss if input is missing.
+  // Returns the state, once; the status where that is an error; kFailedPrecondition: not ended.
   absl::StatusOr<CalibrationState> Finish();
 
   const Plan& plan() const;
@@ -69,6 +77,7 @@ class CalibrationSession {
  private:
   class Impl;
   explicit CalibrationSession(std::unique_ptr<Impl> impl);
+  OrderedJobs& jobs() override;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -1,7 +1,11 @@
 #include "core/session/dequantize_session.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
+#include <deque>
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -10,231 +14,318 @@
 #include "core/base/digest.h"
 #include "core/base/float_env.h"
 #include "core/base/status_macros.h"
-#include "core/session/window.h"
-#include "core/simd/convert.h"
+#include "core/session/ordered_jobs.h"
+#include "core/session/piece_queue.h"
+#include "core/session/stripe_decoder.h"
+#include "core/session/stripes.h"
+
+// A packed tensor as jobs: each decodes one stripe. Parameters are kept whole; whether they have come
+// is asked when codes come, so that the answer does not depend on who works when.
+//
+// The entry is Impl::Next. Tested by tests/core/session/dequantize_session_test.cc.
 
 namespace quantd {
-namespace {
 
-int64_t ParamBytes(const PackedLayout& layout) {
-  int64_t bytes = 0;
-  for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
-    bytes += layout.planes[plane].size_bytes;
-  }
-  return bytes;
-}
-
-}  // namespace
-
-class DequantizeSession::Impl {
+class DequantizeSession::Impl final : public JobSource {
  public:
-  Impl(Plan plan, DType output_dtype, const SessionContext& context,
-       MemoryBudget::Reservation reservation)
+  Impl(Plan plan, DType output_dtype, PayloadSink& sink, const SessionContext& context,
+       MemoryBudget::Reservation reservation, std::function<void()> on_event)
       : plan_(std::move(plan)),
         output_dtype_(output_dtype),
-        context_(context),
+        sink_(sink),
+        crc_(sink.wants_crc()),
         reservation_(std::move(reservation)),
         layout_(plan_.resolved.layout),
         num_elems_(plan_.resolved.tensor.shape.num_elems()),
-        grid_(layout_),
-        consumed_(layout_.planes.size()),
         digests_(layout_.planes.size()),
-        params_(layout_.planes.size()) {
+        cutter_(layout_, num_elems_, /*whole_rows=*/layout_.trailer_bytes > 0),
+        check_cutter_(layout_, num_elems_, layout_.trailer_bytes > 0),
+        received_(layout_.planes.size()),
+        codes_(layout_.planes[0].size_bytes, NameOfPlane(0)),
+        jobs_(std::make_shared<OrderedJobs>(*this, *context.executor, plan_.stripes_in_flight,
+                                            std::move(on_event))) {
+    params_.resize(layout_.planes.size());
     for (size_t plane = 1; plane < params_.size(); ++plane) {
-      params_[plane] =
-          context_.pool->Acquire(static_cast<size_t>(layout_.planes[plane].size_bytes));
+      params_[plane] = context.pool->Acquire(static_cast<size_t>(layout_.planes[plane].size_bytes));
+      view_.planes[plane] = params_[plane].span();
     }
   }
+  ~Impl() override { jobs_->Stop(); }
 
-  absl::StatusOr<StepResult> Step(int plane, std::span<const std::byte> in, PayloadSink& sink,
-                                  const CancelToken& cancel) {
-    ScopedFloatEnv float_env;
-    if (cancel.cancelled()) return absl::CancelledError("cancelled");
-    if (plane < 0 || plane >= static_cast<int>(layout_.planes.size())) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("plane ", plane, " is not one of the tensor's ", layout_.planes.size()));
-    }
-    const size_t i = static_cast<size_t>(plane);
-    const int64_t left_bytes = layout_.planes[i].size_bytes - consumed_[i];
-    const int64_t in_bytes = static_cast<int64_t>(in.size());
-    if (in_bytes > left_bytes) {
-      return absl::OutOfRangeError(absl::StrCat("plane \"", layout_.planes[i].name, "\" has ",
-                                                layout_.planes[i].size_bytes, " bytes; ",
-                                                in_bytes - left_bytes, " more were sent"));
-    }
-    if (plane == 0) return StepCodes(in, sink);
-    if (!in.empty()) std::memcpy(params_[i].data() + consumed_[i], in.data(), in.size());
-    consumed_[i] += in_bytes;
-    digests_[i].Update(in);
-    return StepResult{in_bytes, true};
+  OrderedJobs& jobs() { return *jobs_; }
+  const Plan& plan() const { return plan_; }
+
+  void Push(int plane, Piece piece) {
+    std::deque<Piece> settled;  // let go of when the lock is released, like `piece`
+    jobs_->Wake([&] {
+      Take(plane, piece);
+      if (!HasStripe()) settled = codes_.Settle();
+    });
   }
-
-  int64_t consumed_bytes(int plane) const { return consumed_[static_cast<size_t>(plane)]; }
+  void EndInput() {
+    jobs_->Wake([&] {
+      codes_.End();
+      for (size_t plane = 1; plane < received_.size(); ++plane) {
+        const int64_t size_bytes = layout_.planes[plane].size_bytes;
+        if (received_[plane] == size_bytes) continue;
+        codes_.Fail(absl::DataLossError(absl::StrCat(NameOfPlane(plane), " has ", size_bytes,
+                                                     " bytes; ", size_bytes - received_[plane],
+                                                     " of them are missing")));
+      }
+    });
+  }
+  void FailInput(const absl::Status& status) {
+    jobs_->Wake([&] { codes_.Fail(status); });
+  }
+  void Ready() {
+    jobs_->Wake([&] { sink_is_full_ = false; });
+  }
 
   absl::StatusOr<DecodingReport> Finish() {
-    DecodingReport report;
-    for (size_t i = 0; i < consumed_.size(); ++i) {
-      const PlaneDesc& plane = layout_.planes[i];
-      if (consumed_[i] < plane.size_bytes) {
-        return absl::DataLossError(absl::StrCat("plane \"", plane.name, "\" has ", plane.size_bytes,
-                                                " bytes; ", plane.size_bytes - consumed_[i],
-                                                " of them are missing"));
-      }
-      report.plane_digests.push_back(digests_[i].Text());
+    QUANTD_RETURN_IF_ERROR(jobs_->status());
+    if (!jobs_->ended()) {
+      return absl::FailedPreconditionError("the session has output left; call Await");
     }
+    DecodingReport report;
+    for (const PlaneDigest& digest : digests_) report.plane_digests.push_back(digest.Text());
     report.values_digest = values_digest_.Text();
     return report;
   }
+  SessionWork work() {
+    SessionWork work;
+    work.stripes = stripes_.load();
+    work.encoding = std::chrono::nanoseconds(decoding_ns_.load());
+    return work;
+  }
 
-  const Plan& plan() const { return plan_; }
+  // --- JobSource ---
+
+  std::unique_ptr<Job> Next() override {
+    if (MayDecode()) return NextDecode();
+    if (!MayFail()) return nullptr;
+    failed_ = true;
+    return std::make_unique<FailingJob>(codes_.error());
+  }
+  bool MayHaveNext() override { return MayDecode() || MayFail(); }
+  bool Exhausted() override { return failed_ || (cutter_.done() && ParamsComplete()); }
+  bool WantsInput() override {
+    if (!codes_.error().ok()) return false;
+    return (codes_.may_come() || !ParamsComplete()) && !HasStripe();
+  }
+  void Recycle(std::unique_ptr<Job> job) override {
+    if (auto* decode = dynamic_cast<DecodeJob*>(job.get())) {
+      job.release();
+      spare_.emplace_back(decode);
+    }
+  }
 
  private:
-  absl::StatusOr<StepResult> StepCodes(std::span<const std::byte> in, PayloadSink& sink) {
-    StepResult result;
-    if (in.empty()) return result;
-    const int64_t end =
-        WindowEnd(layout_, num_elems_, decoded_elems_, plan_.target_elems, /*whole_groups=*/false);
-    const int64_t offset = layout_.CodeOffset(decoded_elems_);
-    const int64_t window_bytes = layout_.CodeOffset(end) - offset;
-    // Codes hold at most 16-bit elements.
-    const bool aligned = reinterpret_cast<uintptr_t>(in.data()) % 2 == 0;
-    std::span<const std::byte> codes;
-    if (held_bytes_ == 0 && aligned && static_cast<int64_t>(in.size()) >= window_bytes) {
-      codes = in.first(static_cast<size_t>(window_bytes));
-      result.consumed_bytes = window_bytes;
+  class DecodeJob final : public Job {
+   public:
+    explicit DecodeJob(Impl& impl) : impl_(impl) {}
+    void Run() override { impl_.Decode(*this); }
+    absl::Status Commit() override { return impl_.Commit(*this); }
+
+    Stripe stripe;
+    PieceRange codes;
+    std::span<std::byte> values;
+    DecodedStripe result;
+
+   private:
+    Impl& impl_;
+  };
+
+  std::string NameOfPlane(size_t plane) const {
+    return absl::StrCat("plane \"", layout_.planes[plane].name, "\"");
+  }
+  bool ParamsComplete() const {
+    for (size_t plane = 1; plane < received_.size(); ++plane) {
+      if (received_[plane] < layout_.planes[plane].size_bytes) return false;
+    }
+    return true;
+  }
+  int64_t CodeBytesOf(const Stripe& stripe) const {
+    if (stripe.num_elems() == 0) return 0;
+    return layout_.CodeOffset(stripe.end) - layout_.CodeOffset(stripe.begin);
+  }
+  bool HasStripe() const {
+    return !cutter_.done() && codes_.size_bytes() >= CodeBytesOf(cutter_.stripe());
+  }
+  bool MayDecode() const { return HasStripe() && !sink_is_full_; }
+  bool MayFail() const { return !failed_ && !codes_.error().ok() && !HasStripe(); }
+
+  // Takes a piece in, under the lock.
+  void Take(int plane, Piece& piece) {
+    if (plane < 0 || plane >= std::ssize(layout_.planes)) {
+      codes_.Fail(absl::InvalidArgumentError(
+          absl::StrCat("plane ", plane, " is not one of the tensor's ", layout_.planes.size())));
+    } else if (plane > 0) {
+      TakeParams(static_cast<size_t>(plane), piece.bytes);
     } else {
-      if (held_.size() == 0) held_ = context_.pool->Acquire(static_cast<size_t>(MaxWindowBytes()));
-      result.consumed_bytes =
-          std::min<int64_t>(static_cast<int64_t>(in.size()), window_bytes - held_bytes_);
-      std::memcpy(held_.data() + held_bytes_, in.data(),
-                  static_cast<size_t>(result.consumed_bytes));
-      held_bytes_ += result.consumed_bytes;
-      if (held_bytes_ == window_bytes) {
-        codes = held_.span().first(static_cast<size_t>(window_bytes));
-        held_bytes_ = 0;
-      }
+      const absl::Status status =
+          CheckParams(codes_.received_bytes() + static_cast<int64_t>(piece.bytes.size()));
+      if (!status.ok()) return codes_.Fail(status);
+      codes_.Push(piece);
     }
-    digests_[0].Update(in.first(static_cast<size_t>(result.consumed_bytes)));
-    consumed_[0] += result.consumed_bytes;
-    if (!codes.empty()) QUANTD_RETURN_IF_ERROR(DecodeWindow(codes, end, sink));
-    result.wants_input = result.consumed_bytes == static_cast<int64_t>(in.size());
-    return result;
   }
 
-  int64_t MaxWindowBytes() const {
-    return MaxCodeBytes(layout_, MaxWindowElems(layout_, num_elems_, plan_.target_elems, false));
+  void TakeParams(size_t plane, std::span<const std::byte> bytes) {
+    if (!codes_.error().ok()) return;
+    const int64_t left_bytes = layout_.planes[plane].size_bytes - received_[plane];
+    const int64_t more_bytes = std::ssize(bytes) - left_bytes;
+    if (more_bytes > 0) {
+      return codes_.Fail(absl::OutOfRangeError(absl::StrCat(
+          NameOfPlane(plane), " has ", layout_.planes[plane].size_bytes, " bytes; ", more_bytes,
+          " more were sent")));
+    }
+    if (!bytes.empty()) {
+      std::memcpy(params_[plane].data() + received_[plane], bytes.data(), bytes.size());
+    }
+    received_[plane] += std::ssize(bytes);
+    digests_[plane].Update(bytes);
   }
 
-  // Parameters of the window's groups must have come.
-  absl::Status CheckParams(int64_t end_elem) const {
-    const GroupMap& groups = layout_.groups;
-    int64_t needed_groups = groups.num_groups;
-    if (groups.IsLocal(num_elems_)) {
-      needed_groups = groups.band_rows > 1
-                          ? groups.RowGroup((end_elem - 1) / groups.row_elems) + groups.runs_per_row
-                          : groups.RunAt(end_elem - 1).group + 1;
+  // The parameters of all stripes that `code_bytes` complete must have come.
+  absl::Status CheckParams(int64_t code_bytes) {
+    int64_t end_elem = -1;
+    while (!check_cutter_.done() && check_cutter_.stripe().num_elems() > 0 &&
+           layout_.CodeOffset(check_cutter_.stripe().end) <= code_bytes) {
+      end_elem = check_cutter_.stripe().end;
+      check_cutter_.Next();
     }
-    for (size_t plane = 1; plane < params_.size(); ++plane) {
-      const bool constant = layout_.planes[plane].role == PlaneRole::kConstant;
+    if (end_elem <= 0) return absl::OkStatus();
+    int64_t needed_groups = layout_.groups.num_groups;
+    if (layout_.groups.IsLocal(num_elems_)) {
+      const GroupSpan groups = GroupsOf(layout_, end_elem - 1, end_elem);
+      needed_groups = groups.first + groups.count;
+    }
+    for (size_t plane = 1; plane < received_.size(); ++plane) {
+      const PlaneDesc& desc = layout_.planes[plane];
       const int64_t needed_bytes =
-          constant ? layout_.planes[plane].size_bytes : needed_groups * layout_.GroupBytes(plane);
-      if (consumed_[plane] >= needed_bytes) continue;
+          desc.role == PlaneRole::kConstant
+              ? desc.size_bytes
+              : CeilDiv(needed_groups, desc.groups_per_entry) * layout_.EntryBytes(plane);
+      if (received_[plane] >= needed_bytes) continue;
       return absl::FailedPreconditionError(
-          absl::StrCat("codes came before their parameters: plane \"", layout_.planes[plane].name,
-                       "\" needs ", needed_bytes, " bytes by now and has ", consumed_[plane]));
+          absl::StrCat("codes came before their parameters: ", NameOfPlane(plane), " needs ",
+                       needed_bytes, " bytes by now and has ", received_[plane]));
     }
     return absl::OkStatus();
   }
 
-  absl::Status DecodeWindow(std::span<const std::byte> codes, int64_t end_elem, PayloadSink& sink) {
-    QUANTD_RETURN_IF_ERROR(CheckParams(end_elem));
-    const int64_t begin = decoded_elems_;
+  std::unique_ptr<Job> NextDecode() {
+    const Stripe& stripe = cutter_.stripe();
     const int64_t elem_bytes = SizeOf(output_dtype_);
-    const int64_t size_bytes = (end_elem - begin) * elem_bytes;
-    const std::span<std::byte> out = sink.Acquire(0, begin * elem_bytes, size_bytes);
-    const int64_t first_tile = grid_.TileOf(begin);
-    const int64_t num_tiles = grid_.TileOf(end_elem - 1) - first_tile + 1;
-    context_.executor->ParallelFor(num_tiles, [&](int64_t i) {
-      const int64_t from = std::max(grid_.Begin(first_tile + i), begin);
-      const int64_t to = std::min(grid_.End(first_tile + i), end_elem);
-      const int64_t code_offset = layout_.CodeOffset(from) - layout_.CodeOffset(begin);
-      DecodeTile(codes.subspan(static_cast<size_t>(code_offset)), from, to - from,
-                 out.data() + (from - begin) * elem_bytes);
-    });
-    values_digest_.Update(out);
-    sink.Commit(0, begin * elem_bytes, size_bytes);
-    decoded_elems_ = end_elem;
-    return absl::OkStatus();
+    std::span<std::byte> values;
+    if (stripe.num_elems() > 0) {
+      const std::optional<std::span<std::byte>> memory =
+          sink_.Acquire(stripe.begin * elem_bytes, stripe.num_elems() * elem_bytes);
+      if (!memory.has_value()) {
+        sink_is_full_ = true;
+        return nullptr;
+      }
+      values = *memory;
+    }
+    std::unique_ptr<DecodeJob> job;
+    if (spare_.empty()) {
+      job = std::make_unique<DecodeJob>(*this);
+    } else {
+      job = std::move(spare_.back());
+      spare_.pop_back();
+    }
+    job->stripe = stripe;
+    job->values = values;
+    job->codes.Clear();
+    codes_.Take(CodeBytesOf(stripe), job->codes);
+    cutter_.Next();
+    return job;
   }
 
-  void DecodeTile(std::span<const std::byte> codes, int64_t first_elem, int64_t num_elems,
-                  std::byte* out) const {
-    ParamView view;
-    for (size_t plane = 1; plane < params_.size(); ++plane) {
-      view.planes[plane] = params_[plane].span();
+  void Decode(DecodeJob& job) {
+    const auto begin = std::chrono::steady_clock::now();
+    DecodeStripe(plan_, job.stripe, job.codes.bytes, view_, output_dtype_, crc_, job.values,
+                 job.result);
+    job.codes.Clear();  // lent memory goes back
+    decoding_ns_ += (std::chrono::steady_clock::now() - begin).count();
+  }
+
+  absl::Status Commit(DecodeJob& job) {
+    digests_[0].Append(job.result.codes);
+    values_digest_.Append(job.result.values);
+    if (!job.values.empty()) {
+      sink_.Commit(job.stripe.begin * SizeOf(output_dtype_), std::ssize(job.values),
+                   job.result.crc32c);
     }
-    const auto decode = [&](TileSpan tile) {
-      plan_.scheme->decode(plan_.resolved, codes, view, first_elem, tile);
-    };
-    if (output_dtype_ == DType::kF32) {
-      decode({reinterpret_cast<float*>(out), nullptr, num_elems});
-    } else if (output_dtype_ == DType::kF64) {
-      decode({nullptr, reinterpret_cast<double*>(out), num_elems});
-    } else {  // by way of f64, where every product is exact, so that nothing is rounded twice
-      double wide[kTileElems];
-      decode({nullptr, wide, num_elems});
-      const HalfKind kind = output_dtype_ == DType::kF16 ? HalfKind::kF16 : HalfKind::kBf16;
-      NarrowToHalf(kind, Rounding::kHalfEven, /*saturate=*/false, wide, num_elems, nullptr,
-                   reinterpret_cast<uint16_t*>(out));
-    }
+    ++stripes_;
+    return absl::OkStatus();
   }
 
   const Plan plan_;
   const DType output_dtype_;
-  const SessionContext context_;
+  PayloadSink& sink_;
+  const bool crc_;
   const MemoryBudget::Reservation reservation_;
   const PackedLayout& layout_;
   const int64_t num_elems_;
-  const TileGrid grid_;
-  std::vector<int64_t> consumed_;  // bytes, by plane
-  std::vector<PlaneDigest> digests_;
+  // The committer's, but for those of parameters, which are kept under the lock of jobs_.
+  std::vector<PlaneDigest> digests_;  // by plane
   PlaneDigest values_digest_;
-  std::vector<BufferPool::Buffer> params_;  // by plane, whole
-  BufferPool::Buffer held_;                 // the beginning of a window of codes
-  int64_t held_bytes_ = 0;
-  int64_t decoded_elems_ = 0;
+  std::atomic<int64_t> stripes_ = 0, decoding_ns_ = 0;
+
+  // The dispatcher's, under the lock of jobs_.
+  StripeCutter cutter_;        // the next stripe to decode
+  StripeCutter check_cutter_;  // the next one whose codes are not all here
+  std::vector<int64_t> received_;  // bytes of parameter planes, by plane
+  std::vector<BufferPool::Buffer> params_;  // by plane, whole; what has come is not written again
+  ParamView view_;                          // of them
+  CheckedInput codes_;                      // has the errors of all planes
+  std::vector<std::unique_ptr<DecodeJob>> spare_;
+  bool sink_is_full_ = false;
+  bool failed_ = false;  // the job that says so is dispatched
+
+  const std::shared_ptr<OrderedJobs> jobs_;
 };
+
+int64_t DequantizeResidentBytes(const Plan& plan, DType output_dtype) {
+  const PackedLayout& layout = plan.resolved.layout;
+  const int64_t num_elems = plan.resolved.tensor.shape.num_elems();
+  int64_t stripe_elems = std::min(num_elems, kStripeElems);
+  if (layout.trailer_bytes > 0) stripe_elems = std::max(stripe_elems, layout.row_elems);
+  const int64_t stripe_bytes =
+      SaturatingAdd(SaturatingMul(stripe_elems, SizeOf(output_dtype)),
+                    SaturatingAdd(SaturatingMul(2, MaxCodeBytes(layout, stripe_elems)),
+                                  PieceQueue::kBlockBytes));
+  return SaturatingAdd(ParamBytes(layout, layout.groups.num_groups),
+                       SaturatingMul(plan.stripes_in_flight, stripe_bytes));
+}
 
 DequantizeSession::DequantizeSession(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 DequantizeSession::~DequantizeSession() = default;
 
 absl::StatusOr<std::unique_ptr<DequantizeSession>> DequantizeSession::Create(
-    Plan plan, DType output_dtype, const SessionContext& context) {
+    Plan plan, DType output_dtype, PayloadSink& sink, const SessionContext& context,
+    std::function<void()> on_event) {
   const TensorDesc& tensor = plan.resolved.tensor;
   if (!IsDequantizeTarget(output_dtype)) {
     return absl::InvalidArgumentError(absl::StrCat("values of dtype ", NameOf(output_dtype),
                                                    " cannot be given; use f64, f32, f16 or bf16"));
   }
   QUANTD_RETURN_IF_ERROR(SizeBytes({tensor.name, output_dtype, tensor.shape}).status());
-  const PackedLayout& layout = plan.resolved.layout;
-  const int64_t window_elems =
-      MaxWindowElems(layout, tensor.shape.num_elems(), plan.target_elems, /*whole_groups=*/false);
-  const int64_t resident_bytes = SaturatingAdd(
-      ParamBytes(layout),
-      SaturatingAdd(window_elems * SizeOf(output_dtype), MaxCodeBytes(layout, window_elems)));
-  QUANTD_ASSIGN_OR_RETURN(
-      MemoryBudget::Reservation reservation,
-      context.budget->Reserve(resident_bytes, absl::StrCat("tensor \"", tensor.name, "\"")));
+  QUANTD_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation,
+                          context.budget->Reserve(DequantizeResidentBytes(plan, output_dtype),
+                                                  absl::StrCat("tensor \"", tensor.name, "\"")));
   return std::unique_ptr<DequantizeSession>(new DequantizeSession(
-      std::make_unique<Impl>(std::move(plan), output_dtype, context, std::move(reservation))));
+      std::make_unique<Impl>(std::move(plan), output_dtype, sink, context, std::move(reservation),
+                             std::move(on_event))));
 }
 
-absl::StatusOr<StepResult> DequantizeSession::Step(int plane, std::span<const std::byte> in,
-                                                   PayloadSink& sink, const CancelToken& cancel) {
-  return impl_->Step(plane, in, sink, cancel);
-}
-int64_t DequantizeSession::consumed_bytes(int plane) const { return impl_->consumed_bytes(plane); }
+void DequantizeSession::Push(int plane, Piece piece) { impl_->Push(plane, std::move(piece)); }
+void DequantizeSession::EndInput() { impl_->EndInput(); }
+void DequantizeSession::FailInput(const absl::Status& status) { impl_->FailInput(status); }
+void DequantizeSession::Ready() { impl_->Ready(); }
 absl::StatusOr<DecodingReport> DequantizeSession::Finish() { return impl_->Finish(); }
 const Plan& DequantizeSession::plan() const { return impl_->plan(); }
+OrderedJobs& DequantizeSession::jobs() { return impl_->jobs(); }
+SessionWork DequantizeSession::work() { return impl_->work(); }
 
 }  // namespace quantd

@@ -2,15 +2,17 @@
 #define QUANTD_CORE_SESSION_DEQUANTIZE_SESSION_H_
 
 #include <cstddef>
+#include <functional>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "core/exec/piece.h"
 #include "core/session/planner.h"
 #include "core/session/session_context.h"
 #include "core/session/sink.h"
+#include "core/session/stripe_session.h"
 
 namespace quantd {
 
@@ -20,26 +22,28 @@ struct DecodingReport {
   std::string values_digest;               // of the values that went out
 };
 
-// Turns the planes of one tensor back into values. `plan.resolved` tells the scheme and the
-// original tensor. Not thread-safe.
-class DequantizeSession {
+// Turns the planes of one tensor back into values, which are plane 0 of the sink. `plan.resolved`
+// tells the scheme and the original tensor.
+class DequantizeSession final : public StripeSession {
  public:
-  // Gives values of `output_dtype` (f64, f32, f16, bf16). Reserves what it holds: the parameter
-  // planes and a window. kInvalidArgument: another dtype. kResourceExhausted: no room.
-  static absl::StatusOr<std::unique_ptr<DequantizeSession>> Create(Plan plan, DType output_dtype,
-                                                                   const SessionContext& context);
-  ~DequantizeSession();
+  // Gives values of `output_dtype` (f64, f32, f16, bf16). `sink` outlives the session. Reserves what
+  // it holds: the parameter planes and the stripes in flight. kInvalidArgument: another dtype.
+  // kResourceExhausted: no room.
+  static absl::StatusOr<std::unique_ptr<DequantizeSession>> Create(
+      Plan plan, DType output_dtype, PayloadSink& sink, const SessionContext& context,
+      std::function<void()> on_event = {});
+  ~DequantizeSession() override;
 
-  // Consumes some of `in`, the next bytes of plane `plane`, and decodes at most one window into
-  // plane 0 of `sink`. Parameters of a window come before its codes (kFailedPrecondition
-  // otherwise). kOutOfRange: bytes past the plane's end. kCancelled.
-  absl::StatusOr<StepResult> Step(int plane, std::span<const std::byte> in, PayloadSink& sink,
-                                  const CancelToken& cancel);
+  // Hands over the next bytes of plane `plane`. kFailedPrecondition where codes come before the
+  // parameters of their stripe, kOutOfRange for bytes past the plane's end, kInvalidArgument for
+  // another plane.
+  void Push(int plane, Piece piece);
+  void EndInput() override;
+  void FailInput(const absl::Status& status) override;
+  void Ready() override;
+  SessionWork work() override;
 
-  // Returns how many bytes of plane `plane` have been consumed.
-  int64_t consumed_bytes(int plane) const;
-
-  // Returns the report; kDataLoss if bytes of a plane are missing, with their number.
+  // Returns the report; the status where that is an error; kFailedPrecondition: not ended.
   absl::StatusOr<DecodingReport> Finish();
 
   const Plan& plan() const;
@@ -47,8 +51,12 @@ class DequantizeSession {
  private:
   class Impl;
   explicit DequantizeSession(std::unique_ptr<Impl> impl);
+  OrderedJobs& jobs() override;
   std::unique_ptr<Impl> impl_;
 };
+
+// Returns what a session of `plan` that gives values of `output_dtype` holds.
+int64_t DequantizeResidentBytes(const Plan& plan, DType output_dtype);
 
 }  // namespace quantd
 

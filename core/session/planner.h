@@ -7,21 +7,25 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "core/scheme/scheme.h"
+#include "core/session/evidence.h"
 
 namespace quantd {
 
-// How a tensor goes through a session.
+// How a tensor goes through a session: what follows from whether its parameters are known, and from
+// how long a band is beside a stripe and the budget.
 enum class Pass : uint8_t {
   kStatic,    // parameters are known: output flows at once
-  kLocal,     // parameters of each window come from the window: output flows at once
-  kBuffered,  // the whole tensor is kept, then encoded
+  kLocal,     // parameters of each band come from the band: output flows at once
+  kBuffered,  // the whole tensor is held, then encoded
   kTwoPass,   // does not fit the budget: Calibrate first, then send again with the ranges
 };
 absl::string_view NameOf(Pass pass);
 
 // What is known before the values, beside the spec.
 struct PlanInputs {
-  bool has_ranges = false;  // ranges of every group (and of the tensor, where needed) are given
+  bool has_ranges = false;      // what Calibrate finds is given
+  int64_t importance_elems = 0;  // weights that are given
+  int threads = 1;              // that work on a session
 };
 
 // The decision about one tensor.
@@ -29,24 +33,30 @@ struct Plan {
   const Scheme* scheme = nullptr;
   Resolved resolved;
   Pass pass = Pass::kStatic;
-  int64_t input_bytes = 0;   // size of the tensor's values
-  int64_t output_bytes = 0;  // sum over the planes
-  int64_t target_elems = 0;  // what a window aims at that is gathered
-  int64_t window_elems = 0;  // the largest of these
-  // The same of windows whose values all lie there.
-  int64_t in_place_target_elems = 0;
-  int64_t in_place_elems = 0;
-  bool params_upfront = false;  // all parameters are written before the first codes
-  bool whole_groups = false;    // windows end where groups do
-  int64_t resident_bytes = 0;   // what a session of this plan holds at most
-  std::string fallback_reason;  // why the spec's `incompatible` scheme was taken; empty: it was not
+  int threads = 1;                // that it counts on
+  bool known_constants = false;   // before the values
+  bool known_params = false;      // those of the groups, before the values
+  int64_t input_bytes = 0;        // size of the tensor's values
+  int64_t output_bytes = 0;       // sum over the planes
+  int64_t held_bytes = 0;         // values that are held until their parameters are found
+  int64_t stripes_in_flight = 1;  // that are worked on, or wait for their turn to be written
+  int64_t resident_bytes = 0;     // what a session of this plan holds at most
+  std::string fallback_reason;    // why the spec's `incompatible` scheme was taken; empty: it was not
 };
 
 // Returns the plan of quantizing `tensor` by `spec` where a session may hold `budget_bytes`. Pure.
 // kNotFound: unknown scheme or calibrator. kInvalidArgument: spec or shape. kResourceExhausted: not
-// even one window fits, with the number.
+// even one stripe fits, with the number.
 absl::StatusOr<Plan> MakePlan(const QuantSpec& spec, const TensorDesc& tensor, int64_t budget_bytes,
                               const PlanInputs& inputs = {});
+
+// Returns what a calibration, or a session that holds values, has to find out; and of which groups:
+// the layout's, or `whole`, where constants alone need evidence of the whole tensor.
+EvidenceWants EvidenceWantsOf(const Plan& plan);
+const GroupMap& EvidenceMapOf(const Plan& plan, const GroupMap& whole);
+
+// Returns the bytes of what is stored and worked with for `num_groups` groups, constants included.
+int64_t ParamBytes(const PackedLayout& layout, int64_t num_groups);
 
 }  // namespace quantd
 

@@ -1,38 +1,91 @@
 #include "core/session/quantize_session.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cmath>
 #include <cstring>
-#include <limits>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "core/base/checked_math.h"
 #include "core/base/digest.h"
 #include "core/base/float_env.h"
 #include "core/base/status_macros.h"
 #include "core/calibrate/calibrator.h"
-#include "core/session/group_scan.h"
-#include "core/session/tile_encoder.h"
-#include "core/session/window.h"
+#include "core/session/held_band.h"
+#include "core/session/ordered_jobs.h"
+#include "core/session/piece_queue.h"
+#include "core/session/stripe_encoder.h"
+#include "core/session/stripes.h"
+
+// A tensor as jobs. Whatever the pass, stripes are encoded in order, each by one job:
+//
+//   parameters known, or found in the stripe   input -> encode
+//   a band longer than a stripe                input -> scan (held) ... resolve -> encode from there
+//
+// where a band may be the whole tensor. Scans are jobs of the same queue: their commits merge the
+// evidence in order, and the last one of a band resolves it.
+//
+// The entry is Impl::Next. Tested by tests/core/session/quantize_session_test.cc, same_bytes_test.cc,
+// session_faults_test.cc.
 
 namespace quantd {
 namespace {
 
-// Groups whose parameters one task makes.
-constexpr int64_t kGroupsPerTask = 1024;
-// Ranges that are found right before values are encoded are those of about so many elements, ...
-constexpr int64_t kStepElems = kTileElems;
-// ... where the L2 cache holds the bands of rows, or the runs, that share them.
-constexpr int64_t kMaxStepUnitElems = int64_t{64} << 10;
+using Clock = std::chrono::steady_clock;
+
+absl::Status CheckImportance(const QuantizeOptions& options, const Plan& plan) {
+  if (options.importance.empty()) return absl::OkStatus();
+  const Shape& shape = plan.resolved.tensor.shape;
+  if (!plan.scheme->info.takes_importance) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("scheme ", plan.scheme->info.name, " takes no importance"));
+  }
+  const int64_t columns = shape.last_dim();
+  const int64_t rows = shape.rank() < 2 ? 1 : shape.dim(shape.rank() - 2);
+  const int64_t batch_elems = SaturatingMul(columns, rows);
+  const int64_t batches =
+      batch_elems == 0 ? 1 : std::max<int64_t>(shape.num_elems() / batch_elems, 1);
+  const int64_t given = std::ssize(options.importance);
+  if (given != columns && given != batches * columns) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "importance holds ", given, " weights; the tensor has ", columns, " columns",
+        batches > 1 ? absl::StrCat(", ", batches * columns, " with its batches") : ""));
+  }
+  for (size_t i = 0; i < options.importance.size(); ++i) {
+    const float weight = options.importance[i];
+    if (weight >= 0 && std::isfinite(weight)) continue;
+    return absl::InvalidArgumentError(absl::StrCat("importance[", i, "] is ", weight,
+                                                   "; weights are finite and not negative"));
+  }
+  return absl::OkStatus();
+}
+
+Importance ImportanceOf(const QuantizeOptions& options, const Shape& shape) {
+  Importance importance;
+  importance.weights = options.importance;
+  importance.columns = std::max<int64_t>(shape.last_dim(), 1);
+  const int64_t rows = shape.rank() < 2 ? 1 : shape.dim(shape.rank() - 2);
+  importance.batch_elems = SaturatingMul(importance.columns, std::max<int64_t>(rows, 1));
+  return importance;
+}
 
 }  // namespace
 
-class QuantizeSession::Impl {
+class QuantizeSession::Impl final : public JobSource {
  public:
-  Impl(Plan plan, QuantizeOptions options, const SessionContext& context,
-       MemoryBudget::Reservation reservation, ChosenCalibrator calibrator)
+  Impl(Plan plan, QuantizeOptions options, PayloadSink& sink, const SessionContext& context,
+       MemoryBudget::Reservation reservation, ChosenCalibrator calibrator,
+       std::function<void()> on_event)
       : plan_(std::move(plan)),
         options_(std::move(options)),
+        sink_(sink),
         context_(context),
         reservation_(std::move(reservation)),
         calibrator_(calibrator),
@@ -40,366 +93,388 @@ class QuantizeSession::Impl {
         layout_(resolved_.layout),
         num_elems_(resolved_.tensor.shape.num_elems()),
         elem_bytes_(SizeOf(resolved_.tensor.dtype)),
-        encoder_(*plan_.scheme, resolved_, options_.figures, *context.executor),
+        importance_(ImportanceOf(options_, resolved_.tensor.shape)),
+        encoder_(plan_, calibrator_, options_.ranges,
+                 options_.importance.empty() ? nullptr : &importance_, options_.figures,
+                 sink.wants_crc()),
+        whole_(WholeTensor(num_elems_)),
         digests_(layout_.planes.size()),
-        params_(layout_.planes.size()) {}
-
-  absl::StatusOr<StepResult> Step(std::span<const std::byte> in, PayloadSink& sink,
-                                  const CancelToken& cancel) {
-    ScopedFloatEnv float_env;
-    if (cancel.cancelled()) return absl::CancelledError("cancelled");
-    const int64_t left_bytes = plan_.input_bytes - received_bytes_;
-    if (static_cast<int64_t>(in.size()) > left_bytes) {
-      return absl::OutOfRangeError(
-          absl::StrCat("tensor \"", resolved_.tensor.name, "\" has ", plan_.input_bytes, " bytes; ",
-                       static_cast<int64_t>(in.size()) - left_bytes, " more were sent"));
+        encode_cutter_(layout_, num_elems_),
+        scan_cutter_(layout_, num_elems_),
+        input_(plan_.input_bytes, absl::StrCat("tensor \"", resolved_.tensor.name, "\"")),
+        jobs_(std::make_shared<OrderedJobs>(*this, *context.executor, plan_.stripes_in_flight,
+                                            std::move(on_event))) {
+    report_.has_figures = options_.figures;
+    for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
+      const PlaneDesc& desc = layout_.planes[plane];
+      if (desc.role != PlaneRole::kConstant) continue;
+      constant_bytes_[plane].resize(static_cast<size_t>(desc.size_bytes));
+      constants_.planes[plane] = constant_bytes_[plane];
     }
-    if (done()) return StepResult{};
-    if (plan_.pass == Pass::kBuffered) return StepBuffered(in, sink);
-    return StepStreaming(in, sink);
+    if (plan_.known_constants) ResolveConstants({}, nullptr);
+    const bool one_band = !layout_.groups.IsLocal(num_elems_);
+    if (plan_.known_params && one_band) {
+      shared_params_ = std::make_shared<BandParams>(GroupSpan{0, layout_.groups.num_groups});
+    }
+  }
+  ~Impl() override { jobs_->Stop(); }
+
+  OrderedJobs& jobs() { return *jobs_; }
+  const Plan& plan() const { return plan_; }
+
+  void Push(Piece piece) {
+    std::deque<Piece> settled;  // let go of when the lock is released, like `piece`
+    jobs_->Wake([&] {
+      input_.Push(piece);
+      if (!scan_cutter_.done() && input_.size_bytes() < NextInputBytes()) {
+        settled = input_.Settle();
+      }
+    });
+  }
+  void EndInput() {
+    jobs_->Wake([&] { input_.End(); });
+  }
+  void FailInput(const absl::Status& status) {
+    jobs_->Wake([&] { input_.Fail(status); });
+  }
+  void Ready() {
+    jobs_->Wake([&] { sink_is_full_ = false; });
   }
 
-  bool done() const { return started_ && encoded_elems_ == num_elems_; }
-
   absl::StatusOr<EncodingReport> Finish() {
-    if (received_bytes_ < plan_.input_bytes) {
-      return absl::DataLossError(
-          absl::StrCat("tensor \"", resolved_.tensor.name, "\" has ", plan_.input_bytes, " bytes; ",
-                       plan_.input_bytes - received_bytes_, " of them are missing"));
+    QUANTD_RETURN_IF_ERROR(jobs_->status());
+    if (!jobs_->ended()) {
+      return absl::FailedPreconditionError("the session has output left; call Await");
     }
-    if (!done()) return absl::FailedPreconditionError("the session has output left; call Step");
-    EncodingReport report = encoder_.report();
+    EncodingReport report = report_;
     for (const PlaneDigest& digest : digests_) report.digests.push_back(digest.Text());
     return report;
   }
 
-  const Plan& plan() const { return plan_; }
-  const SessionWork& work() const { return work_; }
+  SessionWork work() {
+    SessionWork work;
+    work.stripes = stripes_.load();
+    work.statistics = std::chrono::nanoseconds(statistics_ns_.load());
+    work.encoding = std::chrono::nanoseconds(encoding_ns_.load());
+    return work;
+  }
+
+  // --- JobSource ---
+
+  std::unique_ptr<Job> Next() override {
+    if (MayEncode()) {
+      if (std::unique_ptr<Job> job = NextEncode(); job != nullptr) return job;
+    }
+    if (MayScan()) return NextScan();
+    if (MayFail()) {
+      failed_ = true;
+      return std::make_unique<FailingJob>(input_.error());
+    }
+    return nullptr;
+  }
+  bool MayHaveNext() override { return MayEncode() || MayScan() || MayFail(); }
+  bool Exhausted() override { return failed_ || (encode_cutter_.done() && input_.error().ok()); }
+  bool WantsInput() override {
+    return !scan_cutter_.done() && input_.may_come() && input_.size_bytes() < NextInputBytes();
+  }
+  void Recycle(std::unique_ptr<Job> job) override {
+    if (auto* encode = dynamic_cast<EncodeJob*>(job.get())) {
+      job.release();
+      spare_.emplace_back(encode);
+    }
+  }
 
  private:
-  // Input is gathered in `held_`, then encoded window by window from there.
-  absl::StatusOr<StepResult> StepBuffered(std::span<const std::byte> in, PayloadSink& sink) {
-    if (held_.size() == 0) held_ = context_.pool->Acquire(static_cast<size_t>(plan_.input_bytes));
-    if (!in.empty()) std::memcpy(held_.data() + received_bytes_, in.data(), in.size());
-    received_bytes_ += static_cast<int64_t>(in.size());
-    StepResult result;
-    result.consumed_bytes = static_cast<int64_t>(in.size());
-    const bool complete = received_bytes_ == plan_.input_bytes;
-    if (ScanHeld(complete) || !complete) {
-      result.wants_input = !complete;
-      return result;
+  // Encodes one stripe.
+  class EncodeJob final : public Job {
+   public:
+    explicit EncodeJob(Impl& impl) : impl_(impl) {}
+    void Run() override { impl_.Encode(*this); }
+    absl::Status Commit() override { return impl_.Commit(*this); }
+
+    Stripe stripe;
+    PieceRange values;
+    std::span<std::byte> codes;
+    std::shared_ptr<HeldBand> held;      // where the values lie, or, of a single stripe, null
+    std::shared_ptr<BandParams> params;  // null: own
+    ParamBuffer own;
+    StripeResult result;
+
+   private:
+    Impl& impl_;
+  };
+
+  // Scans one stripe of a band that is held.
+  class ScanJob final : public Job {
+   public:
+    explicit ScanJob(Impl& impl) : impl_(impl) {}
+    void Run() override { impl_.Scan(*this); }
+    absl::Status Commit() override { return impl_.Commit(*this); }
+
+    Stripe stripe;
+    PieceRange values;
+    std::span<std::byte> place;  // that the values are copied to; empty: they stay where they are
+    std::shared_ptr<HeldBand> held;
+    EvidenceCollector::Part part;
+
+   private:
+    Impl& impl_;
+  };
+
+  // --- Dispatch, under the lock of jobs_ ---
+
+  // True if the stripe's values are held before they are encoded.
+  bool Holds(const Stripe& stripe) const {
+    return plan_.held_bytes > 0 && (plan_.pass == Pass::kBuffered || stripe.long_band());
+  }
+  int64_t NextInputBytes() const { return scan_cutter_.stripe().num_elems() * elem_bytes_; }
+
+  bool MayEncode() const {
+    if (encode_cutter_.done() || sink_is_full_) return false;
+    const Stripe& stripe = encode_cutter_.stripe();
+    if (Holds(stripe)) {
+      return !held_.empty() && held_.front()->resolved.load(std::memory_order_acquire);
     }
-    QUANTD_RETURN_IF_ERROR(Start(sink));
-    if (encoded_elems_ < num_elems_) {
-      const int64_t end = EndOfWindow(plan_.in_place_target_elems);
-      QUANTD_RETURN_IF_ERROR(
-          EncodeWindow(held_.data() + encoded_elems_ * elem_bytes_, end - encoded_elems_, sink));
+    return scan_cutter_.stripe().index == stripe.index && input_.size_bytes() >= NextInputBytes();
+  }
+  bool MayScan() const {
+    if (scan_cutter_.done() || !Holds(scan_cutter_.stripe())) return false;
+    constexpr size_t kMaxHeld = 2;
+    const bool begins = held_.empty() || held_.back()->taken_end == held_.back()->end;
+    return input_.size_bytes() >= NextInputBytes() && (!begins || held_.size() < kMaxHeld);
+  }
+  // True if the input has failed and all that it can still give has been given.
+  bool MayFail() const {
+    if (failed_ || input_.error().ok()) return false;
+    if (encode_cutter_.done()) return true;
+    if (Holds(encode_cutter_.stripe())) {
+      return held_.empty() ? input_.size_bytes() < NextInputBytes()
+                           : held_.front()->taken_end < held_.front()->end && !MayScan();
     }
-    result.wants_input = done();
-    return result;
+    return input_.size_bytes() < NextInputBytes();
   }
 
-  // Takes one window of what is held into the statistics; false if there is none to take.
-  bool ScanHeld(bool complete) {
-    ScopedTimer timer(work_.statistics);
-    const int64_t received_elems = received_bytes_ / elem_bytes_;
-    int64_t end = std::min(scanned_elems_ + plan_.target_elems, received_elems);
-    if (end == scanned_elems_ || (end - scanned_elems_ < plan_.target_elems && !complete))
-      return false;
-    const GroupMap& groups = StatsMap();
-    end = StatsCut(groups, scanned_elems_, end);
-    if (stats_.empty()) stats_.resize(static_cast<size_t>(groups.num_groups));
-    const Window window = {resolved_.tensor.dtype, held_.data() + scanned_elems_ * elem_bytes_,
-                           scanned_elems_, end - scanned_elems_};
-    ScanGroups(window, groups, calibrator_.calibrator->needs_moments, 0, stats_,
-               *context_.executor);
-    scanned_elems_ = end;
-    return true;
-  }
-
-  // Whose statistics a buffered tensor needs: those of the groups, or of the whole.
-  const GroupMap& StatsMap() {
-    if (!layout_.needs_tensor_range) return layout_.groups;
-    whole_.row_elems = whole_.run_elems = std::max<int64_t>(num_elems_, 1);
-    return whole_;
-  }
-
-  absl::StatusOr<StepResult> StepStreaming(std::span<const std::byte> in, PayloadSink& sink) {
-    QUANTD_RETURN_IF_ERROR(Start(sink));
-    StepResult result;
-    if (encoded_elems_ == num_elems_) return result;
-    const bool in_place =
-        held_bytes_ == 0 &&
-        reinterpret_cast<uintptr_t>(in.data()) % static_cast<uintptr_t>(elem_bytes_) == 0;
-    int64_t end = EndOfWindow(plan_.in_place_target_elems);
-    if (!in_place || static_cast<int64_t>(in.size()) < (end - encoded_elems_) * elem_bytes_) {
-      end = EndOfWindow(plan_.target_elems);
+  std::unique_ptr<Job> NextEncode() {
+    const Stripe& stripe = encode_cutter_.stripe();
+    const int64_t offset = layout_.CodeOffset(stripe.begin);
+    const int64_t size_bytes = stripe.num_elems() == 0 ? 0 : layout_.CodeOffset(stripe.end) - offset;
+    std::span<std::byte> codes;
+    if (size_bytes > 0) {
+      const std::optional<std::span<std::byte>> memory = sink_.Acquire(offset, size_bytes);
+      if (!memory.has_value()) {
+        sink_is_full_ = true;
+        return nullptr;
+      }
+      codes = *memory;
     }
-    const int64_t window_elems = end - encoded_elems_;
-    const int64_t window_bytes = window_elems * elem_bytes_;
-    if (in_place && static_cast<int64_t>(in.size()) >= window_bytes) {
-      received_bytes_ += window_bytes;
-      result.consumed_bytes = window_bytes;
-      QUANTD_RETURN_IF_ERROR(EncodeWindow(in.data(), window_elems, sink));
+    std::unique_ptr<EncodeJob> job;
+    if (spare_.empty()) {
+      job = std::make_unique<EncodeJob>(*this);
     } else {
-      if (held_.size() == 0) {
-        held_ = context_.pool->Acquire(static_cast<size_t>(plan_.window_elems * elem_bytes_));
-      }
-      const int64_t take =
-          std::min<int64_t>(static_cast<int64_t>(in.size()), window_bytes - held_bytes_);
-      if (take > 0) std::memcpy(held_.data() + held_bytes_, in.data(), static_cast<size_t>(take));
-      held_bytes_ += take;
-      received_bytes_ += take;
-      result.consumed_bytes = take;
-      if (held_bytes_ == window_bytes) {
-        held_bytes_ = 0;
-        QUANTD_RETURN_IF_ERROR(EncodeWindow(held_.data(), window_elems, sink));
-      }
+      job = std::move(spare_.back());
+      spare_.pop_back();
     }
-    result.wants_input = result.consumed_bytes == static_cast<int64_t>(in.size());
-    return result;
-  }
-
-  int64_t EndOfWindow(int64_t target_elems) const {
-    return WindowEnd(layout_, num_elems_, encoded_elems_, target_elems, plan_.whole_groups);
-  }
-
-  // Writes the constant planes, and the parameters of all groups where they are known before
-  // values.
-  absl::Status Start(PayloadSink& sink) {
-    if (started_) return absl::OkStatus();
-    started_ = true;
-    for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
-      const bool constant = layout_.planes[plane].role == PlaneRole::kConstant;
-      if (!constant && !plan_.params_upfront) continue;
-      params_[plane].resize(static_cast<size_t>(layout_.planes[plane].size_bytes));
-    }
-    if (plan_.scheme->resolve_constants != nullptr) {
-      plan_.scheme->resolve_constants(resolved_, TensorRange(), Planes(0));
-      WritePlanes(PlaneRole::kConstant, 0, sink);
-    }
-    if (!plan_.params_upfront) return absl::OkStatus();
-    const bool found = !stats_.empty();  // else ranges are given
-    ResolveGroups(0, layout_.groups.num_groups, found);
-    WritePlanes(PlaneRole::kPerGroup, 0, sink);
-    stats_ = {};
-    return absl::OkStatus();
-  }
-
-  Range TensorRange() const {
-    if (options_.tensor_range.has_value()) return *options_.tensor_range;
-    if (!layout_.needs_tensor_range || stats_.empty()) return {};
-    return calibrator_.RangeOf(stats_[0]);
-  }
-
-  // Makes the parameters of groups [first_group, + num_groups) into params_, from stats_ if
-  // `found`.
-  void ResolveGroups(int64_t first_group, int64_t num_groups, bool found) {
-    context_.executor->ParallelFor(CeilDiv(num_groups, kGroupsPerTask), [&](int64_t task) {
-      const int64_t begin = task * kGroupsPerTask;
-      const int64_t count = std::min(kGroupsPerTask, num_groups - begin);
-      std::span<const GroupStats> stats;
-      if (found) stats = std::span(stats_).subspan(static_cast<size_t>(begin));
-      ResolveSome(first_group, begin, count, stats);
-    });
-  }
-
-  // Makes the parameters of groups [first_group + begin, + count), where those of `first_group`
-  // begin params_; from `stats`, unless it is empty.
-  void ResolveSome(int64_t first_group, int64_t begin, int64_t count,
-                   std::span<const GroupStats> stats) {
-    constexpr int64_t kGroupsAtOnce = 64;
-    Range ranges[kGroupsAtOnce];
-    for (int64_t done = 0; done < count; done += kGroupsAtOnce) {
-      const int64_t num_groups = std::min(kGroupsAtOnce, count - done);
-      const int64_t from = begin + done;
-      for (int64_t i = 0; i < num_groups; ++i) {
-        if (!stats.empty()) {
-          ranges[i] = calibrator_.RangeOf(stats[static_cast<size_t>(done + i)]);
-        } else if (resolved_.spec.given_range.has_value()) {
-          ranges[i] = *resolved_.spec.given_range;
-        } else if (!options_.ranges.empty() && !layout_.needs_tensor_range) {
-          ranges[i] = options_.ranges[static_cast<size_t>(first_group + from + i)];
+    job->stripe = stripe;
+    job->codes = codes;
+    job->held = nullptr;
+    job->values.Clear();
+    job->params = shared_params_;
+    if (Holds(stripe)) {
+      job->held = held_.front();
+      job->params = job->held->params;
+      job->held->whole.Slice((stripe.begin - job->held->begin) * elem_bytes_,
+                             stripe.num_elems() * elem_bytes_, job->values.bytes);
+      if (stripe.end == job->held->end) held_.pop_front();
+    } else {
+      input_.Take(stripe.num_elems() * elem_bytes_, job->values);
+      scan_cutter_.Next();
+      if (plan_.known_params && stripe.long_band() && layout_.groups.IsLocal(num_elems_)) {
+        if (stripe.begin == stripe.band_begin) {
+          band_params_ = std::make_shared<BandParams>(
+              GroupsOf(layout_, stripe.band_begin, stripe.band_end));
         }
+        job->params = band_params_;
       }
-      ParamPlanes planes = Planes(first_group + from);
-      for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
-        if (layout_.planes[plane].role != PlaneRole::kPerGroup) continue;
-        planes.planes[plane] =
-            planes.planes[plane].subspan(static_cast<size_t>(from * layout_.GroupBytes(plane)));
+    }
+    encode_cutter_.Next();
+    return job;
+  }
+
+  std::unique_ptr<Job> NextScan() {
+    auto job = std::make_unique<ScanJob>(*this);
+    job->stripe = scan_cutter_.stripe();
+    const bool begins = held_.empty() || held_.back()->taken_end == held_.back()->end;
+    if (begins) held_.push_back(MakeHeld(job->stripe));
+    HeldBand& held = *held_.back();
+    job->held = held_.back();
+    input_.Take(NextInputBytes(), job->values);
+    job->place = held.TakeIn(job->values, (job->stripe.begin - held.begin) * elem_bytes_,
+                             (held.end - held.begin) * elem_bytes_, *context_.pool);
+    held.taken_end = job->stripe.end;
+    scan_cutter_.Next();
+    return job;
+  }
+
+  std::shared_ptr<HeldBand> MakeHeld(const Stripe& stripe) {
+    const bool whole = plan_.pass == Pass::kBuffered;
+    const int64_t begin = whole ? 0 : stripe.band_begin, end = whole ? num_elems_ : stripe.band_end;
+    auto held = std::make_shared<HeldBand>(begin, end);
+    held->evidence.emplace(layout_, evidence_map(), num_elems_, resolved_.tensor.dtype,
+                           EvidenceWantsOf(plan_), begin, end);
+    return held;
+  }
+  // Whose evidence is gathered: that of groups, once the constants are known.
+  const GroupMap& evidence_map() const {
+    return plan_.known_constants ? layout_.groups : EvidenceMapOf(plan_, whole_);
+  }
+
+  // --- Work, on any thread ---
+
+  void Encode(EncodeJob& job) {
+    const Clock::time_point begin = Clock::now();
+    if (plan_.pass == Pass::kBuffered && job.held == nullptr) {  // one stripe is the tensor
+      const std::shared_ptr<HeldBand> held = MakeHeld(job.stripe);
+      held->evidence->Merge(held->evidence->Scan(job.stripe, job.values.bytes));
+      ResolveHeld(*held);
+      job.params = held->params;
+    }
+    if (job.params != nullptr) {
+      BandParams& band = *job.params;
+      if (plan_.known_params) {
+        std::call_once(band.resolved, [&] {
+          band.params.Reset(layout_, band.groups);
+          encoder_.Resolve(constants_, {}, band.params);
+        });
       }
-      plan_.scheme->resolve(resolved_, {ranges, static_cast<size_t>(num_groups)}, planes);
+      encoder_.Encode(job.stripe, job.values.bytes,
+                      band.params.PlanesFrom(layout_, constants_, band.groups.first), job.codes,
+                      job.result);
+    } else {
+      encoder_.ResolveAndEncode(job.stripe, job.values.bytes, constants_, job.codes, job.own,
+                                job.result);
     }
+    job.values.Clear();  // lent memory goes back
+    encoding_ns_ += (Clock::now() - begin).count();
   }
 
-  ParamPlanes Planes(int64_t first_group) {
-    ParamPlanes planes;
-    planes.first_group = first_group;
-    for (size_t plane = 1; plane < params_.size(); ++plane) planes.planes[plane] = params_[plane];
-    return planes;
-  }
-
-  void WritePlanes(PlaneRole role, int64_t first_group, PayloadSink& sink) {
-    for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
-      if (layout_.planes[plane].role != role || params_[plane].empty()) continue;
-      const std::vector<std::byte>& bytes = params_[plane];
-      const int64_t offset =
-          role == PlaneRole::kConstant ? 0 : first_group * layout_.GroupBytes(plane);
-      const int64_t size_bytes = static_cast<int64_t>(bytes.size());
-      const std::span<std::byte> out = sink.Acquire(static_cast<int>(plane), offset, size_bytes);
-      std::memcpy(out.data(), bytes.data(), bytes.size());
-      digests_[plane].Update(bytes);
-      sink.Commit(static_cast<int>(plane), offset, size_bytes);
-    }
-  }
-
-  struct GroupSpan {
-    int64_t first = 0;
-    int64_t count = 0;
-  };
-
-  // Returns the groups of elements [first_elem, end_elem), which begin with a group and end with
-  // one.
-  GroupSpan GroupsOf(int64_t first_elem, int64_t end_elem) const {
-    const GroupMap& groups = layout_.groups;
-    const int64_t last_row = (end_elem - 1) / groups.row_elems;
-    const int64_t first = groups.RunAt(first_elem).group;
-    const int64_t end = groups.band_rows > 1 ? groups.RowGroup(last_row) + groups.runs_per_row
-                                             : groups.RunAt(end_elem - 1).group + 1;
-    return {first, end - first};
-  }
-
-  bool FindsRanges() const {
-    const bool given = resolved_.spec.given_range.has_value() ||
-                       (!options_.ranges.empty() && !layout_.needs_tensor_range);
-    return layout_.needs_ranges && !given;
-  }
-
-  // Finds the parameters of the window's groups before anything of it is encoded.
-  void ResolveWindow(const Window& window, GroupSpan groups) {
-    ScopedTimer timer(work_.statistics);
-    const bool found = FindsRanges();
-    if (found) {
-      stats_.assign(static_cast<size_t>(groups.count), GroupStats{});
-      ScanGroups(window, layout_.groups, calibrator_.calibrator->needs_moments, groups.first,
-                 stats_, *context_.executor);
-    }
-    ResolveGroups(groups.first, groups.count, found);
-  }
-
-  // What a task that encodes a part of a window has done.
-  struct TaskState {
-    std::vector<GroupStats> stats;      // of the groups at hand
-    std::optional<PlaneDigest> digest;  // of codes [begin_byte, end_byte), which begin with a leaf
-    int64_t begin_byte = 0;
-    int64_t end_byte = 0;
-    std::chrono::nanoseconds statistics{};
-  };
-
-  // Finds the parameters of the next few groups of a window, so that their values are in the cache
-  // when they are encoded. Returns where the groups end.
-  int64_t ResolveStep(const Window& window, int64_t first_group, int64_t elem, int64_t end_elem,
-                      TaskState& task) {
-    ScopedTimer timer(task.statistics);
-    const int64_t end =
-        std::min(WindowEnd(layout_, num_elems_, elem, kStepElems, plan_.whole_groups), end_elem);
-    const GroupSpan groups = GroupsOf(elem, end);
-    task.stats.assign(static_cast<size_t>(groups.count), GroupStats{});
-    const Window part = {window.dtype, window.At(elem), elem, end - elem};
-    ScanHere(part, layout_.groups, calibrator_.calibrator->needs_moments, groups.first, task.stats);
-    for (int64_t done = 0; done < groups.count; done += kGroupsPerTask) {
-      const int64_t count = std::min(kGroupsPerTask, groups.count - done);
-      ResolveSome(first_group, groups.first - first_group + done, count,
-                  std::span(task.stats).subspan(static_cast<size_t>(done)));
-    }
-    return end;
-  }
-
-  // Hashes codes that a task has made, from the first leaf on that begins in them.
-  static void HashCodes(int64_t begin_byte, std::span<const std::byte> codes, TaskState& task) {
-    constexpr auto kLeafBytes = static_cast<int64_t>(PlaneDigest::kLeafBytes);
-    const int64_t end_byte = begin_byte + static_cast<int64_t>(codes.size());
-    if (!task.digest.has_value()) {
-      const int64_t leaf_byte = RoundUp(begin_byte, kLeafBytes);
-      if (leaf_byte >= end_byte) return;
-      task.digest.emplace();
-      task.begin_byte = leaf_byte;
-      codes = codes.subspan(static_cast<size_t>(leaf_byte - begin_byte));
-    }
-    task.digest->Update(codes);
-    task.end_byte = end_byte;
-  }
-
-  // Completes the digest of the codes, which begin at `offset`.
-  void JoinDigests(int64_t offset, std::span<const std::byte> codes, std::span<TaskState> tasks) {
-    int64_t hashed_byte = offset;
-    const auto hash_to = [&](int64_t byte) {
-      digests_[0].Update(codes.subspan(static_cast<size_t>(hashed_byte - offset),
-                                       static_cast<size_t>(byte - hashed_byte)));
-      hashed_byte = byte;
-    };
-    for (TaskState& task : tasks) {
-      if (!task.digest.has_value()) continue;
-      hash_to(task.begin_byte);
-      digests_[0].Append(*std::move(task.digest));
-      hashed_byte = task.end_byte;
-    }
-    hash_to(offset + static_cast<int64_t>(codes.size()));
-  }
-
-  // Takes what tasks spent on statistics out of the time that the window is encoded in.
-  void ShareTime(std::span<const TaskState> tasks) {
-    std::chrono::nanoseconds statistics{};
-    for (const TaskState& task : tasks) statistics += task.statistics;
-    statistics /= std::min<int64_t>(std::ssize(tasks), context_.executor->concurrency());
-    work_.statistics += statistics;
-    work_.encoding -= statistics;
-  }
-
-  absl::Status EncodeWindow(const std::byte* values, int64_t window_elems, PayloadSink& sink) {
-    const Window window = {resolved_.tensor.dtype, values, encoded_elems_, window_elems};
-    const bool has_params = plan_.scheme->resolve != nullptr && !plan_.params_upfront;
-    const bool resolves_in_steps = has_params && FindsRanges() && !AreColumns(layout_.groups) &&
-                                   LocalUnitElems(layout_.groups) <= kMaxStepUnitElems;
-    GroupSpan groups;
-    if (has_params) {
-      groups = GroupsOf(window.first_elem, window.end_elem());
-      for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
-        if (layout_.planes[plane].role != PlaneRole::kPerGroup) continue;
-        params_[plane].resize(static_cast<size_t>(groups.count * layout_.GroupBytes(plane)));
+  void Scan(ScanJob& job) {
+    const Clock::time_point begin = Clock::now();
+    if (!job.place.empty()) {
+      std::byte* out = job.place.data();
+      for (const std::span<const std::byte> piece : job.values.bytes.pieces()) {
+        std::memcpy(out, piece.data(), piece.size());
+        out += piece.size();
       }
-      if (!resolves_in_steps) ResolveWindow(window, groups);
+      job.values.Clear();
+      job.values.bytes.Append(job.place);
     }
-    ScopedTimer timer(work_.encoding);
-    ParamView view;
-    view.first_group = groups.first;
-    for (size_t plane = 1; plane < params_.size(); ++plane) view.planes[plane] = params_[plane];
-    const int64_t offset = layout_.CodeOffset(window.first_elem);
-    const int64_t size_bytes = layout_.CodeOffset(window.end_elem()) - offset;
-    const std::span<std::byte> out = sink.Acquire(0, offset, size_bytes);
-    const std::vector<int64_t> cuts =
-        CutWindow(layout_, window, context_.executor->concurrency(), resolves_in_steps);
-    std::vector<TaskState> tasks(cuts.size() - 1);
-    const auto prepare = [&](size_t task, int64_t elem) {
-      if (!resolves_in_steps) return cuts[task + 1];
-      return ResolveStep(window, groups.first, elem, cuts[task + 1], tasks[task]);
-    };
-    const auto take = [&](size_t task, std::span<const std::byte> codes) {
-      HashCodes(offset + (codes.data() - out.data()), codes, tasks[task]);
-    };
-    QUANTD_RETURN_IF_ERROR(encoder_.Encode(window, view, out, {cuts, prepare, take}));
-    ShareTime(tasks);
-    JoinDigests(offset, out, tasks);
-    if (has_params) WritePlanes(PlaneRole::kPerGroup, groups.first, sink);
-    sink.Commit(0, offset, size_bytes);
-    encoded_elems_ = window.end_elem();
-    ++work_.windows;
-    if (done()) held_ = {};
+    job.part = job.held->evidence->Scan(job.stripe, job.values.bytes);
+    job.values.Clear();
+    statistics_ns_ += (Clock::now() - begin).count();
+  }
+
+  // --- Commits, one at a time, in order ---
+
+  absl::Status Commit(ScanJob& job) {
+    HeldBand& held = *job.held;
+    held.evidence->Merge(job.part);
+    held.merged_end = job.stripe.end;
+    if (held.merged_end < held.end) return absl::OkStatus();
+    const Clock::time_point begin = Clock::now();
+    ResolveHeld(held);
+    statistics_ns_ += (Clock::now() - begin).count();
+    held.resolved.store(true, std::memory_order_release);
     return absl::OkStatus();
+  }
+
+  // Makes what depends on all of a band: the constants, where it is the tensor, and parameters that
+  // stripes cannot find themselves.
+  void ResolveHeld(HeldBand& held) {
+    const int64_t first_group = held.evidence->first_group();
+    const std::vector<GroupStats> stats = held.evidence->TakeStats();
+    if (!plan_.known_constants) {
+      ResolveConstants(stats, held.evidence->TakeHistogram().get());
+      // Groups within stripes find theirs, now that the constants are known.
+      if (&evidence_map() == &whole_) return;
+    }
+    held.evidence.reset();
+    held.params = std::make_shared<BandParams>(GroupSpan{first_group, std::ssize(stats)});
+    held.params->params.Reset(layout_, held.params->groups);
+    encoder_.Resolve(constants_, stats, held.params->params);
+  }
+
+  // From `stats` of the tensor or of all its groups and `histogram`, or what is given.
+  void ResolveConstants(std::span<const GroupStats> stats, const Histogram* histogram) {
+    if (plan_.scheme->resolve_constants == nullptr) return;
+    TensorEvidence evidence;
+    std::vector<Range> ranges;
+    if ((layout_.tensor_evidence & kGroupRanges) != 0) {
+      for (int64_t group = 0; group < layout_.groups.num_groups; ++group) {
+        ranges.push_back(encoder_.RangeOf(
+            group, stats.empty() ? nullptr : &stats[static_cast<size_t>(group)]));
+      }
+      evidence.groups = ranges;
+    } else if (options_.tensor_range.has_value()) {
+      evidence.range = *options_.tensor_range;
+    } else if (resolved_.spec.given_range.has_value()) {
+      evidence.range = *resolved_.spec.given_range;
+    } else if (!stats.empty()) {
+      evidence.range = calibrator_.RangeOf(stats[0]);
+    }
+    evidence.histogram = options_.histogram.has_value() ? &*options_.histogram : histogram;
+    plan_.scheme->resolve_constants(resolved_, evidence, constants_);
+  }
+
+  absl::Status Commit(EncodeJob& job) {
+    StripeResult& result = job.result;
+    if (result.non_finite > 0 && *resolved_.spec.nonfinite == NonFinite::kReject) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor \"", resolved_.tensor.name, "\" has a value that is not finite at ",
+                       CoordinatesText(resolved_.tensor.shape, result.first_non_finite.front()),
+                       "; to accept it use nonfinite=saturate"));
+    }
+    if (job.stripe.index == 0) PutPlanes(PlaneRole::kConstant, {}, nullptr);
+    if (job.params == nullptr) {
+      PutPlanes(PlaneRole::kPerGroup, job.own.groups(), &job.own);
+    } else if (!std::exchange(job.params->is_put, true)) {
+      PutPlanes(PlaneRole::kPerGroup, job.params->groups, &job.params->params);
+    }
+    report_.figures.Merge(result.figures);
+    report_.clipped += result.clipped;
+    report_.inexact_inputs += result.inexact;
+    report_.non_finite += result.non_finite;
+    for (const int64_t elem : result.first_non_finite) {
+      if (report_.first_non_finite_elems.size() == kMaxNonFiniteListed) break;
+      report_.first_non_finite_elems.push_back(elem);
+    }
+    digests_[0].Append(result.digest);
+    if (!job.codes.empty()) {
+      sink_.Commit(layout_.CodeOffset(job.stripe.begin), std::ssize(job.codes), result.crc32c);
+    }
+    job.held = nullptr;
+    job.params = nullptr;
+    ++stripes_;
+    return absl::OkStatus();
+  }
+
+  void PutPlanes(PlaneRole role, GroupSpan groups, const ParamBuffer* params) {
+    for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
+      const PlaneDesc& desc = layout_.planes[plane];
+      if (desc.role != role) continue;
+      const std::span<const std::byte> bytes =
+          params == nullptr ? constant_bytes_[plane] : params->plane(plane);
+      if (bytes.empty()) continue;
+      const int64_t offset = params == nullptr ? 0
+                                               : groups.first / desc.groups_per_entry *
+                                                     layout_.EntryBytes(plane);
+      digests_[plane].Update(bytes);
+      sink_.Put(static_cast<int>(plane), offset, bytes);
+    }
   }
 
   const Plan plan_;
   const QuantizeOptions options_;
+  PayloadSink& sink_;
   const SessionContext context_;
   const MemoryBudget::Reservation reservation_;
   const ChosenCalibrator calibrator_;
@@ -407,26 +482,41 @@ class QuantizeSession::Impl {
   const PackedLayout& layout_;
   const int64_t num_elems_;
   const int64_t elem_bytes_;
-  TileEncoder encoder_;
-  std::vector<PlaneDigest> digests_;            // by plane
-  std::vector<std::vector<std::byte>> params_;  // by plane: constants whole, groups of the window
-  std::vector<GroupStats> stats_;               // of the window's groups, or of all
-  GroupMap whole_;
-  BufferPool::Buffer held_;  // buffered: the tensor; streaming: the beginning of a window
-  int64_t held_bytes_ = 0;   // streaming: how much of it is filled
-  int64_t received_bytes_ = 0;
-  int64_t scanned_elems_ = 0;
-  int64_t encoded_elems_ = 0;
-  bool started_ = false;
-  SessionWork work_;
+  const Importance importance_;
+  const StripeEncoder encoder_;
+  const GroupMap whole_;
+
+  // Written before the stripes that read them are dispatched.
+  std::array<std::vector<std::byte>, kMaxPlanes> constant_bytes_;
+  ParamPlanes constants_;
+  std::shared_ptr<BandParams> shared_params_;  // known and of the whole tensor
+
+  // The committer's.
+  EncodingReport report_;
+  std::vector<PlaneDigest> digests_;  // by plane
+  std::atomic<int64_t> stripes_ = 0, statistics_ns_ = 0, encoding_ns_ = 0;
+
+  // The dispatcher's, under the lock of jobs_.
+  StripeCutter encode_cutter_;  // the next stripe to encode
+  StripeCutter scan_cutter_;    // the next one whose values are to come: the same, or ahead
+  CheckedInput input_;
+  std::deque<std::shared_ptr<HeldBand>> held_;  // not all encoded; the last one may not be all here
+  std::shared_ptr<BandParams> band_params_;     // of the long band at hand, whose ranges are given
+  std::vector<std::unique_ptr<EncodeJob>> spare_;
+  bool sink_is_full_ = false;
+  bool failed_ = false;  // the job that says so is dispatched
+
+  const std::shared_ptr<OrderedJobs> jobs_;
 };
 
 QuantizeSession::QuantizeSession(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 QuantizeSession::~QuantizeSession() = default;
 
 absl::StatusOr<std::unique_ptr<QuantizeSession>> QuantizeSession::Create(
-    Plan plan, QuantizeOptions options, const SessionContext& context) {
+    Plan plan, QuantizeOptions options, PayloadSink& sink, const SessionContext& context,
+    std::function<void()> on_event) {
   const Resolved& resolved = plan.resolved;
+  const PackedLayout& layout = resolved.layout;
   if (plan.pass == Pass::kTwoPass) {
     return absl::FailedPreconditionError(
         absl::StrCat("tensor \"", resolved.tensor.name, "\" (", plan.input_bytes,
@@ -435,79 +525,70 @@ absl::StatusOr<std::unique_ptr<QuantizeSession>> QuantizeSession::Create(
                      "Calibrate and send it again with the ranges, or use group=, axis=0, scale= "
                      "or a given range"));
   }
-  const size_t num_groups = static_cast<size_t>(resolved.layout.groups.num_groups);
-  if (!resolved.layout.needs_tensor_range && !options.ranges.empty() &&
-      options.ranges.size() != num_groups) {
+  const auto num_groups = static_cast<size_t>(layout.groups.num_groups);
+  const bool wants_groups =
+      layout.band_evidence != kNoEvidence && (layout.tensor_evidence & ~kGroupRanges) == 0;
+  if (wants_groups && !options.ranges.empty() && options.ranges.size() != num_groups) {
     return absl::InvalidArgumentError(absl::StrCat("ranges hold ", options.ranges.size(),
                                                    " groups; the tensor has ", num_groups));
   }
-  if (plan.pass == Pass::kLocal && resolved.layout.needs_tensor_range && !options.tensor_range) {
+  const bool given = resolved.spec.given_range.has_value();
+  if (plan.known_constants && (layout.tensor_evidence & kRange) != 0 && !given &&
+      !options.tensor_range) {
     return absl::InvalidArgumentError(
         "ranges hold no range of the whole tensor, which the scheme needs");
   }
-  const bool planned_with_ranges = plan.pass == Pass::kStatic && resolved.layout.needs_ranges &&
-                                   !resolved.spec.given_range.has_value();
-  if (planned_with_ranges && options.ranges.empty() && num_groups > 0) {
+  if (plan.known_constants && (layout.tensor_evidence & kHistogram) != 0 && !options.histogram) {
+    return absl::InvalidArgumentError("ranges hold no histogram, which the scheme needs");
+  }
+  if (plan.known_params && wants_groups && !given && options.ranges.empty() && num_groups > 0) {
     return absl::InvalidArgumentError("the plan counts on ranges and none are given");
   }
+  QUANTD_RETURN_IF_ERROR(CheckImportance(options, plan));
+  if (!wants_groups) options.ranges.clear();
   QUANTD_ASSIGN_OR_RETURN(const ChosenCalibrator calibrator, FindCalibrator(resolved.spec.range));
   QUANTD_ASSIGN_OR_RETURN(
       MemoryBudget::Reservation reservation,
       context.budget->Reserve(plan.resident_bytes,
                               absl::StrCat("tensor \"", resolved.tensor.name, "\"")));
-  return std::unique_ptr<QuantizeSession>(new QuantizeSession(std::make_unique<Impl>(
-      std::move(plan), std::move(options), context, std::move(reservation), calibrator)));
+  ScopedFloatEnv float_env;
+  return std::unique_ptr<QuantizeSession>(new QuantizeSession(
+      std::make_unique<Impl>(std::move(plan), std::move(options), sink, context,
+                             std::move(reservation), calibrator, std::move(on_event))));
 }
 
-absl::StatusOr<StepResult> QuantizeSession::Step(std::span<const std::byte> in, PayloadSink& sink,
-                                                 const CancelToken& cancel) {
-  return impl_->Step(in, sink, cancel);
-}
-bool QuantizeSession::done() const { return impl_->done(); }
+void QuantizeSession::Push(Piece piece) { impl_->Push(std::move(piece)); }
+void QuantizeSession::EndInput() { impl_->EndInput(); }
+void QuantizeSession::FailInput(const absl::Status& status) { impl_->FailInput(status); }
+void QuantizeSession::Ready() { impl_->Ready(); }
 absl::StatusOr<EncodingReport> QuantizeSession::Finish() { return impl_->Finish(); }
 const Plan& QuantizeSession::plan() const { return impl_->plan(); }
-const SessionWork& QuantizeSession::work() const { return impl_->work(); }
-
-namespace {
-
-// Keeps all planes in memory.
-class VectorSink : public PayloadSink {
- public:
-  explicit VectorSink(const PackedLayout& layout) {
-    for (const PlaneDesc& plane : layout.planes) {
-      planes.emplace_back(static_cast<size_t>(plane.size_bytes));
-    }
-  }
-  std::span<std::byte> Acquire(int plane, int64_t offset_bytes, int64_t size_bytes) override {
-    return std::span(planes[static_cast<size_t>(plane)])
-        .subspan(static_cast<size_t>(offset_bytes), static_cast<size_t>(size_bytes));
-  }
-  void Commit(int, int64_t, int64_t) override {}
-
-  std::vector<std::vector<std::byte>> planes;
-};
-
-}  // namespace
+OrderedJobs& QuantizeSession::jobs() { return impl_->jobs(); }
+SessionWork QuantizeSession::work() { return impl_->work(); }
 
 absl::StatusOr<QuantizedTensor> QuantizeAll(const QuantSpec& spec, const TensorDesc& tensor,
                                             std::span<const std::byte> values,
                                             const QuantizeOptions& options,
                                             const SessionContext& context) {
   QuantizedTensor result;
-  QUANTD_ASSIGN_OR_RETURN(result.plan, MakePlan(spec, tensor, context.budget->limit_bytes(),
-                                                {.has_ranges = !options.ranges.empty() ||
-                                                               options.tensor_range.has_value()}));
-  QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<QuantizeSession> session,
-                          QuantizeSession::Create(result.plan, options, context));
-  VectorSink sink(result.plan.resolved.layout);
-  const CancelToken cancel;
-  while (!session->done()) {
-    QUANTD_ASSIGN_OR_RETURN(const StepResult step, session->Step(values, sink, cancel));
-    values = values.subspan(static_cast<size_t>(step.consumed_bytes));
-    if (step.wants_input && values.empty() && !session->done()) break;
+  PlanInputs inputs;
+  inputs.has_ranges = !options.ranges.empty() || options.tensor_range.has_value() ||
+                      options.histogram.has_value();
+  inputs.importance_elems = std::ssize(options.importance);
+  inputs.threads = context.executor->workers() + 1;
+  QUANTD_ASSIGN_OR_RETURN(result.plan,
+                          MakePlan(spec, tensor, context.budget->limit_bytes(), inputs));
+  std::vector<std::span<std::byte>> planes;
+  for (const PlaneDesc& plane : result.plan.resolved.layout.planes) {
+    planes.push_back(result.planes.emplace_back(static_cast<size_t>(plane.size_bytes)));
   }
+  SpanSink sink(std::move(planes));
+  QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<QuantizeSession> session,
+                          QuantizeSession::Create(result.plan, options, sink, context));
+  session->Push({values, nullptr});
+  session->EndInput();
+  session->Await();
   QUANTD_ASSIGN_OR_RETURN(result.report, session->Finish());
-  result.planes = std::move(sink.planes);
   return result;
 }
 

@@ -2,19 +2,20 @@
 #define QUANTD_CORE_SESSION_QUANTIZE_SESSION_H_
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "core/exec/piece.h"
 #include "core/session/planner.h"
 #include "core/session/report.h"
 #include "core/session/session_context.h"
 #include "core/session/sink.h"
-#include "core/session/work.h"
+#include "core/session/stripe_session.h"
+#include "core/stats/histogram.h"
 
 namespace quantd {
 
@@ -22,40 +23,41 @@ struct QuantizeOptions {
   bool figures = true;
   // From Calibrate: one range for each group, in group order; empty where the session finds them.
   std::vector<Range> ranges;
-  std::optional<Range> tensor_range;  // where the layout needs it
+  std::optional<Range> tensor_range;     // where the layout needs it
+  std::optional<Histogram> histogram;    // likewise
+  std::vector<float> importance;         // weights: [columns] or [batch, columns]; none: all the same
 };
 
 // Quantizes one tensor that arrives in pieces. Payload, parameters and report depend on the values
-// and the resolved spec alone, not on the cuts, the executor or the budget. Spreads its own work
-// over the executor. Not thread-safe.
-class QuantizeSession {
+// and the resolved spec alone, not on the cuts, the executor or the budget.
+class QuantizeSession final : public StripeSession {
  public:
-  // Reserves plan.resident_bytes. kResourceExhausted: the budget has no room. kFailedPrecondition:
-  // the plan is kTwoPass. kInvalidArgument: the number of ranges is wrong.
-  static absl::StatusOr<std::unique_ptr<QuantizeSession>> Create(Plan plan, QuantizeOptions options,
-                                                                 const SessionContext& context);
-  ~QuantizeSession();
+  // Reserves plan.resident_bytes. `sink` outlives the session. kResourceExhausted: the budget has no
+  // room. kFailedPrecondition: the plan is kTwoPass. kInvalidArgument: ranges, a histogram or weights
+  // that do not fit.
+  static absl::StatusOr<std::unique_ptr<QuantizeSession>> Create(
+      Plan plan, QuantizeOptions options, PayloadSink& sink, const SessionContext& context,
+      std::function<void()> on_event = {});
+  ~QuantizeSession() override;
 
-  // Consumes some of `in`, the next bytes of the tensor, and encodes at most one window into
-  // `sink`. Call until everything is consumed and the result wants input; after the last byte until
-  // `done()`. Never blocks. kOutOfRange: bytes past the tensor's end. kCancelled.
-  // kInvalidArgument: a non-finite value under nonfinite=reject, with its coordinates.
-  // After an error the session is of no more use.
-  absl::StatusOr<StepResult> Step(std::span<const std::byte> in, PayloadSink& sink,
-                                  const CancelToken& cancel);
+  // Hands the next bytes over, and has workers begin on them. Bytes past the tensor's end are
+  // kOutOfRange; a value that is not finite under nonfinite=reject is kInvalidArgument, with its
+  // coordinates.
+  void Push(Piece piece);
+  void EndInput() override;
+  void FailInput(const absl::Status& status) override;
+  void Ready() override;
+  SessionWork work() override;
 
-  // True when all output has been given to the sink.
-  bool done() const;
-
-  // Returns the report; kDataLoss if input is missing, with the number of bytes.
+  // Returns the report; the status where that is an error; kFailedPrecondition: not ended.
   absl::StatusOr<EncodingReport> Finish();
 
   const Plan& plan() const;
-  const SessionWork& work() const;
 
  private:
   class Impl;
   explicit QuantizeSession(std::unique_ptr<Impl> impl);
+  OrderedJobs& jobs() override;
   std::unique_ptr<Impl> impl_;
 };
 
@@ -66,7 +68,7 @@ struct QuantizedTensor {
   EncodingReport report;
 };
 
-// Quantizes a tensor that is in memory as a whole.
+// Quantizes a tensor that is in memory as a whole, on this thread and the executor's workers.
 absl::StatusOr<QuantizedTensor> QuantizeAll(const QuantSpec& spec, const TensorDesc& tensor,
                                             std::span<const std::byte> values,
                                             const QuantizeOptions& options,

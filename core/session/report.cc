@@ -1,8 +1,31 @@
 #include "core/session/report.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace quantd {
+
+void Figures::Merge(const Figures& next) {
+  if (next.count == 0) return;
+  if (count == 0) {
+    *this = next;
+    return;
+  }
+  const double own = static_cast<double>(count), other = static_cast<double>(next.count);
+  const double delta = next.sum / other - sum / own;
+  m2 += next.m2 + delta * delta * (own * other / (own + other));
+  min = std::min(min, next.min);
+  max = std::max(max, next.max);
+  count += next.count;
+  sum += next.sum;
+  signal_energy += next.signal_energy;
+  error_energy += next.error_energy;
+  cross_energy += next.cross_energy;
+  if (next.max_error > max_error) {
+    max_error = next.max_error;
+    max_error_elem = next.max_error_elem;
+  }
+}
 
 std::optional<double> Figures::Mean() const {
   if (count == 0) return std::nullopt;

@@ -24,6 +24,9 @@ struct Figures {
   double max_error = 0;         // largest |x - y|
   int64_t max_error_elem = -1;  // where, the first one; -1 where there is no error
 
+  // Takes in the values that `next` describes, which come after those of *this.
+  void Merge(const Figures& next);
+
   // Derived; absent where they have no meaning (no values, zero signal, no error, energies
   // that a double does not hold).
   std::optional<double> Mean() const;

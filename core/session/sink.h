@@ -1,40 +1,53 @@
 #ifndef QUANTD_CORE_SESSION_SINK_H_
 #define QUANTD_CORE_SESSION_SINK_H_
 
-#include <atomic>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <utility>
+#include <vector>
 
 namespace quantd {
 
-// Gives the memory that a window's output is written into: an outgoing slice, a shared page, a file
-// mapping. Each plane is filled from its beginning to its end without gaps. Never blocks.
+// Takes what a session puts out: an outgoing slice, a shared page, a file mapping. Plane 0, the codes
+// or the values, is written in place: memory for it is acquired stripe by stripe, in order and ahead
+// of the work, and committed in the same order when it is written. Each plane is filled from its
+// beginning to its end without gaps. No call blocks.
+//
+// Acquire may come on any thread, at the same time as the others, which come one at a time.
 class PayloadSink {
  public:
   virtual ~PayloadSink() = default;
-  // Returns `size_bytes` of memory, aligned for the plane's elements, for bytes [offset_bytes, +
-  // size_bytes) of plane `plane` (its place in PackedLayout::planes; 0 for the values of a
-  // dequantized tensor). Valid until Commit.
-  virtual std::span<std::byte> Acquire(int plane, int64_t offset_bytes, int64_t size_bytes) = 0;
-  // Says that the memory of the same Acquire is written.
-  virtual void Commit(int plane, int64_t offset_bytes, int64_t size_bytes) = 0;
+  // Returns memory, aligned for the plane's elements, for bytes [offset_bytes, + size_bytes) of plane
+  // 0, valid until its Commit; nullopt: there is none now, and the session's Ready will be called
+  // when there is.
+  virtual std::optional<std::span<std::byte>> Acquire(int64_t offset_bytes, int64_t size_bytes) = 0;
+  // Says that the memory of the oldest Acquire that is not committed is written. `crc32c` is that of
+  // its bytes if wants_crc().
+  virtual void Commit(int64_t offset_bytes, int64_t size_bytes, uint32_t crc32c) = 0;
+  // Takes a copy of bytes of another plane, which belong to codes that are committed after them.
+  virtual void Put(int plane, int64_t offset_bytes, std::span<const std::byte> bytes) = 0;
+  virtual bool wants_crc() const { return false; }
 };
 
-// Tells running work that nobody wants its result any more. Thread-safe.
-class CancelToken {
+// Writes each plane into memory of its whole size.
+class SpanSink final : public PayloadSink {
  public:
-  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
-  bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+  explicit SpanSink(std::vector<std::span<std::byte>> planes) : planes_(std::move(planes)) {}
+
+  std::optional<std::span<std::byte>> Acquire(int64_t offset_bytes, int64_t size_bytes) override {
+    return planes_[0].subspan(static_cast<size_t>(offset_bytes), static_cast<size_t>(size_bytes));
+  }
+  void Commit(int64_t, int64_t, uint32_t) override {}
+  void Put(int plane, int64_t offset_bytes, std::span<const std::byte> bytes) override {
+    std::copy(bytes.begin(), bytes.end(),
+              planes_[static_cast<size_t>(plane)].begin() + offset_bytes);
+  }
 
  private:
-  std::atomic<bool> cancelled_ = false;
-};
-
-// What one call of a session's Step did.
-struct StepResult {
-  int64_t consumed_bytes = 0;  // of the input given
-  bool wants_input = true;     // false: call again with what is left, or with nothing
+  const std::vector<std::span<std::byte>> planes_;
 };
 
 }  // namespace quantd

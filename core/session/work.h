@@ -8,9 +8,9 @@ namespace quantd {
 
 // What a session has done so far, and where its time went. Says nothing of the result.
 struct SessionWork {
-  int64_t windows = 0;                    // that were encoded
-  std::chrono::nanoseconds statistics{};  // search for ranges and parameters
-  std::chrono::nanoseconds encoding{};
+  int64_t stripes = 0;                    // that were encoded
+  std::chrono::nanoseconds statistics{};  // passes over values that are held, for their parameters
+  std::chrono::nanoseconds encoding{};    // of all threads together, like the others
 };
 
 // Adds the time between its beginning and its end to a sum that outlives it.

@@ -1,496 +1,373 @@
+// Entry: EncodeAffine. Tested by tests/core/simd/affine_test.cc, and with all that schemes make of
+// it by tests/core/scheme/reference_test.cc.
+//
+// Kernels go over runs as affine-inl.h and meter-inl.h have it: lanes outside, runs inside. Codes
+// of up to 8 bits, rounded half to even, are made the quick way, 32 values at a time and a careful
+// look where one of them wants it; all others the careful way. The parameters of all runs are made
+// ready first, many at once, as a run may be two vectors long.
 #include "core/simd/affine.h"
 
 #include <algorithm>
-#include <limits>
+#include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/simd/affine.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "core/simd/affine-inl.h"
+#include "core/simd/meter-inl.h"
 #include "core/simd/prefetch.h"
-#include "core/simd/round-inl.h"
+
+#ifndef QUANTD_CORE_SIMD_AFFINE_TABLE
+#define QUANTD_CORE_SIMD_AFFINE_TABLE
+namespace quantd {
+
+// Where codes go.
+struct AffineOut {
+  uint8_t* bytes = nullptr;
+  uint16_t* words = nullptr;  // if not null
+};
+
+template <typename T>
+using AffineEncodeFn = int64_t (*)(const AffineRule&, const AffineParams&, const T* values,
+                                   int64_t num_elems, AffineOut, MeterLanes<T>*);
+
+struct AffineKernels {
+  AffineEncodeFn<float> encode_f32;
+  AffineEncodeFn<double> encode_f64;
+};
+
+}  // namespace quantd
+#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace quantd {
 namespace HWY_NAMESPACE {
+namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// 1.5 * 2^(mantissa bits): adding it leaves a whole number in the low bits, two's complement.
+// The values of a call, vector by vector.
 template <typename T>
-constexpr T Magic() {
-  return static_cast<T>(sizeof(T) == 4 ? 0x1.8p23 : 0x1.8p52);
-}
-
-// Loads int32 as T, and as integers as wide as T.
-template <class D>
-HWY_INLINE hn::VFromD<D> LoadWhole(D d, const int32_t* from) {
-  if constexpr (sizeof(hn::TFromD<D>) == 4) {
-    return hn::ConvertTo(d, hn::LoadU(hn::RebindToSigned<D>(), from));
-  } else {
-    return hn::PromoteTo(d, hn::LoadU(hn::Rebind<int32_t, D>(), from));
-  }
-}
-template <class D>
-HWY_INLINE hn::VFromD<D> LoadScale(D d, const float* from) {
-  if constexpr (sizeof(hn::TFromD<D>) == 4) {
-    return hn::LoadU(d, from);
-  } else {
-    return hn::PromoteTo(d, hn::LoadU(hn::Rebind<float, D>(), from));
-  }
-}
-// The upper 24 bits as a fraction.
-template <class D>
-HWY_INLINE hn::VFromD<D> LoadNoise(D d, const uint32_t* from) {
-  const hn::Rebind<int32_t, D> di32;
-  const auto bits =
-      hn::BitCast(di32, hn::ShiftRight<8>(hn::LoadU(hn::Rebind<uint32_t, D>(), from)));
-  const auto unit = hn::Set(d, static_cast<hn::TFromD<D>>(0x1p-24));
-  if constexpr (sizeof(hn::TFromD<D>) == 4) {
-    return hn::Mul(hn::ConvertTo(d, bits), unit);
-  } else {
-    return hn::Mul(hn::PromoteTo(d, bits), unit);
-  }
-}
-
-// How x / scale is made. kByReciprocal gives the same bits wherever rounding to a whole number
-// could tell, in a quarter of the time of a division on some machines; for scales that
-// MayUseReciprocal allows.
-enum class Quotient { kByDivision, kByReciprocal };
-
-// True where neither the reciprocal nor what is left after a division comes near the ends of f32's
-// range, as long as the quotient is at least 1/4; smaller ones round to zero in any case.
-inline bool MayUseReciprocal(float scale) { return scale >= 0x1p-80f && scale <= 0x1p80f; }
-
-// One vector of values to codes; keeps the extremes of x, or of x / scale relative to the clamp
-// where each element has a scale of its own.
-template <Rounding kRounding, bool kPerElem, Quotient kQuotient, typename T, typename Code>
-class AffineEncoder {
+class AffineCall {
  public:
-  using D = hn::ScalableTag<T>;
+  using D = AffineTag<T>;
   using V = hn::VFromD<D>;
-  explicit AffineEncoder(const AffineParams& params)
-      : params_(params),
-        scale_(hn::Set(d_, static_cast<T>(params.scale))),
-        low_(hn::Set(d_, static_cast<T>(params.min_code - params.zero_point))),
-        high_(hn::Set(d_, static_cast<T>(params.max_code - params.zero_point))),
-        reciprocal_(hn::Set(d_, T{1} / static_cast<T>(params.scale))),
-        lowest_(hn::Mul(low_, scale_)),
-        highest_(hn::Mul(high_, scale_)),
-        magic_(hn::Set(d_, Magic<T>() + static_cast<T>(params.zero_point))),
-        below_(hn::Set(d_, std::numeric_limits<T>::infinity())),
-        above_(hn::Neg(below_)) {}
+  static constexpr int64_t kWidth = hn::MaxLanes(D());
 
-  // Encodes `x`, element `i` of the parameters and what follows; returns code - zero_point.
-  HWY_INLINE V Encode(V x, int64_t i, const uint32_t* noise, Code* codes) {
-    const hn::RebindToUnsigned<D> du;
-    const hn::Rebind<Code, D> dc;
-    V scale = scale_, low = low_, high = high_, magic = magic_;
-    if constexpr (kPerElem) {
-      scale = LoadScale(d_, params_.scales + i);
-      const V zero_point = LoadWhole(d_, params_.zero_points + i);
-      low = hn::Sub(hn::Set(d_, static_cast<T>(params_.min_code)), zero_point);
-      high = hn::Sub(hn::Set(d_, static_cast<T>(params_.max_code)), zero_point);
-      magic = hn::Add(hn::Set(d_, Magic<T>()), zero_point);
-    }
-    V v;
-    if constexpr (kQuotient == Quotient::kByDivision) {
-      v = hn::Div(x, scale);
-    } else {
-      v = DivideByReciprocal(hn::Min(hn::Max(x, lowest_), highest_));
-    }
-    if constexpr (kPerElem) {
-      below_ = hn::Min(below_, hn::Sub(v, low));
-      above_ = hn::Max(above_, hn::Sub(v, high));
-    } else {
-      below_ = hn::Min(below_, x);
-      above_ = hn::Max(above_, x);
-    }
-    if constexpr (kQuotient == Quotient::kByDivision) v = hn::Min(hn::Max(v, low), high);
-    const V random = kRounding == Rounding::kStochastic ? LoadNoise(d_, noise + i) : hn::Zero(d_);
-    const V whole = RoundToWholeVec<kRounding>(d_, v, random);
-    hn::StoreU(hn::TruncateTo(dc, hn::BitCast(du, hn::Add(whole, magic))), dc, codes);
-    return whole;
+  AffineCall(const T* values, int64_t num_elems, AffineOut out)
+      : values_(values), num_elems_(num_elems), out_(out) {}
+
+  HWY_INLINE V Load(int64_t i) const {
+    PrefetchBehind(values_ + i);
+    return hn::LoadU(D(), values_ + i);
   }
-
-  V below() const { return below_; }
-  V above() const { return above_; }
-
-  // True where some lane of x / scale may lie half a step or more outside.
-  bool MayHaveClipped() const {
-    const V half = hn::Set(d_, static_cast<T>(0.5));
-    if constexpr (kPerElem) {
-      return !hn::AllFalse(d_, hn::Or(hn::Le(below_, hn::Neg(half)), hn::Ge(above_, half)));
+  // `count` is less than a vector; the other lanes are 0.
+  HWY_INLINE V LoadFirst(int64_t i, int64_t count) const {
+    PrefetchBehind(values_ + i);
+    if (i + kWidth > num_elems_) return LoadRest(D(), values_ + i, count);
+    return hn::IfThenElseZero(hn::FirstN(D(), static_cast<size_t>(count)),
+                              hn::LoadU(D(), values_ + i));
+  }
+  HWY_INLINE void Store(int64_t i, V code) const {
+    if (out_.words == nullptr) {
+      hn::StoreU(Cut(D8(), code), D8(), out_.bytes + i);
     } else {
-      return !hn::AllFalse(d_, hn::Or(hn::Le(hn::Div(below_, scale_), hn::Sub(low_, half)),
-                                      hn::Ge(hn::Div(above_, scale_), hn::Add(high_, half))));
+      hn::StoreU(Cut(D16(), code), D16(), out_.words + i);
+    }
+  }
+  HWY_INLINE void StoreFirst(int64_t i, V code, int64_t count) const {
+    // Where a vector has all lanes, runs are done in order, and the next one writes what is beyond.
+    if (kWidth == 16 && i + kWidth <= num_elems_) {
+      Store(i, code);
+    } else if (out_.words == nullptr) {
+      StoreRest(Cut(D8(), code), D8(), out_.bytes + i, count);
+    } else {
+      StoreRest(Cut(D16(), code), D16(), out_.words + i, count);
     }
   }
 
  private:
-  // A quotient that is faithful becomes the one that is rounded to nearest by one step with the
-  // correctly rounded reciprocal (Markstein; Muller et al., Handbook of Floating-Point Arithmetic,
-  // on division with a fused multiply-add). The step before makes it faithful. `x` has been clamped
-  // to what the outermost codes stand for, whose quotients round to those codes.
-  HWY_INLINE V DivideByReciprocal(V x) const {
-    V q = hn::Mul(x, reciprocal_);
-    q = hn::MulAdd(hn::NegMulAdd(q, scale_, x), reciprocal_, q);
-    return hn::MulAdd(hn::NegMulAdd(q, scale_, x), reciprocal_, q);
+  using D8 = hn::Rebind<uint8_t, D>;
+  using D16 = hn::Rebind<uint16_t, D>;
+  template <class DCode>
+  static HWY_INLINE hn::VFromD<DCode> Cut(DCode d, V code) {
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86  // TruncateTo takes two instructions
+    if constexpr (sizeof(hn::TFromD<DCode>) == 1 && sizeof(T) == 4) {
+      const auto bits = hn::BitCast(hn::RebindToUnsigned<D>(), code);
+      return hn::VFromD<DCode>{_mm512_cvtepi32_epi8(bits.raw)};
+    }
+#endif
+    return hn::TruncateTo(d, hn::BitCast(hn::RebindToUnsigned<D>(), code));
   }
 
-  const D d_;
-  const AffineParams& params_;
-  const V scale_, low_, high_, reciprocal_, lowest_, highest_, magic_;
-  V below_, above_;
+  const T* HWY_RESTRICT values_;
+  const int64_t num_elems_;
+  const AffineOut out_;
 };
 
-// Encodes whole vectors; true if some value may be clipped. Not inlined, for the compiler's sake.
-template <Rounding kRounding, bool kPerElem, Quotient kQuotient, typename T, typename Code>
-HWY_NOINLINE bool EncodeVectors(const T* HWY_RESTRICT values, int64_t num_elems,
-                                const AffineParams& params, const uint32_t* HWY_RESTRICT noise,
-                                Code* HWY_RESTRICT codes) {
-  const hn::ScalableTag<T> d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  AffineEncoder<kRounding, kPerElem, kQuotient, T, Code> encoder(params);
-  for (int64_t i = 0; i < num_elems; i += lanes) {
-    PrefetchBehind(values + i);
-    encoder.Encode(hn::LoadU(d, values + i), i, noise, codes + i);
-  }
-  return encoder.MayHaveClipped();
-}
+// --- The careful way ---
 
-// Encodes and measures, one vector of lanes after the other, so that registers hold its sums: the
-// tile stays in the L1 cache. True if some value may be clipped.
-template <Quotient kQuotient, typename Code>
-HWY_NOINLINE bool EncodeMeasuredVectors(const float* HWY_RESTRICT values, int64_t num_elems,
-                                        const AffineParams& params, Code* HWY_RESTRICT codes,
-                                        FigureLanes<float>& lanes) {
-  using Encoder = AffineEncoder<Rounding::kHalfEven, false, kQuotient, float, Code>;
-  using V = typename Encoder::V;
-  const typename Encoder::D d;
-  const hn::RebindToSigned<typename Encoder::D> di;
-  static_assert(hn::MaxLanes(typename Encoder::D()) <= 16, "a lane has a place of its own");
-  const V scale = hn::Set(d, params.scale);
-  bool may_have_clipped = false;
-  for (size_t k = 0; k < 16; k += hn::Lanes(d)) {
-    Encoder encoder(params);
-    V sum = hn::LoadU(d, lanes.sum.data() + k), signal = hn::LoadU(d, lanes.signal.data() + k),
-      error = hn::LoadU(d, lanes.error.data() + k), cross = hn::LoadU(d, lanes.cross.data() + k);
-    // Magnitudes are compared as integers, as in figures.cc.
-    auto max_error = hn::BitCast(di, hn::LoadU(d, lanes.max_error.data() + k));
-    for (int64_t i = static_cast<int64_t>(k); i < num_elems; i += 16) {
-      if (k == 0) PrefetchBehind(values + i);
-      const V x = hn::LoadU(d, values + i);
-      const V y = hn::Mul(encoder.Encode(x, i, nullptr, codes + i), scale);
-      const V e = hn::Sub(x, y);
-      sum = hn::Add(sum, x);
-      signal = hn::Add(signal, hn::Mul(x, x));
-      error = hn::Add(error, hn::Mul(e, e));
-      cross = hn::Add(cross, hn::Mul(x, y));
-      max_error = hn::Max(max_error, hn::BitCast(di, hn::Abs(e)));
+template <Rounding kRounding, bool kZeroFirst, class Regs, typename T>
+HWY_NOINLINE int64_t EncodeCarefully(const AffineRule& rule, const AffineParams& params,
+                                     const AffineCall<T>& call, int64_t num_elems,
+                                     MeterLanes<T>& lanes) {
+  const AffineTag<T> d;
+  using D = decltype(d);
+  constexpr int64_t kWidth = AffineCall<T>::kWidth;
+  CarefulSteps<kRounding, kZeroFirst, std::remove_const_t<D>> careful(rule);
+  const bool by_run = params.ends != nullptr;
+  const int64_t num_runs = by_run ? params.num_runs : 1;
+  for (int64_t k = 0; k < 16; k += kWidth) {
+    Regs regs(d, lanes, static_cast<size_t>(k));
+    int64_t begin = 0;
+    for (int64_t r = 0; r < num_runs; ++r) {
+      const int64_t end = by_run ? params.ends[r] : num_elems;
+      AffineLanes<std::remove_const_t<D>> here = {hn::Zero(d), hn::Zero(d)};
+      if (by_run) {
+        here = {hn::Set(d, static_cast<T>(LoadAt(params.scales, r))),
+                hn::Set(d, static_cast<T>(ZeroOfRun(params, r)))};
+      }
+      for (int64_t i = begin + k; i < end; i += 16) {
+        const int64_t count = std::min(kWidth, end - i);
+        if (!by_run) {
+          here = {LoadScale(d, params.scales + i, count), LoadZeros(d, params, i, count)};
+        }
+        auto noise = hn::Zero(d);
+        if constexpr (kRounding == Rounding::kStochastic) {
+          noise = LoadNoise(d, rule.noise + i, count);
+        }
+        const auto x = count == kWidth ? call.Load(i) : call.LoadFirst(i, count);
+        const auto made = careful.Encode(x, here, noise);
+        if (count == kWidth) {
+          call.Store(i, made.code);
+          regs.Add(d, x, made.y);
+        } else {
+          call.StoreFirst(i, made.code, count);
+          regs.AddFirst(d, static_cast<size_t>(count), x, made.y);
+        }
+      }
+      begin = end;
     }
-    const V min = hn::Min(hn::LoadU(d, lanes.min.data() + k), encoder.below());
-    const V max = hn::Max(hn::LoadU(d, lanes.max.data() + k), encoder.above());
-    hn::StoreU(sum, d, lanes.sum.data() + k);
-    hn::StoreU(signal, d, lanes.signal.data() + k);
-    hn::StoreU(error, d, lanes.error.data() + k);
-    hn::StoreU(cross, d, lanes.cross.data() + k);
-    hn::StoreU(min, d, lanes.min.data() + k);
-    hn::StoreU(max, d, lanes.max.data() + k);
-    hn::StoreU(hn::Max(hn::Abs(min), hn::Abs(max)), d, lanes.max_signal.data() + k);
-    hn::StoreU(hn::BitCast(d, max_error), d, lanes.max_error.data() + k);
-    may_have_clipped = may_have_clipped || encoder.MayHaveClipped();
+    regs.Store(d, lanes, static_cast<size_t>(k));
   }
-  return may_have_clipped;
+  return careful.Clipped();
 }
 
-// Counts the values whose x / scale lies half a step or more outside.
+// --- The quick way ---
+
+// What QuickRun needs of each run.
 template <typename T>
-HWY_NOINLINE int64_t CountClipped(const T* HWY_RESTRICT values, int64_t num_elems,
-                                  const AffineParams& params) {
-  int64_t clipped = 0;
-  for (int64_t i = 0; i < num_elems; ++i) {
-    const bool per_elem = params.scales != nullptr;
-    const T scale = static_cast<T>(per_elem ? params.scales[i] : params.scale);
-    const int32_t zero_point = per_elem ? params.zero_points[i] : params.zero_point;
-    const T v = values[i] / scale;
-    clipped += v <= static_cast<T>(params.min_code - zero_point) - static_cast<T>(0.5) ||
-               v >= static_cast<T>(params.max_code - zero_point) + static_cast<T>(0.5);
-  }
-  return clipped;
-}
+struct QuickTable {
+  HWY_ALIGN T scales[kMaxAffineRuns];
+  HWY_ALIGN T reciprocals[kMaxAffineRuns];
+  HWY_ALIGN T magics[kMaxAffineRuns];
+  HWY_ALIGN T near_ties[kMaxAffineRuns];
+  HWY_ALIGN T lowest_values[kMaxAffineRuns];
+  HWY_ALIGN T highest_values[kMaxAffineRuns];
 
-template <Rounding kRounding, bool kPerElem, Quotient kQuotient, typename T, typename Code>
-int64_t EncodeAffineWith(const T* values, int64_t num_elems, const AffineParams& params,
-                         const uint32_t* noise, Code* codes) {
-  constexpr int64_t kMax = hn::MaxLanes(hn::ScalableTag<T>());
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<T>()));
-  const int64_t whole = num_elems / lanes * lanes;
-  bool may_have_clipped =
-      EncodeVectors<kRounding, kPerElem, kQuotient>(values, whole, params, noise, codes);
-  if (const int64_t rest = num_elems - whole; rest > 0) {
-    T pad[kMax] = {};
-    Code pad_codes[kMax];
-    float scales[kMax];
-    int32_t zero_points[kMax];
-    uint32_t pad_noise[kMax] = {};
-    std::copy_n(values + whole, rest, pad);
-    if (kRounding == Rounding::kStochastic) std::copy_n(noise + whole, rest, pad_noise);
-    AffineParams pad_params = params;
-    if (kPerElem) {  // zeros that any parameters encode without clipping
-      std::fill_n(scales, kMax, 1.0f);
-      std::fill_n(zero_points, kMax, std::max(0, params.min_code));
-      std::copy_n(params.scales + whole, rest, scales);
-      std::copy_n(params.zero_points + whole, rest, zero_points);
-      pad_params.scales = scales;
-      pad_params.zero_points = zero_points;
+  // False if there is a scale without a useful reciprocal.
+  bool Fill(const AffineRule& rule, const AffineParams& params) {
+    const AffineTag<T> d;
+    const auto low = hn::Set(d, static_cast<T>(rule.min_code - kNearClip));
+    const auto high = hn::Set(d, static_cast<T>(rule.max_code + kNearClip));
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    auto lowest = hn::Set(d, T{1}), highest = lowest;
+    for (int64_t r = 0; r < params.num_runs; r += lanes) {
+      const int64_t count = std::min(lanes, params.num_runs - r);
+      auto scale = LoadScale(d, params.scales + r, count);
+      if (count < lanes) {
+        scale = hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(count)), scale, hn::Set(d, T{1}));
+      }
+      lowest = hn::Min(lowest, scale);
+      highest = hn::Max(highest, scale);
+      const auto zero = LoadZeros(d, params, r, count);
+      hn::Store(scale, d, scales + r);
+      hn::Store(hn::Div(hn::Set(d, T{1}), scale), d, reciprocals + r);
+      hn::Store(hn::Add(zero, hn::Set(d, Magic<T>())), d, magics + r);
+      hn::Store(hn::Mul(scale, hn::Set(d, static_cast<T>(kNearTie))), d, near_ties + r);
+      hn::Store(hn::Mul(hn::Sub(low, zero), scale), d, lowest_values + r);
+      hn::Store(hn::Mul(hn::Sub(high, zero), scale), d, highest_values + r);
     }
-    may_have_clipped |=
-        EncodeVectors<kRounding, kPerElem, kQuotient>(pad, lanes, pad_params, pad_noise, pad_codes);
-    std::copy_n(pad_codes, rest, codes + whole);
+    return MayUseReciprocal(static_cast<float>(hn::GetLane(hn::MinOfLanes(d, lowest)))) &&
+           MayUseReciprocal(static_cast<float>(hn::GetLane(hn::MaxOfLanes(d, highest))));
   }
-  return may_have_clipped ? CountClipped(values, num_elems, params) : 0;
-}
 
-template <Rounding kRounding, typename T, typename Code>
-int64_t EncodeAffineEither(const T* values, int64_t num_elems, const AffineParams& params,
-                           const uint32_t* noise, Code* codes) {
-  constexpr Quotient kByDivision = Quotient::kByDivision;
-  if (params.scales != nullptr) {
-    return EncodeAffineWith<kRounding, true, kByDivision>(values, num_elems, params, noise, codes);
+  template <class D>
+  HWY_INLINE QuickRun<D> Run(D d, int64_t r) const {
+    return {hn::Set(d, scales[r]),
+            hn::Set(d, reciprocals[r]),
+            hn::Set(d, magics[r]),
+            hn::Set(d, lowest_values[r]),
+            hn::Set(d, highest_values[r]),
+            hn::BitCast(hn::RebindToSigned<D>(), hn::Set(d, near_ties[r]))};
   }
-  // Without a fused multiply-add the steps would be rounded, and only rounding to the nearest whole
-  // number does not mind what becomes of tiny quotients.
-  if constexpr (HWY_NATIVE_FMA && kRounding == Rounding::kHalfEven && sizeof(T) == 4) {
-    if (MayUseReciprocal(params.scale)) {
-      return EncodeAffineWith<kRounding, false, Quotient::kByReciprocal>(values, num_elems, params,
-                                                                         noise, codes);
+};
+
+// One run or more, 32 values at a time: in the common case without a doubt.
+template <bool kZeroFirst, class Regs, typename T>
+class QuickEncoder {
+ public:
+  using D = AffineTag<T>;
+  using V = hn::VFromD<D>;
+  using DI = hn::RebindToSigned<D>;
+  static constexpr int64_t kWidth = AffineCall<T>::kWidth;
+
+  QuickEncoder(const AffineRule& rule, const T* values, int64_t num_elems, uint8_t* codes)
+      : call_(values, num_elems, {codes, nullptr}), careful_(rule) {}
+
+  // Encodes vectors k, k + 16, ... of [begin, end), whose parameters are `run`.
+  HWY_INLINE void EncodeRun(const QuickRun<D>& run, int64_t begin, int64_t end, Regs& regs) {
+    int64_t i = begin;
+    for (; i + 16 + kWidth <= end; i += 32) {
+      const QuickSteps<D> a(D(), call_.Load(i), run), b(D(), call_.Load(i + 16), run);
+      const V min = hn::Min(a.x, b.x), max = hn::Max(a.x, b.x);
+      const auto magnitude = hn::Max(a.magnitude, b.magnitude);
+      if (HWY_UNLIKELY(InDoubt(D(), min, max, magnitude, run))) {
+        LookAgain(i, a.x, run, regs);
+        LookAgain(i + 16, b.x, run, regs);
+        continue;
+      }
+      call_.Store(i, a.code);
+      call_.Store(i + 16, b.code);
+      regs.AddSums(D(), a.x, a.y, a.e);
+      regs.AddSums(D(), b.x, b.y, b.e);
+      regs.AddExtremes(min, max, magnitude);
+    }
+    for (; i < end; i += 16) {
+      const int64_t count = std::min(kWidth, end - i);
+      const V x = count == kWidth ? call_.Load(i) : call_.LoadFirst(i, count);
+      const QuickSteps<D> a(D(), x, run);
+      AffineSteps<D> made = {a.code, a.y};
+      if (HWY_UNLIKELY(InDoubt(D(), x, x, a.magnitude, run))) made = Carefully(x, run);
+      if (count == kWidth) {
+        call_.Store(i, made.code);
+        regs.Add(D(), x, made.y);
+      } else {
+        call_.StoreFirst(i, made.code, count);
+        regs.AddFirst(D(), static_cast<size_t>(count), x, made.y);
+      }
     }
   }
-  return EncodeAffineWith<kRounding, false, kByDivision>(values, num_elems, params, noise, codes);
+
+  int64_t Clipped() const { return careful_.Clipped(); }
+
+ private:
+  HWY_INLINE AffineSteps<D> Carefully(V x, const QuickRun<D>& run) {
+    const V zero = hn::Sub(run.magic, hn::Set(D(), Magic<T>()));
+    return careful_.Encode(x, {run.scale, zero}, hn::Zero(D()));
+  }
+  HWY_INLINE void LookAgain(int64_t i, V x, const QuickRun<D>& run, Regs& regs) {
+    const AffineSteps<D> made = Carefully(x, run);
+    call_.Store(i, made.code);
+    regs.Add(D(), x, made.y);
+  }
+
+  const AffineCall<T> call_;
+  CarefulSteps<Rounding::kHalfEven, kZeroFirst, D> careful_;
+};
+
+template <bool kZeroFirst, class Regs, typename T>
+HWY_NOINLINE int64_t EncodeQuickly(const AffineRule& rule, const AffineParams& params,
+                                   const QuickTable<T>& table, const T* values, int64_t num_elems,
+                                   uint8_t* codes, MeterLanes<T>& lanes) {
+  const AffineTag<T> d;
+  QuickEncoder<kZeroFirst, Regs, T> encoder(rule, values, num_elems, codes);
+  for (int64_t k = 0; k < 16; k += encoder.kWidth) {
+    Regs regs(d, lanes, static_cast<size_t>(k));
+    int64_t begin = 0;
+    for (int64_t r = 0; r < params.num_runs; ++r) {
+      const int64_t end = params.ends[r];
+      encoder.EncodeRun(table.Run(d, r), begin + k, end, regs);
+      begin = end;
+    }
+    regs.Store(d, lanes, static_cast<size_t>(k));
+  }
+  return encoder.Clipped();
 }
 
-template <typename T, typename Code>
-int64_t EncodeAffineImpl(Rounding rounding, const T* values, int64_t num_elems,
-                         const AffineParams& params, const uint32_t* noise, Code* codes) {
-  switch (rounding) {
+// --- Choosing ---
+
+template <class Regs, typename T>
+int64_t EncodeWith(const AffineRule& rule, const AffineParams& params, const T* values,
+                   int64_t num_elems, AffineOut out, MeterLanes<T>& lanes) {
+  const AffineCall<T> call(values, num_elems, out);
+  if (rule.rounding == Rounding::kHalfEven && out.words == nullptr && params.ends != nullptr) {
+    QuickTable<T> table;
+    if (table.Fill(rule, params)) {
+      const auto encode =
+          rule.zero_first ? EncodeQuickly<true, Regs, T> : EncodeQuickly<false, Regs, T>;
+      return encode(rule, params, table, values, num_elems, out.bytes, lanes);
+    }
+  }
+  switch (rule.rounding) {
+#define QUANTD_ROUNDING(name) \
+  case Rounding::name:        \
+    return EncodeCarefully<Rounding::name, false, Regs>(rule, params, call, num_elems, lanes)
     case Rounding::kHalfEven:
-      return EncodeAffineEither<Rounding::kHalfEven>(values, num_elems, params, noise, codes);
-    case Rounding::kHalfAway:
-      return EncodeAffineEither<Rounding::kHalfAway>(values, num_elems, params, noise, codes);
-    case Rounding::kHalfUp:
-      return EncodeAffineEither<Rounding::kHalfUp>(values, num_elems, params, noise, codes);
-    case Rounding::kHalfDown:
-      return EncodeAffineEither<Rounding::kHalfDown>(values, num_elems, params, noise, codes);
-    case Rounding::kTruncate:
-      return EncodeAffineEither<Rounding::kTruncate>(values, num_elems, params, noise, codes);
-    case Rounding::kFloor:
-      return EncodeAffineEither<Rounding::kFloor>(values, num_elems, params, noise, codes);
-    case Rounding::kCeil:
-      return EncodeAffineEither<Rounding::kCeil>(values, num_elems, params, noise, codes);
-    case Rounding::kStochastic:
-      return EncodeAffineEither<Rounding::kStochastic>(values, num_elems, params, noise, codes);
+      if (!rule.zero_first) {
+        return EncodeCarefully<Rounding::kHalfEven, false, Regs>(rule, params, call, num_elems,
+                                                                 lanes);
+      }
+      return EncodeCarefully<Rounding::kHalfEven, true, Regs>(rule, params, call, num_elems, lanes);
+    QUANTD_ROUNDING(kHalfAway);
+    QUANTD_ROUNDING(kHalfUp);
+    QUANTD_ROUNDING(kHalfDown);
+    QUANTD_ROUNDING(kTruncate);
+    QUANTD_ROUNDING(kFloor);
+    QUANTD_ROUNDING(kCeil);
+    QUANTD_ROUNDING(kStochastic);
+#undef QUANTD_ROUNDING
   }
   return 0;
 }
 
-template <typename Code>
-int64_t EncodeMeasuredImpl(const float* values, int64_t num_elems, const AffineParams& params,
-                           Code* codes, FigureLanes<float>& lanes) {
-  constexpr Quotient kFast = HWY_NATIVE_FMA ? Quotient::kByReciprocal : Quotient::kByDivision;
-  const bool may_have_clipped =
-      MayUseReciprocal(params.scale)
-          ? EncodeMeasuredVectors<kFast>(values, num_elems, params, codes, lanes)
-          : EncodeMeasuredVectors<Quotient::kByDivision>(values, num_elems, params, codes, lanes);
-  return may_have_clipped ? CountClipped(values, num_elems, params) : 0;
+template <typename T>
+int64_t Encode(const AffineRule& rule, const AffineParams& params, const T* values,
+               int64_t num_elems, AffineOut out, MeterLanes<T>* lanes) {
+  using D = AffineTag<T>;
+  if (lanes != nullptr) {
+    return EncodeWith<MeterRegs<D>>(rule, params, values, num_elems, out, *lanes);
+  }
+  MeterLanes<T> unused;
+  return EncodeWith<NullRegs<D>>(rule, params, values, num_elems, out, unused);
 }
 
-template <typename Code, typename T>
-void DecodeAffineImpl(const Code* HWY_RESTRICT codes, int64_t num_elems, const AffineParams& params,
-                      T* HWY_RESTRICT values) {
-  const hn::ScalableTag<T> d;
-  const hn::Rebind<int32_t, decltype(d)> di32;
-  const hn::Rebind<Code, decltype(d)> dc;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const bool per_elem = params.scales != nullptr;
-  const auto scale = hn::Set(d, static_cast<T>(params.scale));
-  const auto zero_point = hn::Set(di32, params.zero_point);
-  int64_t i = 0;
-  for (; i + lanes <= num_elems; i += lanes) {
-    const auto code = hn::PromoteTo(di32, hn::LoadU(dc, codes + i));
-    const auto steps =
-        hn::Sub(code, per_elem ? hn::LoadU(di32, params.zero_points + i) : zero_point);
-    const auto factor = per_elem ? LoadScale(d, params.scales + i) : scale;
-    if constexpr (sizeof(T) == 4) {
-      hn::StoreU(hn::Mul(hn::ConvertTo(d, steps), factor), d, values + i);
-    } else {
-      hn::StoreU(hn::Mul(hn::PromoteTo(d, steps), factor), d, values + i);
-    }
-  }
-  for (; i < num_elems; ++i) {
-    const int32_t steps = codes[i] - (per_elem ? params.zero_points[i] : params.zero_point);
-    values[i] = static_cast<T>(steps) * static_cast<T>(per_elem ? params.scales[i] : params.scale);
-  }
+const AffineKernels& Kernels() {
+  static constexpr AffineKernels kKernels = {Encode<float>, Encode<double>};
+  return kKernels;
 }
 
-void PackNibblesImpl(const uint8_t* HWY_RESTRICT codes, int64_t num_codes, bool first_high,
-                     uint8_t* HWY_RESTRICT packed) {
-  int64_t i = 0;
-#if HWY_TARGET != HWY_SCALAR  // which has no vectors of pairs
-  const hn::ScalableTag<uint16_t> d;
-  const hn::Rebind<uint8_t, decltype(d)> d8;
-  const int64_t pairs_per_vec = static_cast<int64_t>(hn::Lanes(d));
-  const auto nibble = hn::Set(d, 0x0F);
-  for (; i + 2 * pairs_per_vec <= num_codes; i += 2 * pairs_per_vec) {
-    const auto pair = hn::BitCast(d, hn::LoadU(hn::Repartition<uint8_t, decltype(d)>(), codes + i));
-    const auto first = hn::And(pair, nibble);
-    const auto second = hn::And(hn::ShiftRight<8>(pair), nibble);
-    const auto byte = first_high ? hn::Or(hn::ShiftLeft<4>(first), second)
-                                 : hn::Or(first, hn::ShiftLeft<4>(second));
-    hn::StoreU(hn::TruncateTo(d8, byte), d8, packed + i / 2);
-  }
-#endif
-  for (; i < num_codes; i += 2) {
-    const unsigned first = codes[i] & 0x0F, second = i + 1 < num_codes ? codes[i + 1] & 0x0F : 0;
-    packed[i / 2] = static_cast<uint8_t>(first_high ? first << 4 | second : first | second << 4);
-  }
-}
-
-void UnpackNibblesImpl(const uint8_t* HWY_RESTRICT packed, int64_t num_codes, bool first_high,
-                       uint8_t* HWY_RESTRICT codes) {
-  int64_t i = 0;
-#if HWY_TARGET != HWY_SCALAR  // which has no vectors of pairs
-  const hn::ScalableTag<uint16_t> d;
-  const hn::Rebind<uint8_t, decltype(d)> d8;
-  const int64_t pairs_per_vec = static_cast<int64_t>(hn::Lanes(d));
-  const auto nibble = hn::Set(d, 0x0F);
-  for (; i + 2 * pairs_per_vec <= num_codes; i += 2 * pairs_per_vec) {
-    const auto byte = hn::PromoteTo(d, hn::LoadU(d8, packed + i / 2));
-    const auto low = hn::And(byte, nibble), high = hn::ShiftRight<4>(byte);
-    const auto pair =
-        first_high ? hn::Or(high, hn::ShiftLeft<8>(low)) : hn::Or(low, hn::ShiftLeft<8>(high));
-    const hn::Repartition<uint8_t, decltype(d)> d_out;
-    hn::StoreU(hn::BitCast(d_out, pair), d_out, codes + i);
-  }
-#endif
-  for (; i < num_codes; ++i) {
-    const bool high = (i % 2 == 0) == first_high;
-    codes[i] = static_cast<uint8_t>(high ? packed[i / 2] >> 4 : packed[i / 2] & 0x0F);
-  }
-}
-
-int64_t EncodeF32To8(Rounding r, const float* x, int64_t n, const AffineParams& p,
-                     const uint32_t* noise, uint8_t* codes) {
-  return EncodeAffineImpl(r, x, n, p, noise, codes);
-}
-int64_t EncodeF32To16(Rounding r, const float* x, int64_t n, const AffineParams& p,
-                      const uint32_t* noise, uint16_t* codes) {
-  return EncodeAffineImpl(r, x, n, p, noise, codes);
-}
-int64_t EncodeF64To8(Rounding r, const double* x, int64_t n, const AffineParams& p,
-                     const uint32_t* noise, uint8_t* codes) {
-  return EncodeAffineImpl(r, x, n, p, noise, codes);
-}
-int64_t EncodeF64To16(Rounding r, const double* x, int64_t n, const AffineParams& p,
-                      const uint32_t* noise, uint16_t* codes) {
-  return EncodeAffineImpl(r, x, n, p, noise, codes);
-}
-int64_t EncodeMeasuredTo8(const float* x, int64_t n, const AffineParams& p, uint8_t* codes,
-                          FigureLanes<float>& lanes) {
-  return EncodeMeasuredImpl(x, n, p, codes, lanes);
-}
-int64_t EncodeMeasuredTo16(const float* x, int64_t n, const AffineParams& p, uint16_t* codes,
-                           FigureLanes<float>& lanes) {
-  return EncodeMeasuredImpl(x, n, p, codes, lanes);
-}
-void DecodeS8ToF32(const int8_t* c, int64_t n, const AffineParams& p, float* x) {
-  DecodeAffineImpl(c, n, p, x);
-}
-void DecodeU8ToF32(const uint8_t* c, int64_t n, const AffineParams& p, float* x) {
-  DecodeAffineImpl(c, n, p, x);
-}
-void DecodeS16ToF32(const int16_t* c, int64_t n, const AffineParams& p, float* x) {
-  DecodeAffineImpl(c, n, p, x);
-}
-void DecodeS8ToF64(const int8_t* c, int64_t n, const AffineParams& p, double* x) {
-  DecodeAffineImpl(c, n, p, x);
-}
-void DecodeU8ToF64(const uint8_t* c, int64_t n, const AffineParams& p, double* x) {
-  DecodeAffineImpl(c, n, p, x);
-}
-void DecodeS16ToF64(const int16_t* c, int64_t n, const AffineParams& p, double* x) {
-  DecodeAffineImpl(c, n, p, x);
-}
-
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace quantd
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace quantd {
+namespace {
 
-HWY_EXPORT(EncodeF32To8);
-HWY_EXPORT(EncodeF32To16);
-HWY_EXPORT(EncodeF64To8);
-HWY_EXPORT(EncodeF64To16);
-HWY_EXPORT(EncodeMeasuredTo8);
-HWY_EXPORT(EncodeMeasuredTo16);
-HWY_EXPORT(DecodeS8ToF32);
-HWY_EXPORT(DecodeU8ToF32);
-HWY_EXPORT(DecodeS16ToF32);
-HWY_EXPORT(DecodeS8ToF64);
-HWY_EXPORT(DecodeU8ToF64);
-HWY_EXPORT(DecodeS16ToF64);
-HWY_EXPORT(PackNibblesImpl);
-HWY_EXPORT(UnpackNibblesImpl);
+HWY_EXPORT(Kernels);
 
-int64_t EncodeAffine(Rounding r, const float* x, int64_t n, const AffineParams& p,
-                     const uint32_t* noise, uint8_t* codes) {
-  return HWY_DYNAMIC_DISPATCH(EncodeF32To8)(r, x, n, p, noise, codes);
+const AffineKernels& ChosenKernels() { return HWY_DYNAMIC_DISPATCH(Kernels)(); }
+
+}  // namespace
+
+int64_t EncodeAffine(const AffineRule& rule, const AffineParams& params, const float* values,
+                     int64_t num_elems, uint8_t* codes, MeterLanes<float>* lanes) {
+  return ChosenKernels().encode_f32(rule, params, values, num_elems, {codes, nullptr}, lanes);
 }
-int64_t EncodeAffine(Rounding r, const float* x, int64_t n, const AffineParams& p,
-                     const uint32_t* noise, uint16_t* codes) {
-  return HWY_DYNAMIC_DISPATCH(EncodeF32To16)(r, x, n, p, noise, codes);
+int64_t EncodeAffine(const AffineRule& rule, const AffineParams& params, const float* values,
+                     int64_t num_elems, uint16_t* codes, MeterLanes<float>* lanes) {
+  return ChosenKernels().encode_f32(rule, params, values, num_elems, {nullptr, codes}, lanes);
 }
-int64_t EncodeAffine(Rounding r, const double* x, int64_t n, const AffineParams& p,
-                     const uint32_t* noise, uint8_t* codes) {
-  return HWY_DYNAMIC_DISPATCH(EncodeF64To8)(r, x, n, p, noise, codes);
+int64_t EncodeAffine(const AffineRule& rule, const AffineParams& params, const double* values,
+                     int64_t num_elems, uint8_t* codes, MeterLanes<double>* lanes) {
+  return ChosenKernels().encode_f64(rule, params, values, num_elems, {codes, nullptr}, lanes);
 }
-int64_t EncodeAffine(Rounding r, const double* x, int64_t n, const AffineParams& p,
-                     const uint32_t* noise, uint16_t* codes) {
-  return HWY_DYNAMIC_DISPATCH(EncodeF64To16)(r, x, n, p, noise, codes);
-}
-int64_t EncodeAffineMeasured(const float* x, int64_t n, const AffineParams& p, uint8_t* codes,
-                             FigureLanes<float>& lanes) {
-  return HWY_DYNAMIC_DISPATCH(EncodeMeasuredTo8)(x, n, p, codes, lanes);
-}
-int64_t EncodeAffineMeasured(const float* x, int64_t n, const AffineParams& p, uint16_t* codes,
-                             FigureLanes<float>& lanes) {
-  return HWY_DYNAMIC_DISPATCH(EncodeMeasuredTo16)(x, n, p, codes, lanes);
-}
-void DecodeAffine(const int8_t* c, int64_t n, const AffineParams& p, float* x) {
-  HWY_DYNAMIC_DISPATCH(DecodeS8ToF32)(c, n, p, x);
-}
-void DecodeAffine(const uint8_t* c, int64_t n, const AffineParams& p, float* x) {
-  HWY_DYNAMIC_DISPATCH(DecodeU8ToF32)(c, n, p, x);
-}
-void DecodeAffine(const int16_t* c, int64_t n, const AffineParams& p, float* x) {
-  HWY_DYNAMIC_DISPATCH(DecodeS16ToF32)(c, n, p, x);
-}
-void DecodeAffine(const int8_t* c, int64_t n, const AffineParams& p, double* x) {
-  HWY_DYNAMIC_DISPATCH(DecodeS8ToF64)(c, n, p, x);
-}
-void DecodeAffine(const uint8_t* c, int64_t n, const AffineParams& p, double* x) {
-  HWY_DYNAMIC_DISPATCH(DecodeU8ToF64)(c, n, p, x);
-}
-void DecodeAffine(const int16_t* c, int64_t n, const AffineParams& p, double* x) {
-  HWY_DYNAMIC_DISPATCH(DecodeS16ToF64)(c, n, p, x);
-}
-void PackNibbles(const uint8_t* codes, int64_t num_codes, bool first_high, uint8_t* packed) {
-  HWY_DYNAMIC_DISPATCH(PackNibblesImpl)(codes, num_codes, first_high, packed);
-}
-void UnpackNibbles(const uint8_t* packed, int64_t num_codes, bool first_high, uint8_t* codes) {
-  HWY_DYNAMIC_DISPATCH(UnpackNibblesImpl)(packed, num_codes, first_high, codes);
+int64_t EncodeAffine(const AffineRule& rule, const AffineParams& params, const double* values,
+                     int64_t num_elems, uint16_t* codes, MeterLanes<double>* lanes) {
+  return ChosenKernels().encode_f64(rule, params, values, num_elems, {nullptr, codes}, lanes);
 }
 
 }  // namespace quantd

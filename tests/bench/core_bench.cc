@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <latch>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -23,20 +24,6 @@ using testing::Bench;
 using testing::MakeTensor;
 
 constexpr int64_t kCols = 4096;
-
-// Gives the same memory again and again.
-class FixedSink : public PayloadSink {
- public:
-  explicit FixedSink(std::vector<std::vector<std::byte>>& planes) : planes_(planes) {}
-  std::span<std::byte> Acquire(int plane, int64_t offset_bytes, int64_t size_bytes) override {
-    return std::span(planes_[static_cast<size_t>(plane)])
-        .subspan(static_cast<size_t>(offset_bytes), static_cast<size_t>(size_bytes));
-  }
-  void Commit(int, int64_t, int64_t) override {}
-
- private:
-  std::vector<std::vector<std::byte>>& planes_;
-};
 
 // One input for all benchmarks, made once.
 const std::vector<float>& Input() {
@@ -63,7 +50,15 @@ void NarrowLoop(const float* in, int8_t* out, size_t count) {
 template <typename Fn>
 void OnThreads(int threads, size_t count, Executor& executor, Fn fn) {
   const size_t part = count / static_cast<size_t>(threads);
-  executor.ParallelFor(threads, [&](int64_t i) { fn(static_cast<size_t>(i) * part, part); });
+  std::latch done(threads - 1);
+  for (int i = 1; i < threads; ++i) {
+    executor.Submit([&, i] {
+      fn(static_cast<size_t>(i) * part, part);
+      done.count_down();
+    });
+  }
+  fn(0, part);
+  done.wait();
 }
 
 void BenchCopy(benchmark::State& state, int64_t bytes, int threads) {
@@ -101,16 +96,15 @@ void BenchEncode(benchmark::State& state, const std::string& spec, int64_t bytes
                  bool figures) {
   Bench bench(threads - 1, int64_t{8} << 30);
   QuantizedTensor tensor = Prepare(spec, bytes, bench);
-  const CancelToken cancel;
+  const auto in = std::as_bytes(std::span(Input())).first(static_cast<size_t>(bytes));
   for (auto _ : state) {
     QuantizeOptions options;
     options.figures = figures;
-    auto session = *QuantizeSession::Create(tensor.plan, options, bench.context());
-    FixedSink sink(tensor.planes);
-    auto in = std::as_bytes(std::span(Input())).first(static_cast<size_t>(bytes));
-    while (!session->done()) {
-      in = in.subspan(static_cast<size_t>(session->Step(in, sink, cancel)->consumed_bytes));
-    }
+    SpanSink sink({tensor.planes.begin(), tensor.planes.end()});  // the same memory each time
+    auto session = *QuantizeSession::Create(tensor.plan, options, sink, bench.context());
+    session->Push({in, nullptr});
+    session->EndInput();
+    session->Await();
     if (!session->Finish().ok()) state.SkipWithError("session did not finish");
   }
   state.SetBytesProcessed(state.iterations() * bytes);
@@ -119,17 +113,15 @@ void BenchEncode(benchmark::State& state, const std::string& spec, int64_t bytes
 void BenchDecode(benchmark::State& state, const std::string& spec, int64_t bytes, int threads) {
   Bench bench(threads - 1, int64_t{8} << 30);
   const QuantizedTensor tensor = Prepare(spec, bytes, bench);
-  static std::vector<std::vector<std::byte>> out(1, std::vector<std::byte>(size_t{256} << 20));
-  const CancelToken cancel;
+  static std::vector<std::byte> out(size_t{256} << 20);
   for (auto _ : state) {
-    auto session = *DequantizeSession::Create(tensor.plan, DType::kF32, bench.context());
-    FixedSink sink(out);
+    SpanSink sink({out});
+    auto session = *DequantizeSession::Create(tensor.plan, DType::kF32, sink, bench.context());
     for (size_t plane = tensor.planes.size(); plane-- > 0;) {
-      for (std::span<const std::byte> in = tensor.planes[plane]; !in.empty();) {
-        in = in.subspan(static_cast<size_t>(
-            session->Step(static_cast<int>(plane), in, sink, cancel)->consumed_bytes));
-      }
+      session->Push(static_cast<int>(plane), {tensor.planes[plane], nullptr});
     }
+    session->EndInput();
+    session->Await();
     if (!session->Finish().ok()) state.SkipWithError("session did not finish");
   }
   state.SetBytesProcessed(state.iterations() * bytes);

@@ -8,10 +8,12 @@
 #include <malloc.h>
 
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -21,6 +23,7 @@
 #include "client/client.h"
 #include "core/base/digest.h"
 #include "core/session/quantize_session.h"
+#include "core/session/stripes.h"
 #include "server/server.h"
 #include "tests/bench/child_server.h"
 #include "tests/bench/load.h"
@@ -83,19 +86,40 @@ const TensorDesc& Tensor() {
   return kTensor;
 }
 
-// The loop's output: digested once more, and forgotten.
+// The loop's output: digested once more, and forgotten. Stripes take turns in the memory.
 class LoopSink final : public PayloadSink {
  public:
-  LoopSink(std::span<std::byte> out, size_t planes) : out_(out), digests_(planes) {}
-  std::span<std::byte> Acquire(int, int64_t, int64_t size_bytes) override {
-    return out_.first(static_cast<size_t>(size_bytes));
+  LoopSink(std::span<std::byte> out, const PackedLayout& layout)
+      : out_(out),
+        slot_bytes_(MaxCodeBytes(layout, kStripeElems)),
+        slots_(std::ssize(out) / slot_bytes_),
+        digests_(layout.planes.size()) {}
+
+  std::optional<std::span<std::byte>> Acquire(int64_t, int64_t size_bytes) override {
+    if (acquired_ - committed_ == slots_) return std::nullopt;
+    return Slot(acquired_++, size_bytes);
   }
-  void Commit(int plane, int64_t, int64_t size_bytes) override {
-    digests_[static_cast<size_t>(plane)].Update(out_.first(static_cast<size_t>(size_bytes)));
+  void Commit(int64_t, int64_t size_bytes, uint32_t) override {
+    digests_[0].Update(Slot(committed_, size_bytes));
+    ++committed_;
+    session->Ready();
+  }
+  void Put(int plane, int64_t, std::span<const std::byte> bytes) override {
+    digests_[static_cast<size_t>(plane)].Update(bytes);
   }
 
+  QuantizeSession* session = nullptr;
+
  private:
+  std::span<std::byte> Slot(int64_t stripe, int64_t size_bytes) const {
+    return out_.subspan(static_cast<size_t>(stripe % slots_ * slot_bytes_),
+                        static_cast<size_t>(size_bytes));
+  }
+
   const std::span<std::byte> out_;
+  const int64_t slot_bytes_, slots_;
+  int64_t acquired_ = 0;                // stripes
+  std::atomic<int64_t> committed_ = 0;  // likewise
   std::vector<PlaneDigest> digests_;
 };
 
@@ -104,7 +128,8 @@ void BenchLoop(benchmark::State& state, const std::string& spec, bool in_place) 
   BufferPool pool(size_t{64} << 20);
   MemoryBudget budget(int64_t{1} << 30);
   const SessionContext context = {&executor, &pool, &budget};
-  const Plan plan = *MakePlan(*ParseSpec(spec), Tensor(), budget.limit_bytes());
+  const Plan plan = *MakePlan(*ParseSpec(spec), Tensor(), budget.limit_bytes(),
+                              {.threads = executor.workers() + 1});
   const auto shared = *SharedMemory::Create((kBuffers + 1) * kFrameBytes);
   std::span<const std::byte> input = Input();
   std::vector<std::byte> own(kFrameBytes);
@@ -115,20 +140,17 @@ void BenchLoop(benchmark::State& state, const std::string& spec, bool in_place) 
     std::ranges::copy(Input().first(input.size()), shared->bytes().data());
   }
   for (auto _ : state) {
-    LoopSink sink(out, plan.resolved.layout.planes.size());
-    const CancelToken cancel;
-    const auto session = *QuantizeSession::Create(plan, {}, context);
+    LoopSink sink(out, plan.resolved.layout);
+    const auto session = *QuantizeSession::Create(plan, {}, sink, context);
+    sink.session = session.get();
     for (int64_t at = 0; at < kTensorBytes; at += kFrameBytes) {
       const int64_t from = in_place ? at % (kBuffers * kFrameBytes) : at;
-      std::span<const std::byte> frame =
-          input.subspan(static_cast<size_t>(from), static_cast<size_t>(kFrameBytes));
-      while (!frame.empty()) {
-        const auto step = session->Step(frame, sink, cancel);
-        if (!step.ok()) return state.SkipWithError("the loop fails");
-        frame = frame.subspan(static_cast<size_t>(step->consumed_bytes));
-      }
+      session->Push({input.subspan(static_cast<size_t>(from), static_cast<size_t>(kFrameBytes)),
+                     nullptr});
     }
-    if (!session->Finish().ok()) state.SkipWithError("the loop does not finish");
+    session->EndInput();
+    session->Await();
+    if (!session->Finish().ok()) return state.SkipWithError("the loop does not finish");
   }
   state.SetBytesProcessed(state.iterations() * kTensorBytes);
 }

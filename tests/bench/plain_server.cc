@@ -11,6 +11,8 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -27,8 +29,7 @@
 namespace quantd::bench {
 namespace {
 
-// Of values, read at once: smaller ones the session would gather first, larger ones leave the L2
-// cache.
+// Of values, read at once: some stripes. Larger ones leave the L2 cache.
 constexpr size_t kPieceBytes = size_t{1} << 20;
 
 // Sends what a session writes: the codes of a frame of values as a frame. Not thread-safe.
@@ -42,19 +43,27 @@ class SocketSink final : public PayloadSink {
     }
   }
 
-  std::span<std::byte> Acquire(int index, int64_t, int64_t size_bytes) override {
-    const Plane& plane = planes_[static_cast<size_t>(index)];
-    return plane.memory.span().subspan(plane.used_bytes, static_cast<size_t>(size_bytes));
+  std::optional<std::span<std::byte>> Acquire(int64_t, int64_t size_bytes) override {
+    Plane& codes = planes_[0];
+    codes.acquired_bytes += static_cast<size_t>(size_bytes);
+    return codes.memory.span()
+        .first(codes.acquired_bytes)
+        .last(static_cast<size_t>(size_bytes));
   }
-
-  void Commit(int index, int64_t offset_bytes, int64_t size_bytes) override {
+  void Commit(int64_t, int64_t size_bytes, uint32_t crc32c) override {
+    Plane& codes = planes_[0];
+    codes.crc32c = CombineCrc32c(codes.crc32c, crc32c, size_bytes);
+    codes.used_bytes += static_cast<size_t>(size_bytes);
+  }
+  void Put(int index, int64_t, std::span<const std::byte> bytes) override {
     Plane& plane = planes_[static_cast<size_t>(index)];
-    if (checks_) {  // while they are in the cache
-      plane.crc32c = Crc32c(Acquire(index, offset_bytes, size_bytes), plane.crc32c);
-    }
-    plane.used_bytes += static_cast<size_t>(size_bytes);
+    std::copy(bytes.begin(), bytes.end(), plane.memory.data() + plane.used_bytes);
+    if (checks_) plane.crc32c = Crc32c(bytes, plane.crc32c);
+    plane.used_bytes += bytes.size();
   }
+  bool wants_crc() const override { return checks_; }
 
+  // When nothing is in flight.
   absl::Status FlushCodes() { return Flush(0); }
   absl::Status FlushAll() {
     for (size_t i = 0; i < planes_.size(); ++i) QUANTD_RETURN_IF_ERROR(Flush(i));
@@ -64,13 +73,15 @@ class SocketSink final : public PayloadSink {
  private:
   struct Plane {
     BufferPool::Buffer memory;
-    size_t used_bytes = 0;  // of it
-    uint32_t crc32c = 0;    // of those
+    size_t acquired_bytes = 0;  // of it
+    size_t used_bytes = 0;      // that are written
+    uint32_t crc32c = 0;        // of those
   };
 
   absl::Status Flush(size_t index) {
     Plane& plane = planes_[index];
     const size_t size = std::exchange(plane.used_bytes, 0);
+    plane.acquired_bytes = 0;
     if (size == 0) return absl::OkStatus();
     const FrameHeader header = {static_cast<uint32_t>(index), static_cast<uint32_t>(size),
                                 std::exchange(plane.crc32c, 0)};
@@ -82,43 +93,39 @@ class SocketSink final : public PayloadSink {
   std::vector<Plane> planes_;
 };
 
-// Reads one frame by pieces into `piece`, and has the session encode each while it is in the cache.
-absl::Status EncodeFrame(int fd, bool checks, std::span<std::byte> piece, QuantizeSession& session,
-                         SocketSink& sink) {
+// Reads one frame by pieces, and has the session encode each while it is in the cache.
+absl::Status EncodeFrame(int fd, bool checks, BufferPool& pool, QuantizeSession& session) {
   QUANTD_ASSIGN_OR_RETURN(const FrameHeader header, ReadHeader<FrameHeader>(fd));
-  const CancelToken cancel;
   uint32_t crc32c = 0;
   for (size_t left = header.size_bytes; left > 0;) {
-    const std::span<std::byte> part = piece.first(std::min(left, piece.size()));
+    const auto memory = std::make_shared<BufferPool::Buffer>(pool.Acquire(kPieceBytes));
+    const std::span<std::byte> part = memory->span().first(std::min(left, kPieceBytes));
     QUANTD_RETURN_IF_ERROR(ReadAll(fd, part));
     left -= part.size();
     if (checks) crc32c = Crc32c(part, crc32c);
-    std::span<const std::byte> in = part;
-    bool wants_input = false;
-    while (!in.empty() || !wants_input) {
-      QUANTD_ASSIGN_OR_RETURN(const StepResult step, session.Step(in, sink, cancel));
-      in = in.subspan(static_cast<size_t>(step.consumed_bytes));
-      wants_input = step.wants_input;
+    session.Push({part, memory});
+    while (!session.WantsInput() && session.Help()) {
     }
   }
+  session.Await();
   if (checks && crc32c != header.crc32c) return absl::DataLossError("the CRC of a frame is wrong");
-  return absl::OkStatus();
+  return session.status();
 }
 
-absl::Status ServeTensor(int fd, const TensorHeader& header, std::span<std::byte> piece,
-                         const SessionContext& context) {
+absl::Status ServeTensor(int fd, const TensorHeader& header, const SessionContext& context) {
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, ParseSpec(header.spec));
   QUANTD_ASSIGN_OR_RETURN(Shape shape, Shape::Make({header.rows, header.columns}));
   const TensorDesc tensor = {"t", DType::kF32, std::move(shape)};
-  QUANTD_ASSIGN_OR_RETURN(Plan plan, MakePlan(spec, tensor, context.budget->limit_bytes()));
+  QUANTD_ASSIGN_OR_RETURN(Plan plan, MakePlan(spec, tensor, context.budget->limit_bytes(),
+                                               {.threads = context.executor->workers() + 1}));
   const bool checks = header.checks != 0;
   SocketSink sink(fd, checks, plan.resolved.layout.planes, *context.pool);
   QuantizeOptions options;
   options.figures = checks;
   QUANTD_ASSIGN_OR_RETURN(const auto session,
-                          QuantizeSession::Create(std::move(plan), options, context));
-  while (!session->done()) {
-    QUANTD_RETURN_IF_ERROR(EncodeFrame(fd, checks, piece, *session, sink));
+                          QuantizeSession::Create(std::move(plan), options, sink, context));
+  while (!session->ended()) {
+    QUANTD_RETURN_IF_ERROR(EncodeFrame(fd, checks, *context.pool, *session));
     QUANTD_RETURN_IF_ERROR(sink.FlushCodes());
   }
   QUANTD_RETURN_IF_ERROR(sink.FlushAll());
@@ -130,12 +137,11 @@ absl::Status ServeTensor(int fd, const TensorHeader& header, std::span<std::byte
 
 // Serves tensors until the client closes the connection.
 absl::Status Serve(int fd, const SessionContext& context) {
-  const BufferPool::Buffer piece = context.pool->Acquire(kPieceBytes);
   while (true) {
     const absl::StatusOr<TensorHeader> header = ReadHeader<TensorHeader>(fd);
     if (absl::IsOutOfRange(header.status())) return absl::OkStatus();
     QUANTD_RETURN_IF_ERROR(header.status());
-    QUANTD_RETURN_IF_ERROR(ServeTensor(fd, *header, piece.span(), context));
+    QUANTD_RETURN_IF_ERROR(ServeTensor(fd, *header, context));
   }
 }
 

@@ -7,8 +7,10 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "client/client.h"
 #include "core/scheme/registry.h"
+#include "core/session/quantize_session.h"
 #include "proto/convert.h"
 #include "server/server.h"
 #include "tests/support/temp_dir.h"
@@ -52,12 +54,20 @@ class TransportTest : public ::testing::Test {
       testing::MakeValues(tensor_, testing::ValueKind::kNormal, 3);
 };
 
-class EveryScheme : public TransportTest, public ::testing::WithParamInterface<const Scheme*> {};
+class EverySpec : public TransportTest, public ::testing::WithParamInterface<std::string> {};
 
-TEST_P(EveryScheme, HasTheSameBytesByEveryTransport) {
+TEST_P(EverySpec, HasTheSameBytesByEveryTransport) {
   Start();
-  const QuantSpec spec = {.scheme = std::string(GetParam()->info.name)};
-  std::vector<std::vector<std::byte>> expected_planes, expected_values;
+  const QuantSpec spec = *ParseSpec(GetParam());
+  // Weights of the columns, where they are taken.
+  QuantizeOptions options;
+  if ((*FindScheme(spec.scheme))->info.takes_importance) {
+    for (int i = 0; i < 1024; ++i) options.importance.push_back(static_cast<float>(i % 7));
+  }
+  testing::Bench bench(1);
+  const auto here = QuantizeAll(spec, tensor_, values_, options, bench.context());
+  ASSERT_TRUE(here.ok()) << here.status();
+  std::vector<std::vector<std::byte>> expected_planes = here->planes, expected_values;
   std::string expected_report;
   for (const Transport transport :
        {Transport::kInProcess, Transport::kSharedMemory, Transport::kUnix, Transport::kTcp}) {
@@ -66,7 +76,9 @@ TEST_P(EveryScheme, HasTheSameBytesByEveryTransport) {
     EXPECT_EQ(client.transport(), transport);
     MemorySource source(values_);
     MemorySink sink;
-    const auto info = client.Quantize({tensor_, spec, &source, &sink, {}, {}});
+    QuantizeJob quantize{.tensor = tensor_, .spec = spec, .source = &source, .sink = &sink};
+    quantize.importance = options.importance;
+    const auto info = client.Quantize(std::move(quantize));
     ASSERT_TRUE(info.ok()) << info.status();
     const std::string report = ToProto(info->report, info->plan.planes).DebugString();
     DequantizeJob job{.tensor = tensor_, .spec = *ParseSpec(info->plan.resolved_spec)};
@@ -79,8 +91,7 @@ TEST_P(EveryScheme, HasTheSameBytesByEveryTransport) {
     job.sink = &back;
     const auto decoded = client.Dequantize(std::move(job));
     ASSERT_TRUE(decoded.ok()) << decoded.status();
-    if (expected_planes.empty()) {
-      expected_planes = sink.planes();
+    if (expected_values.empty()) {
       expected_values = back.planes();
       expected_report = report;
     }
@@ -90,8 +101,20 @@ TEST_P(EveryScheme, HasTheSameBytesByEveryTransport) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Schemes, EveryScheme, ::testing::ValuesIn(AllSchemes()),
-                         [](const auto& info) { return std::string(info.param->info.name); });
+// All schemes, and what is hard of some: a parameter for 256 groups, bands longer than a stripe, rules
+// and defaults of a dialect.
+std::vector<std::string> Specs() {
+  std::vector<std::string> specs = {"nf4:scale_type=nested8", "fp8_e4m3:block=128x128,tail=short",
+                                    "int4:dialect=compressed_tensors,group=32"};
+  for (const Scheme* scheme : AllSchemes()) specs.emplace_back(scheme->info.name);
+  return specs;
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, EverySpec, ::testing::ValuesIn(Specs()), [](const auto& info) {
+  std::string name = info.param;
+  for (char& c : name) c = absl::ascii_isalnum(static_cast<unsigned char>(c)) ? c : '_';
+  return name;
+});
 
 TEST_F(TransportTest, AutoTakesSharedMemoryWhereThereIsSome) {
   Start();

@@ -69,9 +69,9 @@ def cosine(x, y):
 
 
 def digest(plane):
-    """XXH3-128 over the XXH3-128 hashes of the plane's 1 MiB leaves."""
-    leaves = [plane[i : i + (1 << 20)] for i in range(0, len(plane), 1 << 20)]
-    return "xxh3:" + xxhash.xxh3_128_hexdigest(b"".join(xxhash.xxh3_128_digest(l) for l in leaves))
+    """XXH3-128 over the XXH3-128 hashes of the plane's 4 KiB leaves."""
+    leaves = [plane[i : i + 4096] for i in range(0, len(plane), 4096)]
+    return "xxh3_4k:" + xxhash.xxh3_128_hexdigest(b"".join(xxhash.xxh3_128_digest(l) for l in leaves))
 
 
 def _crc32c_table():

@@ -9,7 +9,8 @@ import pytest
 import reference
 from conftest import load_file, MODEL, error_of, quantctl, quantctl_json
 from safetensors.numpy import save_file
-SCHEMES = ["int8", "uint8", "int16", "uint4", "fp16", "bf16", "q8_0", "nf4", "nvfp4"]
+SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3", "q8_0", "nf4", "nvfp4",
+           "fbgemm_rowwise8", "lloyd", "mlx_q3", "q4_k"]
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,15 @@ def test_round_trip_of_the_model(tmp_path, scheme, server):
         if not row["quantized"]:
             assert x.tobytes() == y.tobytes()
             continue
+        if np.array_equal(x, y):  # rows of one element have it as their bias
+            assert row["figures"].get("sqnr_db") is None and scheme == "fbgemm_rowwise8"
+            continue
         # What was reported is what the values that come back have, and that is not little.
         assert row["figures"]["sqnr_db"] == pytest.approx(reference.sqnr_db(x, y), abs=1e-3)
-        assert row["figures"]["sqnr_db"] > 5
-        assert row["figures"]["max_error"] == np.abs(x.astype(np.float64) - y).max()
+        # 15 levels over the whole range of a tensor with outliers are few.
+        assert row["figures"]["sqnr_db"] > (3 if scheme == "int4" else 5)
+        # Both are float32, and so is their difference.
+        assert row["figures"]["max_error"] == np.abs(x - y).max()
     verify = quantctl("verify", out_path, "--against", MODEL)
     assert verify.stdout
 

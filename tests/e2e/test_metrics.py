@@ -88,7 +88,7 @@ def test_counts(busy):
     assert value(found, "quantd_tensor_input_bytes_total", scheme="int8", **stream) == 2 * x.nbytes
     assert value(found, "quantd_received_bytes_total", **stream) > 2 * x.nbytes
     assert value(found, "quantd_sent_bytes_total", **stream) > x.size
-    assert value(found, "quantd_windows_encoded_total", scheme="int8") >= 1
+    assert value(found, "quantd_stripes_encoded_total", scheme="int8") >= 1
     assert value(found, "quantd_non_finite_values_total", scheme="int8") == 1
     clipped = np.count_nonzero(np.abs(np.nan_to_num(x)) >= 1 + 0.5 / 127)
     assert value(found, "quantd_clipped_values_total", scheme="int8") == pytest.approx(clipped, abs=2)

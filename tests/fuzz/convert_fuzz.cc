@@ -85,22 +85,19 @@ void RunDequantize(const v1::DequantizeStart& start, FuzzServer& server) {
   RequireSound(head->plan, server);
   StartedMessage(*head).SerializeAsString();
   if (!IsSmall(head->plan) || head->output_bytes > 8 * kMaxBytes) return;
+  testing::MemorySink sink({head->output_bytes});
   const auto session =
-      DequantizeSession::Create(head->plan, head->output_dtype, server.context.session);
+      DequantizeSession::Create(head->plan, head->output_dtype, sink, server.context.session);
   RequireClean(session.status());
   if (!session.ok()) return;
-  testing::MemorySink sink({head->output_bytes});
   const std::vector<PlaneDesc>& planes = head->plan.resolved.layout.planes;
   for (size_t i = planes.size(); i-- > 0;) {
     const std::vector<std::byte> zeros(static_cast<size_t>(planes[i].size_bytes));
-    const CancelToken cancel;
-    for (std::span<const std::byte> in = zeros; !in.empty();) {
-      const auto step = (*session)->Step(static_cast<int>(i), in, sink, cancel);
-      Require(step.ok(), "planes of the right size are refused");
-      in = in.subspan(static_cast<size_t>(step->consumed_bytes));
-    }
+    (*session)->Push(static_cast<int>(i), testing::LendCopy(zeros));
   }
-  Require((*session)->Finish().ok(), "planes of the right size are too few");
+  (*session)->EndInput();
+  (*session)->Await();
+  Require((*session)->Finish().ok(), "planes of the right size are refused, or too few");
 }
 
 void RunCalibrate(const v1::CalibrateStart& start, FuzzServer& server) {

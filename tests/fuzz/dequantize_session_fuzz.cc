@@ -18,19 +18,9 @@ struct Decoded {
   DecodingReport report;
 };
 
-// Gives `in` to the session until it is consumed.
-absl::Status Feed(DequantizeSession& session, int plane, std::span<const std::byte> in,
-                  MemorySink& sink) {
-  const CancelToken cancel;
-  for (bool more = true; more;) {
-    QUANTD_ASSIGN_OR_RETURN(const StepResult step, session.Step(plane, in, sink, cancel));
-    in = in.subspan(static_cast<size_t>(step.consumed_bytes));
-    more = !in.empty() || !step.wants_input;
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<Decoded> FinishInto(DequantizeSession& session, MemorySink& sink) {
+  session.EndInput();
+  session.Await();
   QUANTD_ASSIGN_OR_RETURN(DecodingReport report, session.Finish());
   Require(sink.in_order, "values were written out of order");
   return Decoded{std::move(sink.planes[0]), std::move(report)};
@@ -39,11 +29,11 @@ absl::StatusOr<Decoded> FinishInto(DequantizeSession& session, MemorySink& sink)
 absl::StatusOr<Decoded> DecodeWhole(const Plan& plan, DType dtype, int64_t values_bytes,
                                     const std::vector<std::vector<std::byte>>& planes,
                                     const SessionContext& context) {
-  QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<DequantizeSession> session,
-                          DequantizeSession::Create(plan, dtype, context));
   MemorySink sink({values_bytes});
+  QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<DequantizeSession> session,
+                          DequantizeSession::Create(plan, dtype, sink, context));
   for (size_t i = planes.size(); i-- > 0;) {  // codes last
-    QUANTD_RETURN_IF_ERROR(Feed(*session, static_cast<int>(i), planes[i], sink));
+    session->Push(static_cast<int>(i), {planes[i], nullptr});
   }
   return FinishInto(*session, sink);
 }
@@ -52,10 +42,10 @@ absl::StatusOr<Decoded> DecodeWhole(const Plan& plan, DType dtype, int64_t value
 absl::StatusOr<Decoded> DecodePieces(const Plan& plan, DType dtype, int64_t values_bytes,
                                      const std::vector<std::vector<std::byte>>& planes,
                                      bool any_order, uint32_t seed, const SessionContext& context) {
-  QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<DequantizeSession> session,
-                          DequantizeSession::Create(plan, dtype, context));
-  std::mt19937 rng(seed);
   MemorySink sink({values_bytes});
+  QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<DequantizeSession> session,
+                          DequantizeSession::Create(plan, dtype, sink, context));
+  std::mt19937 rng(seed);
   std::vector<Pieces> pieces(planes.begin(), planes.end());
   const auto is_left = [](const Pieces& plane) { return !plane.empty(); };
   while (std::any_of(pieces.begin(), pieces.end(), is_left)) {
@@ -63,7 +53,9 @@ absl::StatusOr<Decoded> DecodePieces(const Plan& plan, DType dtype, int64_t valu
     if (!any_order && std::any_of(pieces.begin() + 1, pieces.end(), is_left)) {
       plane = std::max<size_t>(plane, 1);
     }
-    QUANTD_RETURN_IF_ERROR(Feed(*session, static_cast<int>(plane), pieces[plane].Next(rng), sink));
+    session->Push(static_cast<int>(plane), pieces[plane].Next(rng));
+    while (!session->WantsInput() && session->Help()) {
+    }
   }
   return FinishInto(*session, sink);
 }
@@ -78,7 +70,7 @@ void Run(FuzzInput in) {
       MakePlan(test->spec, test->tensor, bench.budget.limit_bytes(), {.has_ranges = true});
   if (!plan.ok() || !IsSmall(*plan)) return;
   std::vector<std::vector<std::byte>> planes;
-  for (const int64_t size_bytes : PlaneBytes(*plan)) {
+  for (const int64_t size_bytes : testing::PlaneBytes(plan->resolved.layout)) {
     planes.push_back(in.Repeated(static_cast<size_t>(size_bytes)));
   }
   const int64_t values_bytes = test->tensor.shape.num_elems() * SizeOf(dtype);
@@ -86,7 +78,7 @@ void Run(FuzzInput in) {
   const absl::StatusOr<Decoded> expected =
       DecodeWhole(*plan, dtype, values_bytes, planes, bench.context());
   Require(expected.ok(), "planes of the right size are refused");
-  plan->target_elems = kWindowElems;
+  plan->stripes_in_flight = 1 + test->seed % 3;
   const bool any_order = (test->flags & 8) != 0;
   const absl::StatusOr<Decoded> cut =
       DecodePieces(*plan, dtype, values_bytes, planes, any_order, test->seed, other.context());

@@ -1,5 +1,5 @@
-// A tensor in random pieces, in small windows, on two threads, or in two passes, against the same
-// tensor in one piece; and back.
+// A tensor in random pieces, with few stripes in flight, on two threads, or in two passes, against the
+// same tensor in one piece; and back.
 // Input: | case (session_case.h) | values, repeated |
 #include <memory>
 
@@ -20,20 +20,17 @@ absl::StatusOr<QuantizedTensor> QuantizePieces(const Plan& plan, std::span<const
                                                const QuantizeOptions& options, uint32_t seed,
                                                const SessionContext& context) {
   QuantizedTensor result = {.plan = plan};
+  MemorySink sink(testing::PlaneBytes(plan.resolved.layout));
   QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<QuantizeSession> session,
-                          QuantizeSession::Create(plan, options, context));
+                          QuantizeSession::Create(plan, options, sink, context));
   std::mt19937 rng(seed);
-  Pieces pieces(values);
-  MemorySink sink(PlaneBytes(plan));
-  const CancelToken cancel;
-  while (!pieces.empty() || !session->done()) {
-    std::span<const std::byte> piece = pieces.Next(rng);
-    for (bool more = true; more;) {
-      QUANTD_ASSIGN_OR_RETURN(const StepResult step, session->Step(piece, sink, cancel));
-      piece = piece.subspan(static_cast<size_t>(step.consumed_bytes));
-      more = !piece.empty() || !step.wants_input;
+  for (Pieces pieces(values); !pieces.empty();) {
+    session->Push(pieces.Next(rng));
+    while (!session->WantsInput() && session->Help()) {
     }
   }
+  session->EndInput();
+  session->Await();
   QUANTD_ASSIGN_OR_RETURN(result.report, session->Finish());
   Require(sink.in_order, "planes were written out of order");
   result.planes = std::move(sink.planes);
@@ -61,6 +58,7 @@ void RunTwoPasses(const SessionCase& test, std::span<const std::byte> values,
   QuantizeOptions options = given;
   options.ranges = ranges->groups;
   options.tensor_range = ranges->tensor;
+  options.histogram = ranges->histogram;
   RequireSame(QuantizeAll(test.spec, test.tensor, values, options, context), expected);
 }
 
@@ -87,10 +85,8 @@ void Run(FuzzInput in) {
   if (plan->pass != Pass::kStatic) {
     RunTwoPasses(*test, values, options, expected, *plan, other.context());
   }
-  // One window, by tasks that meet in the middle of tiles and groups.
   RequireSame(QuantizeAll(test->spec, test->tensor, values, options, other.context()), expected);
-  plan->target_elems = kWindowElems;
-  plan->in_place_target_elems = 2 * kWindowElems;
+  plan->stripes_in_flight = 1 + test->seed % 3;
   RequireSame(QuantizePieces(*plan, values, options, test->seed, other.context()), expected);
   if (expected.ok()) RunBack(*expected, other.context());
   Require(bench.budget.used_bytes() == 0 && other.budget.used_bytes() == 0, "memory is held");

@@ -1,20 +1,22 @@
 #ifndef QUANTD_TESTS_FUZZ_SESSION_CASE_H_
 #define QUANTD_TESTS_FUZZ_SESSION_CASE_H_
 
+#include <memory>
 #include <optional>
 #include <random>
 #include <utility>
 #include <vector>
 
+#include "core/exec/piece.h"
 #include "core/session/planner.h"
 #include "tests/fuzz/fuzz_input.h"
 #include "tests/support/values.h"
 
 namespace quantd::fuzz {
 
-// A window of this many tiles keeps tensors of several windows small.
-inline constexpr int64_t kWindowElems = 2 * kTileElems;
-inline constexpr int64_t kMaxElems = 5 * kWindowElems;
+// Most tensors are of some tiles; those with kManyStripes are five times as large, of some stripes.
+inline constexpr int64_t kMaxElems = 10 * kTileElems;
+inline constexpr uint8_t kManyStripes = 0x10;
 
 // A spec, the tensor that it is for, and how it goes through a session.
 struct SessionCase {
@@ -26,7 +28,7 @@ struct SessionCase {
 
 // Takes | text: spec | u8 dtype | u8 rank | rank x u16 dimension | u8 flags | u32 seed | from `in`;
 // none where the text is no spec. Dimensions are cut so that the tensor has at most kMaxElems
-// elements.
+// elements, before the first one is made longer for kManyStripes in the flags.
 inline std::optional<SessionCase> TakeCase(FuzzInput& in) {
   const absl::StatusOr<QuantSpec> spec = ParseSpec(in.Text());
   if (!spec.ok()) return std::nullopt;
@@ -38,10 +40,11 @@ inline std::optional<SessionCase> TakeCase(FuzzInput& in) {
     left /= std::max<int64_t>(dim, 1);
   }
   const uint8_t flags = in.Byte();
+  if (!dims.empty() && (flags & kManyStripes) != 0) dims[0] *= 5;
   return SessionCase{*spec, testing::MakeTensor("t", dtype, std::move(dims)), flags, in.Word()};
 }
 
-// Gives pieces of a run of bytes, each in memory of its own and of its own size, so that
+// Lends pieces of a run of bytes, each in memory of its own and of its own size, so that
 // AddressSanitizer sees a step beyond it, and at any alignment. Not thread-safe.
 class Pieces {
  public:
@@ -49,30 +52,22 @@ class Pieces {
 
   bool empty() const { return rest_.empty(); }
 
-  // The next piece, valid until the next call; empty at times.
-  std::span<const std::byte> Next(std::mt19937& rng) {
+  // The next piece; empty at times.
+  Piece Next(std::mt19937& rng) {
     const size_t size_bytes = std::min<size_t>(rng() % (1u << (rng() % 17)), rest_.size());
     const size_t shift = rng() % 8;
-    piece_.assign(shift, std::byte{0});
-    piece_.insert(piece_.end(), rest_.begin(), rest_.begin() + static_cast<ptrdiff_t>(size_bytes));
-    piece_.shrink_to_fit();
+    const auto memory = std::make_shared<std::vector<std::byte>>(shift + size_bytes);
+    std::copy_n(rest_.begin(), size_bytes, memory->begin() + static_cast<ptrdiff_t>(shift));
     rest_ = rest_.subspan(size_bytes);
-    return std::span<const std::byte>(piece_).subspan(shift);
+    return {std::span<const std::byte>(*memory).subspan(shift), memory};
   }
 
  private:
   std::span<const std::byte> rest_;
-  std::vector<std::byte> piece_;
 };
 
-inline std::vector<int64_t> PlaneBytes(const Plan& plan) {
-  std::vector<int64_t> sizes;
-  for (const PlaneDesc& plane : plan.resolved.layout.planes) sizes.push_back(plane.size_bytes);
-  return sizes;
-}
-
 // Output that is worth its time.
-inline bool IsSmall(const Plan& plan) { return plan.output_bytes <= 16 * kMaxElems; }
+inline bool IsSmall(const Plan& plan) { return plan.output_bytes <= 80 * kMaxElems; }
 
 }  // namespace quantd::fuzz
 

@@ -1,14 +1,17 @@
 """Makes the golden files of this folder: what other projects' code gives for stated inputs.
 
     python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements.txt
-    venv/bin/python tests/golden/make_golden.py [affine floats q8_0 nf4 nvfp4]
+    venv/bin/python tests/golden/make_golden.py [affine floats q8_0 nf4]
+
+The make_PROJECT.py beside it do the same with one other project each, and share GoldenFile.
 
 Each file is a safetensors file of cases. `__metadata__` has `command`, `source` (whose bytes they
 are, with versions) and, for each case, `case:NAME` -> {"spec": ..., "input": key of the values,
 "shape": [...]}. Tensor `NAME/PLANE` is the
-plane that the case must give, byte for byte; `NAME/values` is what decoding it to f32 must give.
-A case without an input is decoded only; `all_codes` has the codes 0 ... 65535, and the SHA-256 of
-their values. Never regenerate to get a test green.
+plane that the case must give, byte for byte; `NAME/values` is what decoding it to f32 must give;
+where that would be large the case has the SHA-256 of it, "values_sha256". `NAME/importance` is no
+plane but a second input: the weight of each column. A case without an input is decoded only;
+`all_codes` has the codes 0 ... 65535. Never regenerate to get a test green.
 """
 
 import ctypes
@@ -32,12 +35,16 @@ def versions(*packages):
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
 
 
+def sha256_f32(values):
+    return hashlib.sha256(np.asarray(values).astype("<f4").tobytes()).hexdigest()
+
+
 class GoldenFile:
     """Collects cases and writes them as one safetensors file."""
 
-    def __init__(self, name, source):
+    def __init__(self, name, source, command=COMMAND):
         self.path = HERE / f"{name}.safetensors"
-        self.metadata = {"command": COMMAND, "source": source}
+        self.metadata = {"command": command, "source": source}
         self.tensors = {}
 
     def share(self, key, values):
@@ -45,8 +52,11 @@ class GoldenFile:
         self.tensors[key] = np.ascontiguousarray(values)
         return key
 
-    def add(self, name, spec, shape, values=None, shared=None, planes=None, decoded=None):
-        """Adds a case; `values` is its input, or `shared` the key of one."""
+    def add(self, name, spec, shape, values=None, shared=None, planes=None, decoded=None,
+            digest=False):
+        """Adds a case; `values` is its input, or `shared` the key of one.
+
+        With `digest`, only the SHA-256 of the decoded values is kept."""
         case = {"spec": spec, "shape": list(shape)}
         if values is not None:
             shared = self.share(f"{name}/input", values)
@@ -54,22 +64,23 @@ class GoldenFile:
             case["input"] = shared
         for plane, data in (planes or {}).items():
             self.tensors[f"{name}/{plane}"] = np.ascontiguousarray(data)
-        if decoded is not None:
+        if decoded is not None and digest:
+            case["values_sha256"] = sha256_f32(decoded)
+        elif decoded is not None:
             self.tensors[f"{name}/values"] = np.ascontiguousarray(decoded, dtype=np.float32)
         self.metadata[f"case:{name}"] = json.dumps(case)
 
     def add_all_codes(self, spec, values):
         """Adds the decoding of all 16-bit codes."""
-        digest = hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()
-        case = {"spec": spec, "shape": [65536], "values_sha256": digest}
+        case = {"spec": spec, "shape": [65536], "values_sha256": sha256_f32(values)}
         self.metadata["case:all_codes"] = json.dumps(case)
 
     def write(self):
         # By hand: the safetensors package orders metadata at random, and a second run must give the
         # same file.
         header, data = {"__metadata__": self.metadata}, b""
-        names = {"float64": "F64", "float32": "F32", "uint16": "U16", "int16": "I16", "int8": "I8",
-                 "uint8": "U8"}
+        names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
+                 "uint32": "U32", "uint16": "U16", "int16": "I16", "int8": "I8", "uint8": "U8"}
         for key, tensor in sorted(self.tensors.items(), key=lambda item: -item[1].itemsize):
             begin, data = len(data), data + tensor.tobytes()
             header[key] = {"dtype": names[tensor.dtype.name], "shape": list(tensor.shape),
@@ -430,74 +441,7 @@ def make_nf4():
     file.write()
 
 
-# --- nvfp4: a model of the published rule ---------------------------------------------------------
-
-E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-
-
-def round_e2m1(x):
-    """Nearest code of |x|, ties to the even code, sign in bit 3."""
-    magnitude = np.minimum(np.abs(x), 6)
-    distance = np.abs(magnitude[..., None] - E2M1)
-    best = distance.min(-1, keepdims=True)
-    # Of two codes at the same distance the even one; argmax finds the first that is true.
-    even_first = np.array([0, 2, 4, 6, 1, 3, 5, 7])
-    code = even_first[np.argmax((distance == best)[..., even_first], axis=-1)]
-    return (code | np.where(np.signbit(x), 8, 0)).astype(np.uint8)
-
-
-def nvfp4_variants(blocks, g):
-    """Scales and codes of blocks by each order in which the rule may be computed."""
-    block_max = np.abs(blocks).max(-1)
-    f32, f64 = np.float32, np.float64
-    scale_values = [(block_max / f32(6)) / g, block_max / (f32(6) * g),
-                    block_max.astype(f64) / 6 / f64(g)]
-    for scale_value in scale_values:
-        scale = np.minimum(scale_value, 448).astype(ml_dtypes.float8_e4m3fn)
-        step32 = scale.astype(f32) * g
-        step64 = scale.astype(f64) * f64(g)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            for steps in [blocks / step32[:, None], blocks.astype(f64) / step64[:, None],
-                          blocks / scale.astype(f32)[:, None] / g]:
-                yield scale, round_e2m1(steps)
-
-
-def make_nvfp4():
-    """Blocks of 16 on which every order of the operations gives the same codes."""
-    rng = np.random.default_rng(20240505)
-    file = GoldenFile("nvfp4", "a model of the rule (make_golden.py, make_nvfp4) with the float8_e4m3fn "
-                      "of " + versions("ml_dtypes"))
-    ties = np.tile([6, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5, -0.25, -0.75, -1.25, -1.75, -2.5, -3.5, -5, 0.5],
-                   (18, 1)) * 2.0 ** np.arange(-9, 9)[:, None]
-    cases = {
-        "random": rng.standard_normal((152, 16)) * np.exp(rng.uniform(-2, 2, (152, 1))),
-        "uniform": rng.uniform(-1, 1, (80, 16)) * 1e-3,
-        "ties": ties,
-    }
-    for name, blocks in cases.items():
-        blocks = blocks.astype(np.float32)
-        # The largest value of the tensor makes g a power of two in "ties".
-        blocks[0, 0] = 6 * 448 if name == "ties" else np.abs(blocks).max() * np.float32(1.5)
-        g = np.float32(np.float64(np.abs(blocks).max()) / (6 * 448))
-        scales, codes = zip(*nvfp4_variants(blocks, g))
-        agree = np.all([(s == scales[0]) & np.all(c == codes[0], axis=-1)
-                        for s, c in zip(scales, codes)], axis=0)
-        assert agree[0] and agree.mean() > 0.9, name
-        keep = np.flatnonzero(agree)
-        keep = keep[: keep.size // 4 * 4]
-        x, code, scale = blocks[keep], codes[0][keep].ravel(), scales[0][keep]
-        shape = (keep.size // 4, 64)
-        code_values = np.where(code & 8, -1, 1) * E2M1[code & 7]
-        step = scale.astype(np.float32) * g
-        decoded = code_values.reshape(-1, 16).astype(np.float32) * step[:, None]
-        file.add(name, "nvfp4", shape, x.reshape(shape), decoded=decoded.reshape(shape),
-                 planes={"codes": code[0::2] | code[1::2] << 4, "scale": scale.view(np.uint8),
-                         "global_scale": g})
-    file.write()
-
-
-FAMILIES = {"affine": make_affine, "floats": make_floats, "q8_0": make_q8_0, "nf4": make_nf4,
-            "nvfp4": make_nvfp4}
+FAMILIES = {"affine": make_affine, "floats": make_floats, "q8_0": make_q8_0, "nf4": make_nf4}
 
 if __name__ == "__main__":
     for family in sys.argv[1:] or FAMILIES:

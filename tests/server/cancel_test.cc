@@ -68,7 +68,7 @@ TEST(Cancellation, EndsATensorThatIsBuffered) {
   context.TryCancel();
   EXPECT_EQ(EndOf(stream), grpc::StatusCode::CANCELLED);
   WaitForTheEnd(*server);
-  EXPECT_EQ(Sample(*server, "quantd_windows_encoded_total{scheme=\"int8\"}"), 0);
+  EXPECT_EQ(Sample(*server, "quantd_stripes_encoded_total{scheme=\"int8\"}"), 0);
   EXPECT_EQ(Sample(*server, "quantd_requests_total{code=\"CANCELLED\",rpc=\"StreamingQuantize\"}"),
             1);
   EXPECT_EQ(Sample(*server,
@@ -90,7 +90,7 @@ TEST(Cancellation, OfADeadlineIsCountedAsThat) {
   Stream stream = SendNearlyAll(*stub, context);
   EXPECT_EQ(EndOf(stream), grpc::StatusCode::DEADLINE_EXCEEDED);
   WaitForTheEnd(*server);
-  EXPECT_EQ(Sample(*server, "quantd_windows_encoded_total{scheme=\"int8\"}"), 0);
+  EXPECT_EQ(Sample(*server, "quantd_stripes_encoded_total{scheme=\"int8\"}"), 0);
   EXPECT_EQ(Sample(*server,
                    "quantd_requests_total{code=\"DEADLINE_EXCEEDED\",rpc=\"StreamingQuantize\"}"),
             1);
@@ -120,7 +120,7 @@ TEST(Cancellation, StopsTheWorkOfATensorThatIsUnderWay) {
   writer.join();
   EXPECT_EQ(EndOf(stream), grpc::StatusCode::CANCELLED);
   WaitForTheEnd(*server);
-  const double windows = Sample(*server, "quantd_windows_encoded_total{scheme=\"int8\"}");
+  const double windows = Sample(*server, "quantd_stripes_encoded_total{scheme=\"int8\"}");
   EXPECT_GE(windows, 1);
   EXPECT_LE(windows, 32);
   EXPECT_THAT(server->MetricsText(), Not(HasSubstr("outcome=\"ok\"")));

@@ -45,8 +45,8 @@ std::vector<std::string> SchemeNames() {
 class EveryScheme : public ::testing::TestWithParam<std::tuple<std::string, Transport>> {
  protected:
   const std::string scheme_ = std::get<0>(GetParam());
-  const TensorDesc tensor_ = F32Tensor("weights", {37, 640});
-  const std::string values_ = RandomF32(37 * 640, 11);
+  const TensorDesc tensor_ = F32Tensor("weights", {37, 768});
+  const std::string values_ = RandomF32(37 * 768, 11);
   Loopback loopback_{std::get<1>(GetParam())};
 };
 

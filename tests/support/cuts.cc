@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "core/base/crc32c.h"
 #include "core/base/status_macros.h"
 
 namespace quantd::testing {
@@ -27,42 +28,73 @@ MemorySink::MemorySink(std::vector<int64_t> plane_bytes) : committed_(plane_byte
   for (const int64_t size_bytes : plane_bytes) planes.emplace_back(static_cast<size_t>(size_bytes));
 }
 
-std::span<std::byte> MemorySink::Acquire(int plane, int64_t offset_bytes, int64_t size_bytes) {
-  in_order = in_order && offset_bytes == committed_[static_cast<size_t>(plane)];
-  return std::span(planes[static_cast<size_t>(plane)])
+std::optional<std::span<std::byte>> MemorySink::Acquire(int64_t offset_bytes, int64_t size_bytes) {
+  if (offset_bytes != acquired_) in_order = false;
+  acquired_ += size_bytes;
+  return std::span(planes[0])
       .subspan(static_cast<size_t>(offset_bytes), static_cast<size_t>(size_bytes));
 }
 
-void MemorySink::Commit(int plane, int64_t, int64_t size_bytes) {
-  committed_[static_cast<size_t>(plane)] += size_bytes;
+void MemorySink::Commit(int64_t offset_bytes, int64_t size_bytes, uint32_t crc32c) {
+  const auto bytes = std::span(planes[0]).subspan(static_cast<size_t>(offset_bytes),
+                                                  static_cast<size_t>(size_bytes));
+  if (offset_bytes != committed_[0] || Crc32c(bytes) != crc32c) in_order = false;
+  committed_[0] += size_bytes;
 }
+
+void MemorySink::Put(int plane, int64_t offset_bytes, std::span<const std::byte> bytes) {
+  int64_t& committed = committed_[static_cast<size_t>(plane)];
+  if (offset_bytes != committed) in_order = false;
+  std::copy(bytes.begin(), bytes.end(),
+            planes[static_cast<size_t>(plane)].begin() + offset_bytes);
+  committed += static_cast<int64_t>(bytes.size());
+}
+
+std::vector<int64_t> PlaneBytes(const PackedLayout& layout) {
+  std::vector<int64_t> sizes;
+  for (const PlaneDesc& plane : layout.planes) sizes.push_back(plane.size_bytes);
+  return sizes;
+}
+
+Piece LendCopy(std::span<const std::byte> bytes) {
+  const auto copy = std::make_shared<std::vector<std::byte>>(bytes.begin(), bytes.end());
+  return {*copy, copy};
+}
+
+namespace {
+
+// Feeds `push` with the pieces of `bytes`; has the session do what it can in between.
+template <typename Session, typename PushFn>
+void Feed(Session& session, std::span<const std::byte> bytes, Cut cut, uint32_t seed,
+          PushFn push) {
+  for (const int64_t piece_bytes : CutSizes(cut, static_cast<int64_t>(bytes.size()), seed)) {
+    const auto piece = bytes.first(static_cast<size_t>(piece_bytes));
+    bytes = bytes.subspan(piece.size());
+    push(cut == Cut::kWhole ? Piece{piece, nullptr} : LendCopy(piece));
+    while (!session.WantsInput() && session.Help()) {
+    }
+  }
+}
+
+}  // namespace
 
 absl::StatusOr<QuantizedTensor> QuantizeCut(const QuantSpec& spec, const TensorDesc& tensor,
                                             std::span<const std::byte> values, Cut cut,
                                             const QuantizeOptions& options, int64_t session_budget,
                                             const SessionContext& context) {
   QuantizedTensor result;
-  const PlanInputs inputs = {!options.ranges.empty() || options.tensor_range.has_value()};
+  PlanInputs inputs;
+  inputs.has_ranges = !options.ranges.empty() || options.tensor_range.has_value() ||
+                      options.histogram.has_value();
+  inputs.importance_elems = std::ssize(options.importance);
+  inputs.threads = context.executor->workers() + 1;
   QUANTD_ASSIGN_OR_RETURN(result.plan, MakePlan(spec, tensor, session_budget, inputs));
+  MemorySink sink(PlaneBytes(result.plan.resolved.layout));
   QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<QuantizeSession> session,
-                          QuantizeSession::Create(result.plan, options, context));
-  std::vector<int64_t> sizes;
-  for (const PlaneDesc& plane : result.plan.resolved.layout.planes)
-    sizes.push_back(plane.size_bytes);
-  MemorySink sink(sizes);
-  const CancelToken cancel;
-  for (const int64_t piece_bytes : CutSizes(cut, static_cast<int64_t>(values.size()), 5)) {
-    std::span<const std::byte> piece = values.first(static_cast<size_t>(piece_bytes));
-    values = values.subspan(piece.size());
-    for (bool more = true; more;) {
-      QUANTD_ASSIGN_OR_RETURN(const StepResult step, session->Step(piece, sink, cancel));
-      piece = piece.subspan(static_cast<size_t>(step.consumed_bytes));
-      more = !piece.empty() || !step.wants_input;
-    }
-  }
-  while (!session->done()) {
-    QUANTD_RETURN_IF_ERROR(session->Step({}, sink, cancel).status());
-  }
+                          QuantizeSession::Create(result.plan, options, sink, context));
+  Feed(*session, values, cut, 5, [&](Piece piece) { session->Push(std::move(piece)); });
+  session->EndInput();
+  session->Await();
   QUANTD_ASSIGN_OR_RETURN(result.report, session->Finish());
   if (!sink.in_order) return absl::InternalError("planes were written out of order");
   result.planes = std::move(sink.planes);
@@ -72,22 +104,15 @@ absl::StatusOr<QuantizedTensor> QuantizeCut(const QuantSpec& spec, const TensorD
 absl::StatusOr<std::vector<std::byte>> DequantizeCut(const QuantizedTensor& tensor, DType dtype,
                                                      Cut cut, const SessionContext& context) {
   const int64_t values_bytes = tensor.plan.resolved.tensor.shape.num_elems() * SizeOf(dtype);
-  QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<DequantizeSession> session,
-                          DequantizeSession::Create(tensor.plan, dtype, context));
   MemorySink sink({values_bytes});
-  const CancelToken cancel;
+  QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<DequantizeSession> session,
+                          DequantizeSession::Create(tensor.plan, dtype, sink, context));
   for (size_t i = tensor.planes.size(); i-- > 0;) {  // codes last
-    std::span<const std::byte> plane = tensor.planes[i];
-    for (const int64_t piece_bytes : CutSizes(cut, static_cast<int64_t>(plane.size()), 6)) {
-      std::span<const std::byte> piece = plane.first(static_cast<size_t>(piece_bytes));
-      plane = plane.subspan(piece.size());
-      while (!piece.empty()) {
-        QUANTD_ASSIGN_OR_RETURN(const StepResult step,
-                                session->Step(static_cast<int>(i), piece, sink, cancel));
-        piece = piece.subspan(static_cast<size_t>(step.consumed_bytes));
-      }
-    }
+    Feed(*session, tensor.planes[i], cut, 6,
+         [&](Piece piece) { session->Push(static_cast<int>(i), std::move(piece)); });
   }
+  session->EndInput();
+  session->Await();
   QUANTD_ASSIGN_OR_RETURN(const DecodingReport report, session->Finish());
   if (!sink.in_order || report.plane_digests != tensor.report.digests) {
     return absl::InternalError("digests differ, or values were written out of order");
@@ -100,15 +125,9 @@ absl::StatusOr<CalibrationState> CalibrateCut(const Plan& plan, std::span<const 
                                               const SessionContext& context) {
   QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<CalibrationSession> session,
                           CalibrationSession::Create(plan, options, context));
-  const CancelToken cancel;
-  for (const int64_t piece_bytes : CutSizes(cut, static_cast<int64_t>(values.size()), 7)) {
-    std::span<const std::byte> piece = values.first(static_cast<size_t>(piece_bytes));
-    values = values.subspan(piece.size());
-    while (!piece.empty()) {
-      QUANTD_ASSIGN_OR_RETURN(const StepResult step, session->Step(piece, cancel));
-      piece = piece.subspan(static_cast<size_t>(step.consumed_bytes));
-    }
-  }
+  Feed(*session, values, cut, 7, [&](Piece piece) { session->Push(std::move(piece)); });
+  session->EndInput();
+  session->Await();
   return session->Finish();
 }
 

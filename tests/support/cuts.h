@@ -2,8 +2,10 @@
 #define QUANTD_TESTS_SUPPORT_CUTS_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <random>
 #include <span>
 #include <string>
@@ -17,25 +19,35 @@
 namespace quantd::testing {
 
 // How input is cut into pieces.
-enum class Cut { kWhole, kOneByte, kPrimes, kRandom };
+enum class Cut { kWhole, kOneByte, kPrimes, kRandom };  // but for kWhole, pieces are lent
 inline constexpr Cut kAllCuts[] = {Cut::kWhole, Cut::kOneByte, Cut::kPrimes, Cut::kRandom};
 
 // Returns the pieces' sizes, which sum to `total_bytes`.
 std::vector<int64_t> CutSizes(Cut cut, int64_t total_bytes, uint32_t seed);
 
-// Keeps what a session writes, and checks that each plane comes in order and without gaps.
+// Keeps what a session writes, and checks that each plane comes in order and without gaps, and the
+// CRC32C of what is committed.
 class MemorySink : public PayloadSink {
  public:
   explicit MemorySink(std::vector<int64_t> plane_bytes);
-  std::span<std::byte> Acquire(int plane, int64_t offset_bytes, int64_t size_bytes) override;
-  void Commit(int plane, int64_t offset_bytes, int64_t size_bytes) override;
+  std::optional<std::span<std::byte>> Acquire(int64_t offset_bytes, int64_t size_bytes) override;
+  void Commit(int64_t offset_bytes, int64_t size_bytes, uint32_t crc32c) override;
+  void Put(int plane, int64_t offset_bytes, std::span<const std::byte> bytes) override;
+  bool wants_crc() const override { return true; }
 
   std::vector<std::vector<std::byte>> planes;
-  bool in_order = true;
+  std::atomic<bool> in_order = true;
 
  private:
+  int64_t acquired_ = 0;
   std::vector<int64_t> committed_;
 };
+
+// Returns the planes' sizes.
+std::vector<int64_t> PlaneBytes(const PackedLayout& layout);
+
+// A copy of bytes that is gone when its keeper is: what a session must not read later.
+Piece LendCopy(std::span<const std::byte> bytes);
 
 // Quantizes in pieces.
 absl::StatusOr<QuantizedTensor> QuantizeCut(const QuantSpec& spec, const TensorDesc& tensor,

@@ -52,6 +52,17 @@ std::vector<std::byte> TensorBytes(const RawFile& raw, const std::string& key) {
   return bytes;
 }
 
+absl::StatusOr<DType> ReadDType(const std::string& name) {
+  static constexpr std::pair<const char*, DType> kNames[] = {{"F64", DType::kF64},
+                                                             {"F32", DType::kF32},
+                                                             {"F16", DType::kF16},
+                                                             {"BF16", DType::kBf16}};
+  for (const auto& [known, dtype] : kNames) {
+    if (name == known) return dtype;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("an input of ", name));
+}
+
 absl::StatusOr<GoldenCase> ReadCase(const RawFile& raw, absl::string_view name, const Json& info) {
   GoldenCase result;
   result.name = std::string(name);
@@ -63,16 +74,21 @@ absl::StatusOr<GoldenCase> ReadCase(const RawFile& raw, absl::string_view name, 
   if (info.contains("input")) {
     const std::string key = info["input"];
     result.input = TensorBytes(raw, key);
-    result.tensor.dtype = raw.header[key]["dtype"] == "F64" ? DType::kF64 : DType::kF32;
+    QUANTD_ASSIGN_OR_RETURN(result.tensor.dtype, ReadDType(raw.header[key]["dtype"]));
   }
   const std::string prefix = absl::StrCat(name, "/");
   for (const auto& [key, unused] : raw.header.items()) {
     if (!absl::StartsWith(key, prefix)) continue;
     const std::string part(absl::StripPrefix(key, prefix));
+    if (part == "input") continue;
+    std::vector<std::byte> bytes = TensorBytes(raw, key);
     if (part == "values") {
-      result.values = TensorBytes(raw, key);
-    } else if (part != "input") {
-      result.planes[part] = TensorBytes(raw, key);
+      result.values = std::move(bytes);
+    } else if (part == "importance") {
+      result.importance.resize(bytes.size() / sizeof(float));
+      std::memcpy(result.importance.data(), bytes.data(), bytes.size());
+    } else {
+      result.planes[part] = std::move(bytes);
     }
   }
   return result;

@@ -17,8 +17,9 @@ namespace quantd {
 struct GoldenCase {
   std::string name;
   std::string spec;
-  TensorDesc tensor;                                     // f32 where the case has no input
-  std::vector<std::byte> input;                          // empty: decode only
+  TensorDesc tensor;              // f32 where the case has no input
+  std::vector<std::byte> input;   // empty: decode only
+  std::vector<float> importance;  // weights of the columns; empty: none
   std::map<std::string, std::vector<std::byte>> planes;  // by name
   std::vector<std::byte> values;  // what decoding to f32 gives; empty: not known
   std::string values_sha256;      // instead of `values`

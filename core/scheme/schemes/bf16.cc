@@ -1,10 +1,12 @@
-#include "core/scheme/half.h"
+#include "core/scheme/float_codes.h"
 
 namespace quantd {
 
 const Scheme& bf16_scheme() {
-  static const Scheme kScheme = HalfScheme("bf16", "bfloat16, the upper half of binary32",
-                                           "ml_dtypes bfloat16", HalfKind::kBf16);
+  static const Scheme kScheme =
+      FloatScheme(DType::kBf16, {.name = "bf16",
+                                 .summary = "bfloat16, the upper half of binary32",
+                                 .source = "ml_dtypes bfloat16"});
   return kScheme;
 }
 

@@ -1,98 +1,55 @@
-// nf4: 4-bit NormalFloat of QLoRA (arXiv 2305.14314, appendix E) as bitsandbytes stores it: groups
-// of the flat tensor, the last one may be short, codes two to a byte, the first of a pair in the
-// HIGH nibble:
+// nf4: 4-bit NormalFloat of QLoRA (arXiv 2305.14314, appendix E) as bitsandbytes stores it: the 16
+// levels are quantiles of a normal distribution, so that weights, which look like one, use each
+// code about as often. Groups of the flat tensor, the last one may be short, have a scale:
 //
 //   scale = absmax,  v = x * (1 / scale),  code = how many of the 15 middles between neighbours in
 //   the codebook are below v,  x' = codebook[code] * scale
 //
 // all in f32 (in f64, against the same f32 middles, for inputs that work as f64); a tie goes to the
 // lower code. bitsandbytes' kernels decide so (dQuantizeNF4 in csrc). An all-zero group has scale 1
-// and codes 7; so has the nibble beside an odd last code.
+// and codes 7. Codes lie two to a byte, the first of a pair in the HIGH nibble, unlike all others:
+//
+//   | code 0 << 4 | code 1 |  code 2 << 4 | code 3 | ...      7 beside an odd last code
+//
+// With scale_type=nested8, bitsandbytes' double quantization, the scales themselves are stored in 8
+// bits, 256 of them sharing a scale (nested_scales.h). Codes are still made with the absmax, x'
+// with what is restored of it. There an all-zero group counts with the absmax 0.
+//
+//   scale u8 [groups], nested_scale f32 [groups / 256, rounded up], nested_codebook f32 [256],
+//   nested_offset f32 [1]
+//
+// A code costs six comparisons and three look-ups where int4 has a division and a rounding.
+//
+// The entry is nf4_scheme. Tested by tests/core/scheme/reference_test.cc and golden_test.cc.
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
+#include <utility>
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "core/scheme/schemes/nf4.cc"
-#include <hwy/foreach_target.h>
-#include <hwy/highway.h>
-
-HWY_BEFORE_NAMESPACE();
-namespace quantd {
-namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-
-// Writes the codes of values * factor, one factor for each run; returns the largest |values *
-// factor|.
-template <typename T>
-T CountMiddles(const T* HWY_RESTRICT values, int64_t num_elems, int64_t run_elems,
-               const T* HWY_RESTRICT factors, const float* HWY_RESTRICT middles,
-               uint8_t* HWY_RESTRICT codes) {
-  const hn::ScalableTag<T> d;
-  const hn::RebindToUnsigned<decltype(d)> du;
-  const hn::Rebind<uint8_t, decltype(d)> d8;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  hn::VFromD<decltype(d)> bounds[15];
-  for (int k = 0; k < 15; ++k) bounds[k] = hn::Set(d, static_cast<T>(middles[k]));
-  T reach = 0;
-  for (int64_t begin = 0; begin < num_elems; begin += run_elems, ++factors) {
-    const int64_t end = std::min(begin + run_elems, num_elems);
-    const auto factor = hn::Set(d, *factors);
-    auto max = hn::Zero(d);
-    int64_t i = begin;
-    for (; i + lanes <= end; i += lanes) {
-      const auto v = hn::Mul(hn::LoadU(d, values + i), factor);
-      max = hn::Max(max, hn::Abs(v));
-      auto code = hn::Zero(du);  // less the all-ones mask of each middle that is below
-      for (int k = 0; k < 15; ++k) {
-        code = hn::Sub(code, hn::BitCast(du, hn::VecFromMask(d, hn::Gt(v, bounds[k]))));
-      }
-      hn::StoreU(hn::TruncateTo(d8, code), d8, codes + i);
-    }
-    reach = std::max(reach, hn::GetLane(hn::MaxOfLanes(d, max)));
-    for (; i < end; ++i) {
-      const T v = values[i] * *factors;
-      reach = std::max(reach, std::fabs(v));
-      codes[i] = 0;
-      for (int k = 0; k < 15; ++k) codes[i] += v > static_cast<T>(middles[k]);
-    }
-  }
-  return reach;
-}
-
-float CountF32(const float* x, int64_t n, int64_t run, const float* f, const float* t, uint8_t* c) {
-  return CountMiddles(x, n, run, f, t, c);
-}
-double CountF64(const double* x, int64_t n, int64_t run, const double* f, const float* t,
-                uint8_t* c) {
-  return CountMiddles(x, n, run, f, t, c);
-}
-
-}  // namespace HWY_NAMESPACE
-}  // namespace quantd
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 #include "core/base/checked_math.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/affine.h"
+#include "core/scheme/codebook.h"
+#include "core/scheme/nested_scales.h"
 #include "core/scheme/scheme.h"
-#include "core/simd/affine.h"
+#include "core/simd/bits.h"
 
 namespace quantd {
 namespace {
 
-HWY_EXPORT(CountF32);
-HWY_EXPORT(CountF64);
-
 constexpr size_t kScalePlane = 1;
 constexpr size_t kCodebookPlane = 2;
-constexpr int64_t kMaxGroups = kTileElems / 64;  // in a segment
+constexpr size_t kNestedScalePlane = 3;  // these with scale_type=nested8
+constexpr size_t kNestedCodebookPlane = 4;
+constexpr size_t kNestedOffsetPlane = 5;
+constexpr int64_t kMinGroupElems = 64;
+constexpr int64_t kMaxRuns = kTileElems / kMinGroupElems + 2;  // of a segment, with cut ends
+constexpr uint8_t kZeroCode = 7;
 
 // bitsandbytes/functional.py, get_4bit_type("nf4").
-constexpr std::array<float, 16> kCodebook = {
+constexpr std::array<float, 16> kLevels = {
     -1.0f,
     -0.6961928009986877f,
     -0.5250730514526367f,
@@ -110,21 +67,45 @@ constexpr std::array<float, 16> kCodebook = {
     0.7229568362236023f,
     1.0f,
 };
-// Half a step beyond the outermost codes.
-constexpr double kLowClip = -1 - (-0.6961928009986877 + 1) / 2;
-constexpr double kHighClip = 1 + (1 - 0.7229568362236023) / 2;
 
-constexpr uint8_t kZeroCode = 7;
-
-// The middles between neighbours, rounded to f32.
-constexpr std::array<float, 15> kMiddles = [] {
-  std::array<float, 15> middles{};
-  for (size_t k = 0; k < 15; ++k) {
-    middles[k] = static_cast<float>(
-        (static_cast<double>(kCodebook[k]) + static_cast<double>(kCodebook[k + 1])) / 2);
+template <typename T>
+constexpr Codebook<T> kBook = [] {
+  Codebook<T> book = {.levels = kLevels};
+  for (size_t k = 0; k < 15; ++k) {  // in f32 for f64 as well
+    book.middles[k] = static_cast<float>((double{kLevels[k]} + double{kLevels[k + 1]}) / 2);
   }
-  return middles;
+  // Half a step beyond the outermost codes.
+  book.low_clip = static_cast<T>(-1 - (-0.6961928009986877 + 1) / 2);
+  book.high_clip = static_cast<T>(1 + (1 - 0.7229568362236023) / 2);
+  return book;
 }();
+
+bool IsNested(const QuantSpec& spec) { return spec.scale_type == ScaleType::kNested8; }
+
+// Returns the absmax, as far as f32 holds it.
+double ReachOf(const Range& range) {
+  if (!(range.min <= range.max)) return 0;
+  const double reach = std::max(std::fabs(range.min), std::fabs(range.max));
+  return std::min<double>(reach, std::numeric_limits<float>::max());
+}
+
+// Adds what nested scales need.
+absl::StatusOr<PackedLayout> PlanNested(PackedLayout layout) {
+  const int64_t entries = CeilDiv(layout.groups.num_groups, kNestedGroups);
+  QUANTD_ASSIGN_OR_RETURN(Shape scale_shape, Shape::Make({entries}));
+  QUANTD_ASSIGN_OR_RETURN(Shape codebook_shape, Shape::Make({256}));
+  QUANTD_ASSIGN_OR_RETURN(Shape offset_shape, Shape::Make({1}));
+  constexpr int64_t kFloatBytes = sizeof(float);
+  layout.planes.push_back({"nested_scale", PlaneRole::kPerGroup, DType::kF32, scale_shape,
+                           entries * kFloatBytes, kNestedGroups});
+  layout.planes.push_back({"nested_codebook", PlaneRole::kConstant, DType::kF32, codebook_shape,
+                           256 * kFloatBytes});
+  layout.planes.push_back(
+      {"nested_offset", PlaneRole::kConstant, DType::kF32, offset_shape, kFloatBytes});
+  layout.working_bytes = kFloatBytes;
+  layout.tensor_evidence = kGroupRanges;
+  return layout;
+}
 
 absl::StatusOr<PackedLayout> PlanNf4(const SchemeInfo&, const QuantSpec& spec,
                                      const TensorDesc& tensor) {
@@ -136,88 +117,122 @@ absl::StatusOr<PackedLayout> PlanNf4(const SchemeInfo&, const QuantSpec& spec,
   layout.groups.run_elems = spec.granularity->group_elems;
   layout.groups.num_groups = CeilDiv(num_elems, layout.groups.run_elems);
   layout.groups.runs_per_row = std::max<int64_t>(layout.groups.num_groups, 1);
-  layout.needs_ranges = true;
+  layout.band_evidence = kRange;
   const int64_t groups = layout.groups.num_groups;
   QUANTD_ASSIGN_OR_RETURN(Shape code_shape, Shape::Make({CeilDiv(num_elems, 2)}));
   QUANTD_ASSIGN_OR_RETURN(Shape scale_shape, Shape::Make({groups}));
   QUANTD_ASSIGN_OR_RETURN(Shape codebook_shape, Shape::Make({16}));
-  QUANTD_ASSIGN_OR_RETURN(int64_t scale_bytes, CheckedMul(groups, sizeof(float)));
+  const bool nested = IsNested(spec);
+  const DType scale_type = nested ? DType::kUint8 : DType::kF32;
+  QUANTD_ASSIGN_OR_RETURN(int64_t scale_bytes, CheckedMul(groups, SizeOf(scale_type)));
   layout.planes = {
       {"codes", PlaneRole::kCodes, DType::kUint8, code_shape, code_shape.num_elems()},
-      {"scale", PlaneRole::kPerGroup, DType::kF32, scale_shape, scale_bytes},
+      {"scale", PlaneRole::kPerGroup, scale_type, scale_shape, scale_bytes},
       {"codebook", PlaneRole::kConstant, DType::kF32, codebook_shape, 16 * sizeof(float)}};
-  return layout;
+  return nested ? PlanNested(std::move(layout)) : layout;
 }
 
-void ResolveCodebook(const Resolved&, const Range&, ParamPlanes out) {
-  std::memcpy(out.planes[kCodebookPlane].data(), kCodebook.data(), sizeof(kCodebook));
+void ResolveCodebook(const Resolved& resolved, const TensorEvidence& tensor, ParamPlanes out) {
+  std::memcpy(out.planes[kCodebookPlane].data(), kLevels.data(), sizeof(kLevels));
+  if (!IsNested(resolved.spec)) return;
+  std::memcpy(out.planes[kNestedCodebookPlane].data(), NestedLevels().data(),
+              sizeof(NestedLevels()));
+  double sum = 0;
+  for (const Range& range : tensor.groups) sum += static_cast<float>(ReachOf(range));
+  const double count = static_cast<double>(std::max<size_t>(tensor.groups.size(), 1));
+  const float offset = static_cast<float>(sum / count);
+  std::memcpy(out.planes[kNestedOffsetPlane].data(), &offset, sizeof(offset));
 }
 
-void ResolveNf4(const Resolved&, std::span<const Range> ranges, ParamPlanes out) {
-  auto* scales = reinterpret_cast<float*>(out.planes[kScalePlane].data());
+void ResolveNested(std::span<const Range> ranges, ParamPlanes out) {
+  float offset;
+  std::memcpy(&offset, out.planes[kNestedOffsetPlane].data(), sizeof(offset));
+  float scales[kNestedGroups];
+  for (size_t begin = 0; begin < ranges.size(); begin += kNestedGroups) {
+    const size_t count = std::min<size_t>(kNestedGroups, ranges.size() - begin);
+    for (size_t i = 0; i < count; ++i) scales[i] = static_cast<float>(ReachOf(ranges[begin + i]));
+    auto* codes = reinterpret_cast<uint8_t*>(out.planes[kScalePlane].data()) + begin;
+    const float nested = EncodeNestedScales({scales, count}, offset, codes);
+    std::memcpy(out.planes[kNestedScalePlane].data() + begin / kNestedGroups * sizeof(float),
+                &nested, sizeof(nested));
+  }
+}
+
+void ResolveNf4(const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out) {
+  const bool nested = IsNested(resolved.spec);
+  if (nested) ResolveNested(ranges, out);
+  std::byte* to = nested ? out.working.data() : out.planes[kScalePlane].data();
   for (size_t i = 0; i < ranges.size(); ++i) {
-    const Range& range = ranges[i];
-    const bool empty = !(range.min <= range.max);
-    const double reach = empty ? 0 : std::max(std::fabs(range.min), std::fabs(range.max));
-    scales[i] = static_cast<float>(RoundScale(reach, ScaleType::kF32));
+    const float scale = static_cast<float>(RoundScale(ReachOf(ranges[i]), ScaleType::kF32));
+    std::memcpy(to + i * sizeof(float), &scale, sizeof(float));
   }
 }
 
-const float* ScalesOf(const Resolved& resolved, const ParamView& params, int64_t elem) {
-  const int64_t group = elem / resolved.layout.groups.run_elems;
-  return reinterpret_cast<const float*>(params.planes[kScalePlane].data()) +
-         (group - params.first_group);
-}
-
-template <typename T>
-bool IsClipped(T v) {
-  return v <= static_cast<T>(kLowClip) || v >= static_cast<T>(kHighClip);
-}
-
-template <typename T, typename CountFn>
-int64_t EncodeValues(const Resolved& resolved, const Segment& segment, const T* values,
-                     CountFn count, uint8_t* codes) {
-  const int64_t run_elems = resolved.layout.groups.run_elems;
-  const int64_t num_elems = segment.values.num_elems;
-  const float* scales = ScalesOf(resolved, segment.params, segment.first_elem);
-  T factors[kMaxGroups];
-  for (int64_t i = 0; i < CeilDiv(num_elems, run_elems); ++i) factors[i] = T{1} / scales[i];
-  const T reach = count(values, num_elems, run_elems, factors, kMiddles.data(), codes);
-  if (!(reach >= static_cast<T>(kHighClip))) return 0;
-  int64_t clipped = 0;
-  for (int64_t i = 0; i < num_elems; ++i) clipped += IsClipped(values[i] * factors[i / run_elems]);
-  return clipped;
-}
-
-// Segments start at a group: windows and tiles do, and group sizes divide a tile.
-void EncodeNf4(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
-               Counts* counts) {
-  uint8_t codes[kTileElems + 1];
-  if (segment.values.f32 != nullptr) {
-    counts->clipped +=
-        EncodeValues(resolved, segment, segment.values.f32, HWY_DYNAMIC_DISPATCH(CountF32), codes);
-  } else {
-    counts->clipped +=
-        EncodeValues(resolved, segment, segment.values.f64, HWY_DYNAMIC_DISPATCH(CountF64), codes);
+// What is stored of the scales of groups, restored.
+class StoredScales {
+ public:
+  StoredScales(const Resolved& resolved, const ParamView& params)
+      : params_(params), nested_(IsNested(resolved.spec)) {
+    if (nested_) offset_ = LoadAt(Floats(kNestedOffsetPlane), 0);
   }
-  codes[segment.values.num_elems] = kZeroCode;
-  PackNibbles(codes, RoundUp(segment.values.num_elems, 2), /*first_high=*/true,
-              reinterpret_cast<uint8_t*>(out.data()));
-}
 
+  float At(int64_t group) const {
+    const int64_t at = group - params_.first_group;
+    if (!nested_) return LoadAt(Floats(kScalePlane), at);
+    const auto* codes = reinterpret_cast<const uint8_t*>(params_.planes[kScalePlane].data());
+    const float nested = LoadAt(Floats(kNestedScalePlane), at / kNestedGroups);
+    return LoadAt(Floats(kNestedCodebookPlane), codes[at]) * nested + offset_;
+  }
+
+ private:
+  const float* Floats(size_t plane) const {
+    return reinterpret_cast<const float*>(params_.planes[plane].data());
+  }
+
+  const ParamView& params_;
+  const bool nested_;
+  float offset_ = 0;
+};
+
+// The runs of a segment.
 template <typename T>
-void DecodeValues(const Resolved& resolved, const uint8_t* codes, const ParamView& params,
-                  int64_t first_elem, int64_t num_elems, T* values) {
-  float codebook[16];
-  std::memcpy(codebook, params.planes[kCodebookPlane].data(), sizeof(codebook));
-  for (RunWalker run(resolved.layout.groups, first_elem, first_elem + num_elems); !run.done();
-       run.Next()) {
-    const T scale = static_cast<T>(*ScalesOf(resolved, params, run.elem()));
-    const int64_t begin = run.elem() - first_elem;
-    for (int64_t i = begin; i < begin + run.num_elems(); ++i) {
-      values[i] = static_cast<T>(codebook[codes[i] & 0x0F]) * scale;
+class Runs {
+ public:
+  Runs(const Resolved& resolved, const ParamView& params, int64_t first_elem, int64_t num_elems) {
+    const StoredScales stored(resolved, params);
+    const auto* working = reinterpret_cast<const float*>(params.working.data());
+    for (RunWalker run(resolved.layout.groups, first_elem, first_elem + num_elems); !run.done();
+         run.Next()) {
+      const T scale = stored.At(run.group());
+      const int64_t at = run.group() - params.first_group;
+      const T divisor = params.working.empty() ? scale : T{LoadAt(working, at)};
+      runs_[count_++] = {run.num_elems(), T{1} / divisor, scale};
     }
   }
+  operator std::span<const CodebookRun<T>>() const { return {runs_, count_}; }  // NOLINT
+
+ private:
+  CodebookRun<T> runs_[kMaxRuns];
+  size_t count_ = 0;
+};
+
+template <typename T>
+int64_t EncodeAs(const Resolved& resolved, const Segment& segment, const T* values, uint8_t* codes,
+                 Meter* meter) {
+  const Runs<T> runs(resolved, segment.params, segment.first_elem, segment.values.num_elems);
+  return EncodeLevels(kBook<T>, values, runs, codes, meter ? &meter->lanes<T>() : nullptr);
+}
+
+void EncodeNf4(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
+               Counts* counts, Meter* meter) {
+  const TileView& values = segment.values;
+  uint8_t codes[kTileElems + 1];
+  counts->clipped += values.f32 != nullptr
+                         ? EncodeAs(resolved, segment, values.f32, codes, meter)
+                         : EncodeAs(resolved, segment, values.f64, codes, meter);
+  codes[values.num_elems] = kZeroCode;
+  PackNibbles(codes, RoundUp(values.num_elems, 2), /*first_high=*/true,
+              reinterpret_cast<uint8_t*>(out.data()));
 }
 
 void DecodeNf4(const Resolved& resolved, std::span<const std::byte> packed, const ParamView& params,
@@ -225,31 +240,68 @@ void DecodeNf4(const Resolved& resolved, std::span<const std::byte> packed, cons
   uint8_t codes[kTileElems];
   UnpackNibbles(reinterpret_cast<const uint8_t*>(packed.data()), out.num_elems, /*first_high=*/true,
                 codes);
+  std::array<float, 16> levels;
+  std::memcpy(levels.data(), params.planes[kCodebookPlane].data(), sizeof(levels));
   if (out.f32 != nullptr) {
-    DecodeValues(resolved, codes, params, first_elem, out.num_elems, out.f32);
+    DecodeLevels(levels, Runs<float>(resolved, params, first_elem, out.num_elems), codes, out.f32);
   } else {
-    DecodeValues(resolved, codes, params, first_elem, out.num_elems, out.f64);
+    DecodeLevels(levels, Runs<double>(resolved, params, first_elem, out.num_elems), codes, out.f64);
   }
 }
 
 // --- The scalar definitions ---
 
+float FloatRef(const ParamView& params, size_t plane, int64_t i) {
+  float value;
+  std::memcpy(&value, params.planes[plane].data() + i * 4, 4);
+  return value;
+}
+
+// What values are divided by, and what levels are multiplied with.
+struct ScalesRef {
+  float working, stored;
+};
+
+ScalesRef ScaleRef(const Resolved& resolved, const ParamView& params, int64_t elem) {
+  const int64_t i = elem / resolved.spec.granularity->group_elems - params.first_group;
+  if (resolved.spec.scale_type != ScaleType::kNested8) {
+    const float scale = FloatRef(params, 1, i);
+    return {scale, scale};
+  }
+  const auto code = std::to_integer<uint8_t>(params.planes[1][static_cast<size_t>(i)]);
+  const float rest = FloatRef(params, 4, code) * FloatRef(params, 3, i / 256);
+  ScalesRef scales = {0, rest + FloatRef(params, 5, 0)};
+  if (!params.working.empty()) std::memcpy(&scales.working, params.working.data() + i * 4, 4);
+  return scales;
+}
+
+float LevelRef(const ParamView& params, int code) { return FloatRef(params, 2, code); }
+
 template <typename T>
-int EncodeOne(T value, float scale, Counts* counts) {
-  const T v = value * (T{1} / static_cast<T>(scale));
-  counts->clipped += IsClipped(v);
+int EncodeOne(T x, float scale, const ParamView& params, Counts* counts) {
+  const T v = x * (T{1} / static_cast<T>(scale));
+  // A code's step is the way to its neighbour.
+  const double low_step = double{LevelRef(params, 1)} - LevelRef(params, 0);
+  const double high_step = double{LevelRef(params, 15)} - LevelRef(params, 14);
+  counts->clipped +=
+      v <= static_cast<T>(-1 - low_step / 2) || v >= static_cast<T>(1 + high_step / 2);
   int code = 0;
-  while (code < 15 && v > static_cast<T>(kMiddles[static_cast<size_t>(code)])) ++code;
+  while (code < 15) {
+    const double sum = double{LevelRef(params, code)} + double{LevelRef(params, code + 1)};
+    if (!(v > static_cast<T>(static_cast<float>(sum / 2)))) break;
+    ++code;
+  }
   return code;
 }
 
 void EncodeNf4Ref(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                   Counts* counts) {
-  for (int64_t i = 0; i < segment.values.num_elems; ++i) {
-    const float scale = *ScalesOf(resolved, segment.params, segment.first_elem + i);
-    const int code = segment.values.f32 != nullptr
-                         ? EncodeOne(segment.values.f32[i], scale, counts)
-                         : EncodeOne(segment.values.f64[i], scale, counts);
+  const TileView& values = segment.values;
+  for (int64_t i = 0; i < values.num_elems; ++i) {
+    const float scale = ScaleRef(resolved, segment.params, segment.first_elem + i).working;
+    const int code = values.f32 != nullptr
+                         ? EncodeOne(LoadAt(values.f32, i), scale, segment.params, counts)
+                         : EncodeOne(LoadAt(values.f64, i), scale, segment.params, counts);
     std::byte& byte = out[static_cast<size_t>(i / 2)];
     byte = i % 2 == 0 ? static_cast<std::byte>(code << 4 | kZeroCode)
                       : (byte & std::byte{0xF0}) | static_cast<std::byte>(code);
@@ -260,16 +312,12 @@ void DecodeNf4Ref(const Resolved& resolved, std::span<const std::byte> packed,
                   const ParamView& params, int64_t first_elem, TileSpan out) {
   for (int64_t i = 0; i < out.num_elems; ++i) {
     const int byte = std::to_integer<int>(packed[static_cast<size_t>(i / 2)]);
-    float value;
-    std::memcpy(&value,
-                params.planes[kCodebookPlane].data() +
-                    sizeof(float) * static_cast<size_t>(i % 2 == 0 ? byte >> 4 : byte & 0x0F),
-                sizeof(float));
-    const float scale = *ScalesOf(resolved, params, first_elem + i);
+    const float level = LevelRef(params, i % 2 == 0 ? byte >> 4 : byte & 0x0F);
+    const float scale = ScaleRef(resolved, params, first_elem + i).stored;
     if (out.f32 != nullptr) {
-      out.f32[i] = value * scale;
+      out.f32[i] = level * scale;
     } else {
-      out.f64[i] = static_cast<double>(value) * static_cast<double>(scale);
+      out.f64[i] = double{level} * double{scale};
     }
   }
 }
@@ -291,9 +339,10 @@ const Scheme& nf4_scheme() {
     info.summary = "4-bit NormalFloat codebook with a scale for each group";
     info.source = "QLoRA, arXiv 2305.14314; bitsandbytes";
     info.bits_per_code = info.bits = 4;
-    for (int64_t group_elems = 64; group_elems <= kTileElems; group_elems *= 2) {
+    for (int64_t group_elems = kMinGroupElems; group_elems <= kTileElems; group_elems *= 2) {
       info.granularities.push_back({.kind = GranularityKind::kGroup, .group_elems = group_elems});
     }
+    info.scale_types = {ScaleType::kF32, ScaleType::kNested8};
     info.dialects = {{.name = "bitsandbytes"}};
     info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
     info.tails = {Tail::kShort};
@@ -304,4 +353,3 @@ const Scheme& nf4_scheme() {
 }
 
 }  // namespace quantd
-#endif  // HWY_ONCE

@@ -3,12 +3,21 @@
 //
 //   | f16 d | 32 x int8 |   d = absmax / 127 in f32, code = round(x * (1 / d)), ties away from zero
 //
-// Codes are made with the f32 d, then d is rounded to f16 (ggml/src/ggml-quants.c).
+// Codes are made with the f32 d, then d is rounded to f16 (ggml/src/ggml-quants.c): a block whose
+// largest is 127.4 has d = 1.0031496, codes by that, and stores 1.0029297.
 // Beyond ggml: a d that f16 cannot hold becomes 65504 before the codes are made, and a block whose
-// 1 / d is not finite (absmax below 2^-121) is all zero.
+// 1 / d is not finite (absmax below 2^-121) is all zero. f64 is worked on in f64.
+//
+// The kernel goes by batches of 16 blocks, which the L1 cache holds: the largest of each, then the
+// scales of all in one or few vectors, then codes and figures. Half away from zero is a truncation
+// after 0.49999997f is added, which is exact up to 2^22; 0.5 would make 1 of 0.49999997f itself.
+//
+// Entry: q8_0_scheme. Tested by tests/core/scheme/reference_test.cc and golden_test.cc.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/scheme/schemes/q8_0.cc"
@@ -16,39 +25,37 @@
 #include <hwy/highway.h>
 
 #include "core/scheme/scheme.h"
-#include "core/simd/round-inl.h"
+#include "core/simd/convert-inl.h"
+#include "core/simd/meter-inl.h"
+#include "core/simd/prefetch.h"
 
 #ifndef QUANTD_CORE_SCHEME_SCHEMES_Q8_0_BLOCK
 #define QUANTD_CORE_SCHEME_SCHEMES_Q8_0_BLOCK
-#include "core/base/minifloat.h"
-
 namespace quantd {
 namespace q8_0 {
 
 constexpr int64_t kBlockElems = 32;
+constexpr int64_t kBatchBlocks = 16;
+constexpr int kMaxCode = 127;
+constexpr double kMaxScale = 65504;  // the largest f16
+constexpr double kScaleOverflow = 65520;  // the first that rounds beyond it
 
 struct Block {
   uint16_t scale;  // f16
   int8_t codes[kBlockElems];
 };
-static_assert(sizeof(Block) == 34 && alignof(Block) == 2);
+static_assert(sizeof(Block) == 34 && offsetof(Block, codes) == 2);
 
 template <typename T>
-struct Scale {
-  uint16_t stored;
-  T inverse;  // what values are multiplied by; 0 for an all-zero block
+struct Kernels {
+  // Returns the number of values that were clipped. Blocks may lie at any alignment.
+  int64_t (*encode)(const T*, int64_t num_elems, std::byte* blocks, MeterLanes<T>*);
+  void (*decode)(const std::byte* blocks, int64_t num_elems, T*);
 };
-
-template <typename T>
-inline Scale<T> ScaleOf(T absmax) {
-  constexpr double kOverflow = 65520;  // rounds beyond f16's 65504
-  T scale = absmax / T{127};
-  if (scale >= T{kOverflow}) scale = T{65504};
-  const T inverse = scale != 0 ? T{1} / scale : T{0};
-  if (!std::isfinite(inverse)) return {0, 0};
-  return {static_cast<uint16_t>(NarrowFloat(kHalfFormat, scale, Rounding::kHalfEven, true)),
-          inverse};
-}
+struct KernelTable {
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
 
 }  // namespace q8_0
 }  // namespace quantd
@@ -58,80 +65,208 @@ HWY_BEFORE_NAMESPACE();
 namespace quantd {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
+using q8_0::Block;
+using q8_0::kBatchBlocks;
+using q8_0::kBlockElems;
+
+// Blocks next to each other and what they are made with.
+template <typename T>
+struct Q8Batch {
+  const T* values;  // whole blocks
+  int64_t num_blocks;
+  int64_t num_elems;                  // fewer in a block that ends with the row
+  HWY_ALIGN T absmax[kBatchBlocks];   // of each block
+  HWY_ALIGN T inverse[kBatchBlocks];  // what values are multiplied by; 0 for an all-zero block
+  HWY_ALIGN T factor[kBatchBlocks];   // the stored scale
+  HWY_ALIGN T stored[kBatchBlocks];   // its code, in the low bits
+  bool may_have_clipped;
+};
 
 template <typename T>
-int64_t EncodeQ8Blocks(const T* HWY_RESTRICT values, int64_t num_elems,
-                       q8_0::Block* HWY_RESTRICT blocks) {
-  using q8_0::kBlockElems;
-  const hn::CappedTag<T, kBlockElems> d;
-  const hn::RebindToUnsigned<decltype(d)> du;
-  const hn::Rebind<uint8_t, decltype(d)> d8;
+HWY_INLINE void FindMaxima(Q8Batch<T>& batch) {
+  const hn::CappedTag<T, 16> d;
   constexpr int64_t kWidth = hn::MaxLanes(d);
-  const auto limit = hn::Set(d, T{127});
-  const auto clip_bound = hn::Set(d, static_cast<T>(127.5));
-  const auto magic = hn::Set(d, static_cast<T>(sizeof(T) == 4 ? 0x1.8p23 : 0x1.8p52));
-  T padded[kBlockElems] = {};
-  int64_t clipped = 0;
-  for (; num_elems > 0; num_elems -= kBlockElems, values += kBlockElems, ++blocks) {
-    if (num_elems < kBlockElems) {  // a padded row end
-      std::copy(values, values + num_elems, padded);
-      values = padded;
-    }
+  std::fill(batch.absmax, batch.absmax + kBatchBlocks, T{0});
+  const T* HWY_RESTRICT values = batch.values;
+  for (int64_t block = 0; block < batch.num_blocks; ++block, values += kBlockElems) {
     auto max = hn::Zero(d);
     for (int64_t i = 0; i < kBlockElems; i += kWidth) {
+      PrefetchBehind(values + i);
       max = hn::Max(max, hn::Abs(hn::LoadU(d, values + i)));
     }
-    const q8_0::Scale<T> scale = q8_0::ScaleOf(hn::GetLane(hn::MaxOfLanes(d, max)));
-    blocks->scale = scale.stored;
-    const auto inverse = hn::Set(d, scale.inverse);
-    auto reach = hn::Zero(d);
-    for (int64_t i = 0; i < kBlockElems; i += kWidth) {
-      const auto v = hn::Mul(hn::LoadU(d, values + i), inverse);
-      reach = hn::Max(reach, hn::Abs(v));
-      const auto clamped = hn::Min(hn::Max(v, hn::Neg(limit)), limit);
-      const auto whole = RoundToWholeVec<Rounding::kHalfAway>(d, clamped, v);
-      const auto code = hn::TruncateTo(d8, hn::BitCast(du, hn::Add(whole, magic)));
-      hn::StoreU(code, d8, reinterpret_cast<uint8_t*>(blocks->codes) + i);
-    }
-    if (!hn::AllTrue(d, hn::Lt(reach, clip_bound))) {
-      for (int64_t i = 0; i < kBlockElems; ++i) {
-        clipped += std::fabs(values[i] * scale.inverse) >= static_cast<T>(127.5);
+    batch.absmax[block] = hn::GetLane(hn::MaxOfLanes(d, max));
+  }
+}
+
+template <typename T>
+HWY_INLINE void FindScales(Q8Batch<T>& batch) {
+  const hn::CappedTag<T, 16> d;
+  const auto largest = hn::Set(d, static_cast<T>(q8_0::kMaxScale));
+  const auto overflow = hn::Set(d, static_cast<T>(q8_0::kScaleOverflow));
+  const auto infinity = hn::Set(d, std::numeric_limits<T>::infinity());
+  batch.may_have_clipped = false;
+  for (int64_t i = 0; i < kBatchBlocks; i += hn::MaxLanes(d)) {
+    const auto wanted =
+        hn::Div(hn::Load(d, batch.absmax + i), hn::Set(d, static_cast<T>(q8_0::kMaxCode)));
+    const auto too_large = hn::Ge(wanted, overflow);
+    const auto scale = hn::IfThenElse(too_large, largest, wanted);
+    const auto inverse = hn::Div(hn::Set(d, T{1}), scale);
+    const auto is_zero = hn::Not(hn::Lt(inverse, infinity));
+    const auto stored = NarrowQuickVec<kHalfFormat, false>(d, hn::IfThenZeroElse(is_zero, scale));
+    hn::Store(hn::IfThenZeroElse(is_zero, inverse), d, batch.inverse + i);
+    hn::Store(stored.value, d, batch.factor + i);
+    hn::Store(hn::BitCast(d, stored.code), d, batch.stored + i);
+    batch.may_have_clipped |= !hn::AllFalse(d, too_large);
+  }
+}
+
+// One vector of values to codes; returns what they stand for. kClamps where x * inverse may be
+// beyond the outermost codes.
+template <bool kClamps, class D, typename T = hn::TFromD<D>, class V = hn::VFromD<D>>
+HWY_INLINE V EncodeQ8Vec(D d, V x, V inverse, V factor, std::byte* codes) {
+  const hn::RebindToUnsigned<D> du;
+  constexpr T kBelowHalf = static_cast<T>(0.5) - std::numeric_limits<T>::epsilon() / 4;
+  constexpr T kMagic = static_cast<T>(sizeof(T) == 4 ? 0x1.8p23 : 0x1.8p52);
+  const V limit = hn::Set(d, static_cast<T>(q8_0::kMaxCode));
+  V v = hn::Mul(x, inverse);
+  if constexpr (kClamps) v = hn::Min(hn::Max(v, hn::Neg(limit)), limit);
+  const V whole = hn::Trunc(hn::Add(v, hn::CopySignToAbs(hn::Set(d, kBelowHalf), v)));
+  StoreLow(du, hn::BitCast(du, hn::Add(whole, hn::Set(d, kMagic))),
+           reinterpret_cast<uint8_t*>(codes));
+  return hn::Mul(whole, factor);
+}
+
+// Codes and figures of a batch.
+template <bool kClamps, template <class> class Regs, typename T>
+HWY_INLINE void EncodeQ8Codes(const Q8Batch<T>& batch, std::byte* HWY_RESTRICT out,
+                              MeterLanes<T>& lanes) {
+  using D = hn::CappedTag<T, 16>;
+  const D d;
+  constexpr int64_t kWidth = hn::MaxLanes(d);
+  for (int64_t k = 0; k < 16; k += kWidth) {
+    Regs<D> regs(d, lanes, static_cast<size_t>(k));
+    const T* HWY_RESTRICT from = batch.values + k;
+    std::byte* codes = out + offsetof(Block, codes) + k;
+    int64_t left = batch.num_elems - k;
+    for (int64_t block = 0; block < batch.num_blocks; ++block, left -= kBlockElems) {
+      const auto inverse = hn::Set(d, batch.inverse[block]);
+      const auto factor = hn::Set(d, batch.factor[block]);
+      for (int64_t half = 0; half < kBlockElems; half += 16) {
+        const auto x = hn::LoadU(d, from + half);
+        const auto y = EncodeQ8Vec<kClamps>(d, x, inverse, factor, codes + half);
+        if (HWY_LIKELY(left - half >= kWidth)) {
+          regs.Add(d, x, y);
+        } else if (left > half) {
+          regs.AddFirst(d, static_cast<size_t>(left - half), x, y);
+        }
       }
+      from += kBlockElems;
+      codes += sizeof(Block);
     }
+    regs.Store(d, lanes, static_cast<size_t>(k));
+  }
+}
+
+template <typename T>
+HWY_INLINE void StoreScales(const Q8Batch<T>& batch, std::byte* out) {
+  for (int64_t block = 0; block < batch.num_blocks; ++block, out += sizeof(Block)) {
+    const auto code =
+        static_cast<uint16_t>(std::bit_cast<hwy::MakeUnsigned<T>>(batch.stored[block]));
+    std::memcpy(out, &code, sizeof(code));
+  }
+}
+
+template <typename T>
+int64_t CountClippedQ8(const Q8Batch<T>& batch) {
+  int64_t clipped = 0;
+  for (int64_t i = 0; i < batch.num_elems; ++i) {
+    const T steps = LoadAt(batch.values, i) * batch.inverse[i / kBlockElems];
+    clipped += std::fabs(steps) >= static_cast<T>(q8_0::kMaxCode + 0.5);
+  }
+  return clipped;
+}
+
+// Finds the scales of the next batch of `num_elems` values; a single short block is filled up in
+// `padded`.
+template <typename T>
+HWY_INLINE void PrepareQ8(const T* values, int64_t num_elems, T* padded, Q8Batch<T>& batch) {
+  batch.num_blocks = std::clamp(num_elems / kBlockElems, int64_t{1}, int64_t{kBatchBlocks});
+  batch.num_elems = std::min(num_elems, batch.num_blocks * kBlockElems);
+  batch.values = values;
+  if (num_elems < kBlockElems) {
+    std::memcpy(padded, values, static_cast<size_t>(num_elems) * sizeof(T));
+    batch.values = padded;
+  }
+  FindMaxima(batch);
+  FindScales(batch);
+}
+
+template <template <class> class Regs, typename T>
+HWY_NOINLINE int64_t EncodeQ8Blocks(const T* values, int64_t num_elems, std::byte* out,
+                                    MeterLanes<T>& lanes) {
+  // Scales are found a batch ahead, so that their divisions end while codes are made.
+  Q8Batch<T> batches[2];
+  T padded[kBlockElems] = {};
+  int64_t clipped = 0;
+  if (num_elems > 0) PrepareQ8(values, num_elems, padded, batches[0]);
+  for (int turn = 0; num_elems > 0; turn ^= 1) {
+    const Q8Batch<T>& batch = batches[turn];
+    values += batch.num_elems;
+    num_elems -= batch.num_elems;
+    if (num_elems > 0) PrepareQ8(values, num_elems, padded, batches[turn ^ 1]);
+    if (HWY_UNLIKELY(batch.may_have_clipped)) {
+      EncodeQ8Codes<true, Regs>(batch, out, lanes);
+      clipped += CountClippedQ8(batch);
+    } else {
+      EncodeQ8Codes<false, Regs>(batch, out, lanes);
+    }
+    StoreScales(batch, out);
+    out += batch.num_blocks * int64_t{sizeof(Block)};
   }
   return clipped;
 }
 
 template <typename T>
-void DecodeQ8Blocks(const q8_0::Block* HWY_RESTRICT blocks, int64_t num_elems,
-                    T* HWY_RESTRICT values) {
-  using q8_0::kBlockElems;
-  const hn::CappedTag<T, kBlockElems> d;
+int64_t EncodeQ8(const T* values, int64_t num_elems, std::byte* blocks, MeterLanes<T>* lanes) {
+  MeterLanes<T> none;
+  return lanes != nullptr ? EncodeQ8Blocks<MeterRegs>(values, num_elems, blocks, *lanes)
+                          : EncodeQ8Blocks<NullRegs>(values, num_elems, blocks, none);
+}
+
+template <typename T>
+void DecodeQ8(const std::byte* HWY_RESTRICT blocks, int64_t num_elems, T* HWY_RESTRICT values) {
+  const hn::CappedTag<T, 16> d;
   const hn::Rebind<int8_t, decltype(d)> d8;
   const hn::Rebind<int32_t, decltype(d)> d32;
   constexpr int64_t kWidth = hn::MaxLanes(d);
-  for (; num_elems > 0; num_elems -= kBlockElems, values += kBlockElems, ++blocks) {
-    const T scale = WidenFloat<T>(kHalfFormat, blocks->scale);
-    if (num_elems < kBlockElems) {
-      for (int64_t i = 0; i < num_elems; ++i) values[i] = static_cast<T>(blocks->codes[i]) * scale;
-      return;
-    }
-    const auto factor = hn::Set(d, scale);
+  T padded[kBlockElems];
+  for (; num_elems > 0; num_elems -= kBlockElems, blocks += sizeof(Block)) {
+    uint16_t scale;
+    std::memcpy(&scale, blocks, sizeof(scale));
+    const auto factor = hn::Set(d, WidenFloat<T>(kHalfFormat, scale));
+    const auto* codes = reinterpret_cast<const int8_t*>(blocks) + 2;
+    T* out = num_elems < kBlockElems ? padded : values;
     for (int64_t i = 0; i < kBlockElems; i += kWidth) {
-      const auto code = hn::PromoteTo(d32, hn::LoadU(d8, blocks->codes + i));
+      const auto code = hn::PromoteTo(d32, hn::LoadU(d8, codes + i));
       if constexpr (sizeof(T) == 4) {
-        hn::StoreU(hn::Mul(hn::ConvertTo(d, code), factor), d, values + i);
+        hn::StoreU(hn::Mul(hn::ConvertTo(d, code), factor), d, out + i);
       } else {
-        hn::StoreU(hn::Mul(hn::PromoteTo(d, code), factor), d, values + i);
+        hn::StoreU(hn::Mul(hn::PromoteTo(d, code), factor), d, out + i);
       }
     }
+    if (num_elems < kBlockElems) {
+      std::memcpy(values, padded, static_cast<size_t>(num_elems) * sizeof(T));
+      return;
+    }
+    values += kBlockElems;
   }
 }
 
-int64_t EncodeQ8F32(const float* x, int64_t n, q8_0::Block* b) { return EncodeQ8Blocks(x, n, b); }
-int64_t EncodeQ8F64(const double* x, int64_t n, q8_0::Block* b) { return EncodeQ8Blocks(x, n, b); }
-void DecodeQ8F32(const q8_0::Block* b, int64_t n, float* x) { DecodeQ8Blocks(b, n, x); }
-void DecodeQ8F64(const q8_0::Block* b, int64_t n, double* x) { DecodeQ8Blocks(b, n, x); }
+const q8_0::KernelTable& Q8Table() {
+  static constexpr q8_0::KernelTable kTable = {{EncodeQ8<float>, DecodeQ8<float>},
+                                               {EncodeQ8<double>, DecodeQ8<double>}};
+  return kTable;
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace quantd
@@ -145,72 +280,82 @@ HWY_AFTER_NAMESPACE();
 namespace quantd {
 namespace {
 
-HWY_EXPORT(EncodeQ8F32);
-HWY_EXPORT(EncodeQ8F64);
-HWY_EXPORT(DecodeQ8F32);
-HWY_EXPORT(DecodeQ8F64);
+HWY_EXPORT(Q8Table);
 
 absl::StatusOr<PackedLayout> PlanQ8(const SchemeInfo&, const QuantSpec& spec,
                                     const TensorDesc& tensor) {
   return PlanRowBlocks(*spec.tail, tensor.shape, q8_0::kBlockElems, sizeof(q8_0::Block));
 }
 
-void EncodeQ8(const Resolved&, const Segment& segment, std::span<std::byte> out, Counts* counts) {
-  auto* blocks = reinterpret_cast<q8_0::Block*>(out.data());
+void EncodeQ8Scheme(const Resolved&, const Segment& segment, std::span<std::byte> out,
+                    Counts* counts, Meter* meter) {
+  const q8_0::KernelTable& kernels = HWY_DYNAMIC_DISPATCH(Q8Table)();
   const TileView& values = segment.values;
-  counts->clipped += values.f32 != nullptr
-                         ? HWY_DYNAMIC_DISPATCH(EncodeQ8F32)(values.f32, values.num_elems, blocks)
-                         : HWY_DYNAMIC_DISPATCH(EncodeQ8F64)(values.f64, values.num_elems, blocks);
-}
-
-void DecodeQ8(const Resolved&, std::span<const std::byte> codes, const ParamView&, int64_t,
-              TileSpan out) {
-  const auto* blocks = reinterpret_cast<const q8_0::Block*>(codes.data());
-  if (out.f32 != nullptr) {
-    HWY_DYNAMIC_DISPATCH(DecodeQ8F32)(blocks, out.num_elems, out.f32);
+  if (values.f32 != nullptr) {
+    counts->clipped += kernels.f32.encode(values.f32, values.num_elems, out.data(),
+                                          meter != nullptr ? &meter->lanes<float>() : nullptr);
   } else {
-    HWY_DYNAMIC_DISPATCH(DecodeQ8F64)(blocks, out.num_elems, out.f64);
+    counts->clipped += kernels.f64.encode(values.f64, values.num_elems, out.data(),
+                                          meter != nullptr ? &meter->lanes<double>() : nullptr);
   }
 }
 
+void DecodeQ8Scheme(const Resolved&, std::span<const std::byte> codes, const ParamView&, int64_t,
+                    TileSpan out) {
+  const q8_0::KernelTable& kernels = HWY_DYNAMIC_DISPATCH(Q8Table)();
+  if (out.f32 != nullptr) {
+    kernels.f32.decode(codes.data(), out.num_elems, out.f32);
+  } else {
+    kernels.f64.decode(codes.data(), out.num_elems, out.f64);
+  }
+}
+
+// --- The scalar definitions ---
+
 template <typename T>
-void EncodeRefBlocks(const T* values, int64_t num_elems, q8_0::Block* blocks, Counts* counts) {
-  for (int64_t begin = 0; begin < num_elems; begin += q8_0::kBlockElems, ++blocks) {
-    const int64_t count = std::min(q8_0::kBlockElems, num_elems - begin);
+void EncodeRefBlocks(const T* values, int64_t num_elems, std::byte* out, Counts* counts) {
+  for (int64_t begin = 0; begin < num_elems; begin += 32, out += sizeof(q8_0::Block)) {
+    const int64_t count = std::min<int64_t>(32, num_elems - begin);
     T absmax = 0;
-    for (int64_t i = 0; i < count; ++i) absmax = std::max(absmax, std::fabs(values[begin + i]));
-    const q8_0::Scale<T> scale = q8_0::ScaleOf(absmax);
-    blocks->scale = scale.stored;
-    for (int64_t i = 0; i < q8_0::kBlockElems; ++i) {
-      const T steps = i < count ? values[begin + i] * scale.inverse : T{0};
-      counts->clipped += std::fabs(steps) >= static_cast<T>(127.5);
-      blocks->codes[i] = static_cast<int8_t>(
-          RoundToWhole(std::clamp(steps, T{-127}, T{127}), Rounding::kHalfAway, 0));
+    for (int64_t i = 0; i < count; ++i) {
+      absmax = std::max(absmax, std::fabs(LoadAt(values, begin + i)));
     }
+    T d = absmax / 127;
+    if (d >= 65520) d = 65504;
+    T id = d != 0 ? 1 / d : 0;
+    if (!std::isfinite(id)) d = id = 0;
+    q8_0::Block block = {
+        static_cast<uint16_t>(NarrowFloat(kHalfFormat, d, Rounding::kHalfEven, true)), {}};
+    for (int64_t i = 0; i < count; ++i) {
+      const T steps = LoadAt(values, begin + i) * id;
+      counts->clipped += std::fabs(steps) >= static_cast<T>(127.5);
+      block.codes[i] = static_cast<int8_t>(std::round(std::clamp<T>(steps, -127, 127)));
+    }
+    std::memcpy(out, &block, sizeof(block));
   }
 }
 
 void EncodeQ8Ref(const Resolved&, const Segment& segment, std::span<std::byte> out,
                  Counts* counts) {
-  auto* blocks = reinterpret_cast<q8_0::Block*>(out.data());
   if (segment.values.f32 != nullptr) {
-    EncodeRefBlocks(segment.values.f32, segment.values.num_elems, blocks, counts);
+    EncodeRefBlocks(segment.values.f32, segment.values.num_elems, out.data(), counts);
   } else {
-    EncodeRefBlocks(segment.values.f64, segment.values.num_elems, blocks, counts);
+    EncodeRefBlocks(segment.values.f64, segment.values.num_elems, out.data(), counts);
   }
 }
 
 void DecodeQ8Ref(const Resolved&, std::span<const std::byte> codes, const ParamView&, int64_t,
                  TileSpan out) {
-  const auto* blocks = reinterpret_cast<const q8_0::Block*>(codes.data());
   for (int64_t i = 0; i < out.num_elems; ++i) {
-    const q8_0::Block& block = blocks[i / q8_0::kBlockElems];
-    const double value =  // 8 + 11 bits: exact in f32 as well
-        block.codes[i % q8_0::kBlockElems] * WidenFloat<double>(kHalfFormat, block.scale);
+    q8_0::Block block;
+    std::memcpy(&block, codes.data() + i / 32 * int64_t{sizeof(block)}, sizeof(block));
+    // 8 + 11 bits: exact in f32 as well
+    const double value = block.codes[i % 32] * WidenFloat<double>(kHalfFormat, block.scale);
     if (out.f32 != nullptr) {
-      out.f32[i] = static_cast<float>(value);
+      const float narrow = static_cast<float>(value);
+      std::memcpy(out.f32 + i, &narrow, sizeof(narrow));
     } else {
-      out.f64[i] = value;
+      std::memcpy(out.f64 + i, &value, sizeof(value));
     }
   }
 }
@@ -223,8 +368,8 @@ const Scheme& q8_0_scheme() {
                      .plan = PlanQ8,
                      .resolve_constants = nullptr,
                      .resolve = nullptr,
-                     .encode = EncodeQ8,
-                     .decode = DecodeQ8,
+                     .encode = EncodeQ8Scheme,
+                     .decode = DecodeQ8Scheme,
                      .encode_ref = EncodeQ8Ref,
                      .decode_ref = DecodeQ8Ref};
     scheme.info.name = "q8_0";

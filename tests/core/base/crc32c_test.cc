@@ -80,6 +80,44 @@ TEST(Crc32cTest, DoesNotDependOnCuts) {
   }
 }
 
+TEST(Crc32cTest, CombinesThatOfTwoPieces) {
+  const std::vector<uint8_t> bytes = RandomBytes(5000);
+  for (const size_t size : {0, 1, 2, 3, 63, 64, 65, 1000, 4095, 4096, 5000}) {
+    const auto whole = std::span(bytes).first(size);
+    for (size_t cut = 0; cut <= size; cut += size < 70 ? 1 : 37) {
+      const uint32_t first = CrcOf(whole.first(cut)), second = CrcOf(whole.subspan(cut));
+      ASSERT_EQ(CombineCrc32c(first, second, static_cast<int64_t>(size - cut)), CrcOf(whole))
+          << size << " bytes, cut at " << cut << ", seed " << kSeed;
+    }
+  }
+}
+
+TEST(Crc32cTest, CombinesManyPieces) {
+  const std::vector<uint8_t> bytes = RandomBytes(100'000);
+  std::mt19937 rng(kSeed);
+  for (int round = 0; round < 100; ++round) {
+    uint32_t crc = 0;
+    for (auto left = std::span<const uint8_t>(bytes); !left.empty();) {
+      const size_t size = std::min<size_t>(rng() % (1u << (rng() % 17)), left.size());
+      crc = CombineCrc32c(crc, CrcOf(left.first(size)), static_cast<int64_t>(size));
+      left = left.subspan(size);
+    }
+    ASSERT_EQ(crc, CrcOf(bytes)) << "round " << round << ", seed " << kSeed;
+  }
+}
+
+// Lengths that no test can make: moving by a + b bytes is moving by a, then by b.
+TEST(Crc32cTest, CombinesPiecesOfAnyLength) {
+  const uint32_t crc = 0x8A9136AA;
+  for (const int64_t first : {int64_t{1}, int64_t{1} << 31, (int64_t{1} << 40) + 12345}) {
+    for (const int64_t second : {int64_t{0}, int64_t{7}, (int64_t{1} << 61) - 1}) {
+      EXPECT_EQ(CombineCrc32c(CombineCrc32c(crc, 0, first), 0, second),
+                CombineCrc32c(crc, 0, first + second))
+          << first << " and " << second;
+    }
+  }
+}
+
 TEST(Crc32cTest, SeesEverySingleFlippedBit) {
   std::vector<uint8_t> bytes = RandomBytes(257);
   const uint32_t whole = CrcOf(bytes);

@@ -94,6 +94,47 @@ TEST(AffineSchemeTest, ModesByHand) {
   EXPECT_THAT(nibbles.codes, ElementsAre(0x50, 0x0F));  // the first in the low nibble
 }
 
+TEST(AffineSchemeTest, SignedNibbles) {
+  const Quantized symmetric = Quantize("int4", std::vector<float>{-7, 3, 0});
+  EXPECT_THAT(symmetric.scales, ElementsAre(1.0f));
+  EXPECT_TRUE(symmetric.zero_points.empty());
+  EXPECT_THAT(symmetric.codes, ElementsAre(0x39, 0x00));  // the first in the low nibble
+  EXPECT_THAT(symmetric.decoded, ElementsAre(-7, 3, 0));
+  const Quantized full = Quantize("int4:mode=full", std::vector<float>{-7.5f, 7});
+  EXPECT_THAT(full.codes, ElementsAre(0x78));  // -7.5 to even
+  const Quantized asymmetric = Quantize("int4:mode=asymmetric", std::vector<float>{-5, 10});
+  EXPECT_THAT(asymmetric.zero_points, ElementsAre(-3));
+  EXPECT_THAT(asymmetric.codes, ElementsAre(0x78));
+  EXPECT_THAT(asymmetric.decoded, ElementsAre(-5, 10));
+}
+
+TEST(AffineSchemeTest, CompressedTensorsAddsTheZeroPointBeforeRounding) {
+  // Scale 1 and zero point 1, which is odd: ties go the other way.
+  const std::vector<float> values = {-9, 6, 0.5f, 1.5f};
+  const Quantized theirs =
+      Quantize("int4:dialect=compressed_tensors,mode=asymmetric", values);
+  EXPECT_THAT(theirs.scales, ElementsAre(1.0f));
+  EXPECT_THAT(theirs.zero_points, ElementsAre(1));
+  EXPECT_THAT(theirs.codes, ElementsAre(0x78, 0x22));  // 1.5 and 2.5, to even
+  const Quantized onnx = Quantize("int4:mode=asymmetric", values);
+  EXPECT_THAT(onnx.codes, ElementsAre(0x78, 0x31));  // 0 and 2, and then 1
+}
+
+TEST(AffineSchemeTest, CompressedTensorsHasScalesOfItsOwn) {
+  const Quantized rows = Quantize("int8:dialect=compressed_tensors,axis=0",
+                                  std::vector<float>{0, -0.0f, 1, -0.5f, 1e-45f, 0}, {3, 2});
+  EXPECT_THAT(rows.scales, ElementsAre(FLT_EPSILON, 1 / 127.5f, FLT_EPSILON));
+  EXPECT_THAT(rows.codes, ElementsAre(0, 0, 127, -64, 0, 0));
+  const Quantized small =
+      Quantize("int4:dialect=compressed_tensors", std::vector<float>{FLT_MIN, -FLT_MIN / 2});
+  EXPECT_THAT(small.scales, ElementsAre(FLT_MIN / 7.5f));  // subnormal
+  EXPECT_THAT(small.codes, ElementsAre(0xC7));
+  const Quantized wide = Quantize("int8:dialect=compressed_tensors,mode=asymmetric",
+                                  std::vector<float>{FLT_MAX, -FLT_MAX});
+  EXPECT_NEAR(wide.decoded[0] / FLT_MAX, 1, 0.01);  // where theirs overflows
+  EXPECT_NEAR(wide.decoded[1] / FLT_MAX, -1, 0.01);
+}
+
 TEST(AffineSchemeTest, TheRangeIsWidenedToHoldZero) {
   const Quantized above = Quantize("uint8", std::vector<float>{10, 25.5f});
   EXPECT_THAT(above.scales, ElementsAre(0.1f));

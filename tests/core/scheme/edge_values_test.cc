@@ -1,6 +1,7 @@
 // Zero, subnormal and extreme input have a stated result in every scheme.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
@@ -22,12 +23,12 @@ using testing::MakeTensor;
 
 class EdgeValuesTest : public ::testing::TestWithParam<const Scheme*> {
  protected:
-  // Quantizes 128 values, of which the first ones are `values` and the rest 0, and gives them back
-  // as f64.
+  // Quantizes two rows of 256 values, of which the first ones are `values` and the rest 0, and gives
+  // them back as f64.
   template <typename T>
   std::vector<double> RoundTrip(std::vector<T> values, absl::string_view key = "") {
-    values.resize(128);
-    const TensorDesc tensor = MakeTensor("t", sizeof(T) == 4 ? DType::kF32 : DType::kF64, {2, 64});
+    values.resize(kElems);
+    const TensorDesc tensor = MakeTensor("t", sizeof(T) == 4 ? DType::kF32 : DType::kF64, {2, kElems / 2});
     const auto result = QuantizeAll(*ParseSpec(absl::StrCat(GetParam()->info.name, key)), tensor,
                                     std::as_bytes(std::span(values)), {}, bench_.context());
     EXPECT_TRUE(result.ok()) << result.status();
@@ -38,6 +39,28 @@ class EdgeValuesTest : public ::testing::TestWithParam<const Scheme*> {
     std::vector<double> wide(values.size());
     std::memcpy(wide.data(), decoded->data(), decoded->size());
     return wide;
+  }
+
+  static constexpr int64_t kElems = 512;
+
+  // The largest magnitude that a code without a scale has, or what any scale reaches.
+  double Reach() const { return GetParam()->info.name == "fp8_e4m3" ? 448 : 65000; }
+
+  // True of formats whose parameters their own projects let overflow, with whose bytes ours are
+  // equal. What becomes of such values is bad, but it is told.
+  bool OverflowsAsItsProjectDoes() const {
+    const absl::string_view name = GetParam()->info.name;
+    return name == "fbgemm_rowwise8" || name == "mlx_q3" || name == "q4_k";
+  }
+  // True if the last values have become what they are, or the figures say that they have not.
+  void ExpectReached(const std::vector<double>& decoded) {
+    if (OverflowsAsItsProjectDoes()) {
+      EXPECT_GT(report_.figures.max_error, 65000);
+      return;
+    }
+    EXPECT_GE(decoded[0], Reach());
+    EXPECT_LE(decoded[1], -Reach());
+    for (const double value : decoded) EXPECT_TRUE(std::isfinite(value));
   }
 
   Bench bench_{0};
@@ -57,7 +80,7 @@ TEST_P(EdgeValuesTest, SubnormalsDoNotGrow) {
   const std::vector<double> decoded = RoundTrip(values);
   for (size_t i = 0; i < decoded.size(); ++i) EXPECT_LE(std::fabs(decoded[i]), FLT_MIN) << i;
   EXPECT_EQ(report_.clipped, 0);
-  EXPECT_EQ(report_.figures.count, 128);
+  EXPECT_EQ(report_.figures.count, kElems);
   for (const double value : RoundTrip(std::vector<double>{DBL_MIN, -DBL_TRUE_MIN})) {
     EXPECT_LE(std::fabs(value), FLT_MIN);
   }
@@ -65,25 +88,26 @@ TEST_P(EdgeValuesTest, SubnormalsDoNotGrow) {
 
 TEST_P(EdgeValuesTest, TheLargestKeepTheirSign) {
   const std::vector<double> decoded = RoundTrip(std::vector<float>{FLT_MAX, -FLT_MAX, 1});
-  EXPECT_GE(decoded[0], 65000);
-  EXPECT_LE(decoded[1], -65000);
-  for (const double value : decoded) EXPECT_TRUE(std::isfinite(value));
-  EXPECT_EQ(decoded[64], 0);
+  ExpectReached(decoded);
+  EXPECT_EQ(decoded[kElems / 2], 0);
 }
 
 TEST_P(EdgeValuesTest, DoublesBeyondF32Saturate) {
   for (const double reach : {1e39, 1e42, 1e100, DBL_MAX}) {
     const std::vector<double> decoded = RoundTrip(std::vector<double>{reach, -reach, 1});
-    EXPECT_GE(decoded[0], 65000);
-    EXPECT_LE(decoded[1], -65000);
-    for (const double value : decoded) EXPECT_TRUE(std::isfinite(value)) << reach;
-    if (reach > 1e100) {
+    ExpectReached(decoded);
+    if (reach > 1e100 && !OverflowsAsItsProjectDoes()) {
       EXPECT_EQ(report_.clipped, 2);
     }
   }
 }
 
 TEST_P(EdgeValuesTest, StraysSaturate) {
+  const std::vector<NonFinite>& policies = GetParam()->info.nonfinites;
+  if (std::find(policies.begin(), policies.end(), NonFinite::kSaturate) == policies.end()) {
+    EXPECT_TRUE(OverflowsAsItsProjectDoes());  // which refuses such values
+    return;
+  }
   constexpr float kInf = std::numeric_limits<float>::infinity();
   const std::vector<double> decoded =
       RoundTrip(std::vector<float>{std::nanf(""), kInf, -kInf, 1, -1}, ":nonfinite=saturate");
@@ -91,7 +115,7 @@ TEST_P(EdgeValuesTest, StraysSaturate) {
   EXPECT_GT(decoded[1], 0.7);
   EXPECT_LT(decoded[2], -0.7);
   EXPECT_EQ(report_.non_finite, 3);
-  EXPECT_EQ(report_.figures.count, 125);
+  EXPECT_EQ(report_.figures.count, kElems - 3);
 }
 
 INSTANTIATE_TEST_SUITE_P(Schemes, EdgeValuesTest, ::testing::ValuesIn(AllSchemes()),

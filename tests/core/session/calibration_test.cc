@@ -240,19 +240,33 @@ TEST_F(CalibrationTest, RefusesWhatTheBudgetDoesNotHold) {
 TEST_F(CalibrationTest, InputErrors) {
   const Plan plan = PlanOf("int8", {2, 4});
   const auto create = [&] { return *CalibrationSession::Create(plan, {}, bench_.context()); };
-  CancelToken cancel;
+  const auto push = [](CalibrationSession& session, size_t size_bytes) {
+    session.Push(testing::LendCopy(std::vector<std::byte>(size_bytes)));
+    session.Await();
+    return session.status();
+  };
   auto session = create();
-  const absl::Status more = session->Step(std::vector<std::byte>(33), cancel).status();
+  const absl::Status more = push(*session, 33);
   EXPECT_EQ(more.code(), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(more.message(), "tensor \"x\" has 32 bytes; 1 more were sent");
+  EXPECT_EQ(session->Finish().status(), more);
   session = create();
-  ASSERT_TRUE(session->Step(std::vector<std::byte>(31), cancel).ok());
+  ASSERT_TRUE(push(*session, 31).ok());
+  EXPECT_EQ(session->Finish().status().code(), absl::StatusCode::kFailedPrecondition);
+  session->EndInput();
+  session->Await();
   const absl::Status less = session->Finish().status();
   EXPECT_EQ(less.code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(less.message(), "tensor \"x\" has 32 bytes; 1 of them are missing");
-  cancel.Cancel();
-  EXPECT_EQ(session->Step(std::vector<std::byte>(1), cancel).status().code(),
-            absl::StatusCode::kCancelled);
+  session = create();
+  session->Cancel(absl::CancelledError("enough"));
+  EXPECT_EQ(push(*session, 1), absl::CancelledError("enough"));
+  session = create();
+  ASSERT_TRUE(push(*session, 8).ok());
+  session->FailInput(absl::UnavailableError("lost"));
+  session->Await();
+  EXPECT_TRUE(session->ended());
+  EXPECT_EQ(session->Finish().status(), absl::UnavailableError("lost"));
 }
 
 TEST_F(CalibrationTest, AnEmptyTensor) {

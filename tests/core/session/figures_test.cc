@@ -84,8 +84,7 @@ TEST_P(SessionFiguresTest, EqualARecomputation) {
   EXPECT_EQ(figures.max_error_elem, exact.max_error_elem);
 }
 
-// Windows that end in the middle of tiles, at least three of them, so that one window both
-// completes a tile and begins another.
+// Several stripes, the last tile of each shorter than the others.
 INSTANTIATE_TEST_SUITE_P(Cases, SessionFiguresTest,
                          ::testing::Values(Case{"rows", "int8:axis=0", {1000, 1001}},
                                            Case{"groups", "uint4:group=7,tail=short", {1000, 1050}},
@@ -93,7 +92,8 @@ INSTANTIATE_TEST_SUITE_P(Cases, SessionFiguresTest,
                                            Case{"long_rows", "int8:axis=0", {3, 400001}},
                                            Case{
                                                "blocks", "int8:block=3x40,tail=short", {300, 3001}},
-                                           Case{"flat", "fp16", {900001}}),
+                                           Case{"flat", "fp16", {900001}},
+                                           Case{"trailers", "fbgemm_rowwise8", {3, 150001}}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

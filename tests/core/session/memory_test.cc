@@ -1,13 +1,19 @@
 // Sessions hold no more than their plan says: every allocation of this program is counted.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstdlib>
+#include <deque>
+#include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "core/base/mutex.h"
 #include "tests/support/cuts.h"
 
 namespace {
@@ -49,21 +55,22 @@ namespace {
 using testing::Bench;
 using testing::MakeTensor;
 
-// Takes output and forgets it, in memory of its own that is not counted twice.
+// Takes output and forgets it: it holds the codes that are not committed, as frames do.
 class ForgettingSink : public PayloadSink {
  public:
-  std::span<std::byte> Acquire(int, int64_t, int64_t size_bytes) override {
-    const size_t size = static_cast<size_t>(size_bytes);
-    if (memory_.size() < size) {
-      memory_ = std::vector<std::byte>();  // before the larger one is there
-      memory_.resize(size);
-    }
-    return std::span(memory_).first(size);
+  std::optional<std::span<std::byte>> Acquire(int64_t, int64_t size_bytes) override {
+    MutexLock lock(&mutex_);
+    return open_.emplace_back(static_cast<size_t>(size_bytes));
   }
-  void Commit(int, int64_t, int64_t) override {}
+  void Commit(int64_t, int64_t, uint32_t) override {
+    MutexLock lock(&mutex_);
+    open_.pop_front();
+  }
+  void Put(int, int64_t, std::span<const std::byte>) override {}
 
  private:
-  std::vector<std::byte> memory_;
+  Mutex mutex_;
+  std::deque<std::vector<std::byte>> open_ ABSL_GUARDED_BY(mutex_);
 };
 
 struct Case {
@@ -73,41 +80,64 @@ struct Case {
   DType dtype = DType::kF32;
 };
 
-class SessionMemoryTest : public ::testing::TestWithParam<Case> {};
+class SessionMemoryTest : public ::testing::TestWithParam<Case> {
+ protected:
+  // Quantizes `value` everywhere; pieces of 0 bytes are the whole tensor.
+  void Measure(const Case& param, const TensorDesc& tensor, int workers, std::byte value,
+               size_t piece_bytes) {
+    Bench bench(workers);
+    ForgettingSink sink;
+    const std::vector<std::byte> whole(
+        piece_bytes == 0 ? static_cast<size_t>(*SizeBytes(tensor)) : size_t{0}, value);
+    peak_bytes = live_bytes.load();
+    const int64_t before = live_bytes;
+    absl::StatusOr<Plan> plan =
+        MakePlan(*ParseSpec(param.spec), tensor, int64_t{1} << 32, {.threads = workers + 1});
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    const int64_t resident_bytes = plan->resident_bytes;
+    int64_t held_bytes = plan->held_bytes;
+    {
+      auto session = QuantizeSession::Create(*std::move(plan), {}, sink, bench.context());
+      ASSERT_TRUE(session.ok()) << session.status();
+      if (piece_bytes == 0) (*session)->Push({whole, nullptr});
+      int64_t left_bytes = piece_bytes == 0 ? 0 : (*session)->plan().input_bytes;
+      while (left_bytes > 0) {
+        const auto size = std::min(static_cast<size_t>(left_bytes), piece_bytes);
+        left_bytes -= static_cast<int64_t>(size);
+        const auto piece = std::make_shared<std::vector<std::byte>>(size, value);
+        (*session)->Push({*piece, piece});
+        while (!(*session)->WantsInput() && (*session)->Help()) {
+        }
+      }
+      (*session)->EndInput();
+      (*session)->Await();
+      ASSERT_TRUE((*session)->Finish().ok()) << (*session)->status();
+    }
+    // Bands that are held lie in the pool, which keeps them when they are given back; what is owned
+    // stays where it is.
+    if (piece_bytes == 0) held_bytes = 0;
+    const size_t pool_bytes = held_bytes == 0 ? 0 : std::bit_ceil(static_cast<size_t>(held_bytes));
+    EXPECT_LE(bench.pool.kept_bytes(), pool_bytes + 4096);
+    constexpr int64_t kObjects = 32 << 10;  // the plan, the session, what the executor queues
+    EXPECT_LE(peak_bytes - before, resident_bytes - held_bytes + kObjects)
+        << "of " << resident_bytes << " planned";
+  }
+};
 
 TEST_P(SessionMemoryTest, IsWithinThePlan) {
   const Case& param = GetParam();
   const TensorDesc tensor = MakeTensor("t", param.dtype, param.dims);
-  // Everything NaN: what is remembered of such values must not grow with their number.
-  const std::vector<std::byte> piece(100'003, std::byte{0xFF});
-  for (const bool strays : {false, true}) {
-    Bench bench(1);
-    ForgettingSink sink;
-    const std::vector<std::byte> zeros(piece.size());
-    const std::span<const std::byte> source = strays ? piece : zeros;
-    peak_bytes = live_bytes.load();
-    const int64_t before = live_bytes;
-    absl::StatusOr<Plan> plan = MakePlan(*ParseSpec(param.spec), tensor, int64_t{1} << 32);
-    ASSERT_TRUE(plan.ok()) << plan.status();
-    const int64_t resident_bytes = plan->resident_bytes;
-    const int64_t gathered_bytes = plan->pass == Pass::kBuffered
-                                       ? plan->input_bytes
-                                       : plan->window_elems * SizeOf(param.dtype);
-    auto session = QuantizeSession::Create(*std::move(plan), {}, bench.context());
-    ASSERT_TRUE(session.ok()) << session.status();
-    int64_t left_bytes = (*session)->plan().input_bytes;
-    while (!(*session)->done()) {
-      const int64_t offer = std::min<int64_t>(left_bytes, static_cast<int64_t>(source.size()));
-      const auto step =
-          (*session)->Step(source.first(static_cast<size_t>(offer)), sink, CancelToken());
-      ASSERT_TRUE(step.ok()) << step.status();
-      left_bytes -= step->consumed_bytes;
+  for (const int workers : {0, 1, 3}) {
+    // Everything NaN: what is remembered of such values must not grow with their number.
+    for (const bool strays : {false, true}) {
+      // Of lent pieces, which are counted too; small ones, which are gathered; and owned ones.
+      for (const size_t piece_bytes : {size_t{100'003}, size_t{999}, size_t{0}}) {
+        SCOPED_TRACE(absl::StrCat(workers, " workers, with", strays ? "" : "out",
+                                  " strays, pieces of ", piece_bytes, " bytes"));
+        Measure(param, tensor, workers, std::byte{strays ? uint8_t{0xFF} : uint8_t{0}},
+                piece_bytes);
+      }
     }
-    // Input is gathered in one buffer of the pool, which is kept when it is given back.
-    EXPECT_LE(bench.pool.kept_bytes(), std::bit_ceil(static_cast<size_t>(gathered_bytes)) + 4096);
-    constexpr int64_t kObjects = 32 << 10;  // the plan, the session, what the executor queues
-    EXPECT_LE(peak_bytes - before, resident_bytes - gathered_bytes + kObjects)
-        << "of " << resident_bytes << " planned, with" << (strays ? "" : "out") << " strays";
   }
 }
 
@@ -122,6 +152,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"groups_of_one", "int8:group=1,nonfinite=saturate", {1'000'001}},
         Case{
             "sigma_groups", "int8:group=3,nonfinite=saturate,range=3sigma,tail=short", {900, 1001}},
+        Case{"ragged_groups", "uint4:group=32767,tail=short,nonfinite=saturate", {9, 50'001}},
         Case{"narrow_blocks", "int8:block=100x1,nonfinite=saturate", {200, 20'000}},
         Case{"padded", "q8_0:tail=pad,nonfinite=saturate", {40'000, 33}},
         Case{"padded_columns", "q8_0:tail=pad,nonfinite=saturate", {600'000, 1}},

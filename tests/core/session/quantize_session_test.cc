@@ -1,6 +1,6 @@
 #include "core/session/quantize_session.h"
 
-#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -10,6 +10,7 @@
 
 #include "core/base/status_macros.h"
 #include "core/session/calibration.h"
+#include "core/session/stripes.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/cuts.h"
@@ -23,9 +24,11 @@ using testing::Cut;
 using ::testing::ElementsAre;
 using testing::Fingerprint;
 using ::testing::HasSubstr;
+using testing::LendCopy;
 using testing::MakeTensor;
 using testing::MakeValues;
 using testing::MemorySink;
+using testing::PlaneBytes;
 using testing::QuantizeCut;
 using testing::ValueKind;
 
@@ -47,26 +50,42 @@ class QuantizeSessionTest : public ::testing::Test {
                                                           bool has_ranges = false) {
     QUANTD_ASSIGN_OR_RETURN(
         Plan plan, MakePlan(*ParseSpec(spec), MakeTensor("w", DType::kF32, std::move(dims)),
-                            kPlenty, {.has_ranges = has_ranges}));
-    std::vector<int64_t> sizes;
-    for (const PlaneDesc& plane : plan.resolved.layout.planes) sizes.push_back(plane.size_bytes);
-    sink_.emplace(sizes);
-    return QuantizeSession::Create(std::move(plan), std::move(options), bench_.context());
+                            kPlenty, {.has_ranges = has_ranges, .threads = 2}));
+    sink_.emplace(PlaneBytes(plan.resolved.layout));
+    return QuantizeSession::Create(std::move(plan), std::move(options), *sink_, bench_.context());
   }
 
   Bench bench_{1};
   std::optional<MemorySink> sink_;
-  CancelToken cancel_;
 };
 
 TEST_F(QuantizeSessionTest, RefusesBytesPastTheEnd) {
   for (const char* spec : {"int8", "int8:axis=0", "fp16"}) {
     auto session = Create(spec, {2, 4});
     ASSERT_TRUE(session.ok()) << session.status();
-    const std::vector<std::byte> values(33);
-    const absl::Status status = (*session)->Step(values, *sink_, cancel_).status();
+    (*session)->Push(LendCopy(std::vector<std::byte>(33)));
+    (*session)->Await();
+    EXPECT_TRUE((*session)->ended());
+    for (const absl::Status& status : {(*session)->status(), (*session)->Finish().status()}) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kOutOfRange) << spec;
+      EXPECT_EQ(status.message(), "tensor \"w\" has 32 bytes; 1 more were sent");
+    }
+  }
+}
+
+// Also when all stripes have been given, and in a piece of its own.
+TEST_F(QuantizeSessionTest, RefusesBytesAfterTheEnd) {
+  for (const char* spec : {"int8", "int8:axis=0", "fp16"}) {
+    auto session = Create(spec, {2, 4});
+    ASSERT_TRUE(session.ok()) << session.status();
+    (*session)->Push(LendCopy(std::vector<std::byte>(32)));
+    (*session)->Await();
+    EXPECT_FALSE((*session)->WantsInput());
+    (*session)->Push(LendCopy(std::vector<std::byte>(2)));
+    (*session)->Await();
+    const absl::Status status = (*session)->Finish().status();
     EXPECT_EQ(status.code(), absl::StatusCode::kOutOfRange) << spec;
-    EXPECT_EQ(status.message(), "tensor \"w\" has 32 bytes; 1 more were sent");
+    EXPECT_EQ(status.message(), "tensor \"w\" has 32 bytes; 2 more were sent");
   }
 }
 
@@ -74,8 +93,13 @@ TEST_F(QuantizeSessionTest, SaysHowMuchIsMissing) {
   for (const char* spec : {"int8", "int8:axis=0", "fp16"}) {
     auto session = Create(spec, {2, 4});
     ASSERT_TRUE(session.ok()) << session.status();
-    ASSERT_TRUE((*session)->Step(std::vector<std::byte>(13), *sink_, cancel_).ok());
-    EXPECT_FALSE((*session)->done());
+    (*session)->Push(LendCopy(std::vector<std::byte>(13)));
+    (*session)->Await();
+    EXPECT_FALSE((*session)->ended());
+    EXPECT_TRUE((*session)->WantsInput());
+    (*session)->EndInput();
+    (*session)->Await();
+    EXPECT_TRUE((*session)->ended());
     const absl::Status status = (*session)->Finish().status();
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << spec;
     EXPECT_EQ(status.message(), "tensor \"w\" has 32 bytes; 19 of them are missing");
@@ -83,74 +107,88 @@ TEST_F(QuantizeSessionTest, SaysHowMuchIsMissing) {
 }
 
 TEST_F(QuantizeSessionTest, FinishWantsAllOutputGiven) {
-  auto session = Create("int8", {2, 4});
+  Bench alone(0);
+  const Plan plan = *MakePlan(*ParseSpec("int8"), MakeTensor("w", DType::kF32, {2, 4}), kPlenty);
+  MemorySink sink(PlaneBytes(plan.resolved.layout));
+  auto session = QuantizeSession::Create(plan, {}, sink, alone.context());
   ASSERT_TRUE(session.ok());
-  ASSERT_TRUE((*session)->Step(std::vector<std::byte>(32), *sink_, cancel_).ok());
-  ASSERT_FALSE((*session)->done());
+  (*session)->Push(LendCopy(std::vector<std::byte>(32)));
+  ASSERT_FALSE((*session)->ended());
   EXPECT_EQ((*session)->Finish().status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE((*session)->Help());
+  EXPECT_TRUE((*session)->Finish().ok());
 }
 
-TEST_F(QuantizeSessionTest, StepsBeyondTheEndDoNothing) {
+TEST_F(QuantizeSessionTest, CallsBeyondTheEndDoNothing) {
   for (const char* spec : {"int8", "fp16"}) {
     auto session = Create(spec, {2, 4});
-    ASSERT_TRUE((*session)->Step(std::vector<std::byte>(32), *sink_, cancel_).ok());
-    while (!(*session)->done()) ASSERT_TRUE((*session)->Step({}, *sink_, cancel_).ok());
-    const absl::StatusOr<StepResult> step = (*session)->Step({}, *sink_, cancel_);
-    ASSERT_TRUE(step.ok());
-    EXPECT_TRUE(step->wants_input);
+    (*session)->Push(LendCopy(std::vector<std::byte>(32)));
+    (*session)->EndInput();
+    (*session)->Await();
+    ASSERT_TRUE((*session)->ended());
+    const std::vector<std::vector<std::byte>> planes = sink_->planes;
+    (*session)->Push({});
+    (*session)->EndInput();
+    (*session)->Ready();
+    EXPECT_FALSE((*session)->Help());
+    (*session)->Await();
+    (*session)->Cancel(absl::CancelledError("late"));
+    EXPECT_TRUE((*session)->ended());
+    EXPECT_TRUE((*session)->Finish().ok());
     EXPECT_TRUE((*session)->Finish().ok());
     EXPECT_TRUE(sink_->in_order);
+    EXPECT_EQ(sink_->planes, planes);
   }
 }
 
 TEST_F(QuantizeSessionTest, StopsWhenCancelled) {
   auto session = Create("fp16", {2, 4});
-  ASSERT_TRUE((*session)->Step(std::vector<std::byte>(8), *sink_, cancel_).ok());
-  cancel_.Cancel();
-  EXPECT_EQ((*session)->Step(std::vector<std::byte>(8), *sink_, cancel_).status().code(),
-            absl::StatusCode::kCancelled);
+  (*session)->Push(LendCopy(std::vector<std::byte>(8)));
+  (*session)->Cancel(absl::CancelledError("enough"));
+  (*session)->Push(LendCopy(std::vector<std::byte>(24)));
+  (*session)->EndInput();
+  (*session)->Await();
+  EXPECT_TRUE((*session)->ended());
+  EXPECT_EQ((*session)->status(), absl::CancelledError("enough"));
+  EXPECT_EQ((*session)->Finish().status(), absl::CancelledError("enough"));
 }
 
-// Counts what is written, and cancels when the first of it is.
+// Counts the stripes that are begun, and cancels when the first of them is written.
 class CancellingSink final : public PayloadSink {
  public:
-  explicit CancellingSink(CancelToken& cancel) : cancel_(cancel) {}
-  std::span<std::byte> Acquire(int plane, int64_t, int64_t size_bytes) override {
-    cancel_.Cancel();
-    if (plane == 0) code_bytes += size_bytes;
-    memory_.resize(static_cast<size_t>(size_bytes));
-    return memory_;
+  std::optional<std::span<std::byte>> Acquire(int64_t offset, int64_t size_bytes) override {
+    ++begun;
+    return std::span(memory_).subspan(static_cast<size_t>(offset), static_cast<size_t>(size_bytes));
   }
-  void Commit(int, int64_t, int64_t) override {}
+  void Commit(int64_t, int64_t, uint32_t) override {
+    session->Cancel(absl::CancelledError("enough"));
+  }
+  void Put(int, int64_t, std::span<const std::byte>) override {}
 
-  int64_t code_bytes = 0;
+  QuantizeSession* session = nullptr;
+  std::atomic<int64_t> begun = 0;
 
  private:
-  CancelToken& cancel_;
-  std::vector<std::byte> memory_;
+  std::vector<std::byte> memory_ = std::vector<std::byte>(size_t{16} << 20);
 };
 
-// Whatever else there is to do: the window at work is the last one.
-TEST_F(QuantizeSessionTest, StopsWithinOneWindow) {
+// Whatever else there is to do: no stripes but those in flight are encoded.
+TEST_F(QuantizeSessionTest, StopsWithTheStripesInFlight) {
+  const std::vector<std::byte> values(size_t{16} << 20);
   for (const char* spec : {"int8", "int8:axis=0", "fp16", "q8_0"}) {
-    auto session = Create(spec, {1024, 4096});
+    const Plan plan = *MakePlan(
+        *ParseSpec(spec), MakeTensor("w", DType::kF32, {1024, 4096}), kPlenty, {.threads = 2});
+    ASSERT_LT(plan.stripes_in_flight, plan.resolved.tensor.shape.num_elems() / kStripeElems / 2);
+    CancellingSink sink;
+    auto session = QuantizeSession::Create(plan, {}, sink, bench_.context());
     ASSERT_TRUE(session.ok()) << session.status();
-    const std::vector<std::byte> values(size_t{16} << 20);
-    CancelToken cancel;
-    CancellingSink sink(cancel);
-    std::span<const std::byte> in = values;
-    absl::StatusOr<StepResult> step = StepResult{};
-    while (step.ok()) {
-      step = (*session)->Step(in, sink, cancel);
-      if (step.ok()) in = in.subspan(static_cast<size_t>(step->consumed_bytes));
-    }
-    EXPECT_EQ(step.status().code(), absl::StatusCode::kCancelled) << spec;
-    EXPECT_EQ((*session)->work().windows, 1) << spec;
-    const Plan& plan = (*session)->plan();
-    EXPECT_LE(sink.code_bytes * plan.resolved.tensor.shape.num_elems(),
-              plan.resolved.layout.planes[0].size_bytes *
-                  std::max(plan.window_elems, plan.in_place_elems))
-        << spec;
+    sink.session = session->get();
+    (*session)->Push({values, nullptr});
+    (*session)->Await();
+    EXPECT_EQ((*session)->status().code(), absl::StatusCode::kCancelled) << spec;
+    EXPECT_TRUE((*session)->ended());
+    EXPECT_EQ((*session)->work().stripes, 1) << spec;  // of which anybody hears
+    EXPECT_LE(sink.begun, plan.stripes_in_flight) << spec;
   }
 }
 
@@ -166,7 +204,8 @@ TEST_F(QuantizeSessionTest, GivesItsReservationBack) {
 TEST_F(QuantizeSessionTest, RefusesWhatTheBudgetDoesNotHold) {
   const Plan plan = *MakePlan(*ParseSpec("int8"), MakeTensor("w", DType::kF32, {1000}), kPlenty);
   Bench small(0, plan.resident_bytes - 1);
-  const absl::Status status = QuantizeSession::Create(plan, {}, small.context()).status();
+  MemorySink sink(PlaneBytes(plan.resolved.layout));
+  const absl::Status status = QuantizeSession::Create(plan, {}, sink, small.context()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), HasSubstr(std::to_string(plan.resident_bytes)));
 }
@@ -175,7 +214,8 @@ TEST_F(QuantizeSessionTest, TwoPassPlansNeedRanges) {
   const Plan plan =
       *MakePlan(*ParseSpec("int8"), MakeTensor("w", DType::kF32, {4096, 4096}), 8 << 20);
   ASSERT_EQ(plan.pass, Pass::kTwoPass);
-  const absl::Status status = QuantizeSession::Create(plan, {}, bench_.context()).status();
+  MemorySink sink({});
+  const absl::Status status = QuantizeSession::Create(plan, {}, sink, bench_.context()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("\"w\""));
   EXPECT_THAT(std::string(status.message()), HasSubstr("67108864 bytes"));
@@ -276,7 +316,9 @@ TEST_F(QuantizeSessionTest, GivenRangesGiveTheSameBytes) {
       {"nvfp4", {4, 64}},          {"int8", {7}},
       {"int8:axis=0", {1, 9}},     {"uint4:axis=-1", {9, 5}},
       {"int8:group=8", {3, 8}},    {"nf4", {70}},
-      {"int8:range=2sigma", {100}}};
+      {"int8:range=2sigma", {100}}, {"nvfp4:tail=pad", {130, 0}},
+      {"nvfp4", {0, 16}},          {"int8:axis=1", {0, 5}},
+      {"int8:axis=0", {5, 0}}};
   for (const auto& [text, dims] : cases) {
     const QuantSpec spec = *ParseSpec(text);
     const TensorDesc tensor = MakeTensor("w", DType::kF32, dims);
@@ -288,37 +330,31 @@ TEST_F(QuantizeSessionTest, GivenRangesGiveTheSameBytes) {
     ASSERT_TRUE(state.ok()) << state.status();
     const CalibratedRanges ranges = *RangesOf(alone->plan, *state);
     const auto given = QuantizeCut(spec, tensor, values, Cut::kWhole,
-                                   {true, ranges.groups, ranges.tensor}, kPlenty, bench_.context());
+                                   {true, ranges.groups, ranges.tensor, ranges.histogram}, kPlenty,
+                                   bench_.context());
     ASSERT_TRUE(given.ok()) << given.status();
     EXPECT_EQ(Fingerprint(*given), Fingerprint(*alone)) << text;
   }
 }
 
-// Each value a channel of its own, and more of them than a window holds: each is its own range.
-TEST_F(QuantizeSessionTest, ChannelsOfOneElementSpanWindows) {
-  const std::vector<int64_t> shapes[] = {{40'000}, {40'000, 1}, {1, 40'000}};
+// Each value a channel of its own, and more of them than a stripe holds: each is its own range.
+TEST_F(QuantizeSessionTest, ChannelsOfOneElementSpanStripes) {
+  constexpr int64_t kCount = 2 * kStripeElems - 1000;  // 127 times as much is exact
+  const std::vector<int64_t> shapes[] = {{kCount}, {kCount, 1}, {1, kCount}};
   for (const std::vector<int64_t>& dims : shapes) {
     const std::string text = dims[0] == 1 ? "int8:axis=-1" : "int8:axis=0";
     const TensorDesc tensor = MakeTensor("w", DType::kF32, dims);
-    Plan plan = *MakePlan(*ParseSpec(text), tensor, kPlenty);
-    plan.target_elems = plan.in_place_target_elems = 2 * kTileElems;
-    const std::vector<PlaneDesc>& planes = plan.resolved.layout.planes;
-    MemorySink sink({planes[0].size_bytes, planes[1].size_bytes});
-    std::vector<float> values(40'000);
-    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(127 * (i + 1));
-    const auto session = QuantizeSession::Create(plan, {}, bench_.context());
-    ASSERT_TRUE(session.ok()) << session.status();
-    std::span<const std::byte> in = std::as_bytes(std::span(values));
-    while (!(*session)->done()) {
-      const auto step = (*session)->Step(in, sink, cancel_);
-      ASSERT_TRUE(step.ok()) << step.status();
-      in = in.subspan(static_cast<size_t>(step->consumed_bytes));
+    std::vector<float> values(kCount), scales(kCount);
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<float>(127 * (i + 1));
+      scales[i] = static_cast<float>(i + 1);
     }
-    EXPECT_EQ(sink.planes[0], std::vector<std::byte>(40'000, std::byte{127}))
+    const auto result = QuantizeAll(*ParseSpec(text), tensor, std::as_bytes(std::span(values)), {},
+                                    bench_.context());
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->planes[0], std::vector<std::byte>(kCount, std::byte{127}))
         << tensor.shape.Text();
-    std::vector<float> scales(40'000);
-    for (size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(i + 1);
-    EXPECT_EQ(sink.planes[1], ToBytes(scales)) << tensor.shape.Text();
+    EXPECT_EQ(result->planes[1], ToBytes(scales)) << tensor.shape.Text();
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <string>
@@ -63,11 +64,13 @@ class ScanTest : public ::testing::TestWithParam<std::string> {
   void RangesOfEveryLength() {
     for (int64_t run_elems = 1; run_elems <= 130; ++run_elems) {
       for (const bool finite : {true, false}) {
-        constexpr int64_t kRuns = 3;
+        constexpr int64_t kRuns = 37;  // whole vectors of runs and a rest
         const std::vector<T> values =
             MakeRun<T>(run_elems * kRuns, finite, static_cast<uint32_t>(run_elems));
+        std::vector<std::byte> moved(values.size() * sizeof(T) + 1);  // at an odd address
+        std::memcpy(&moved[1], values.data(), values.size() * sizeof(T));
         std::vector<RunRange<T>> ranges(kRuns);
-        ScanRuns(values.data(), run_elems, kRuns, ranges.data());
+        ScanRuns(reinterpret_cast<const T*>(&moved[1]), run_elems, kRuns, ranges.data());
         for (int64_t run = 0; run < kRuns; ++run) {
           const RunRange<T> want = NaiveRange(values.data() + run * run_elems, run_elems);
           const RunRange<T>& got = ranges[static_cast<size_t>(run)];

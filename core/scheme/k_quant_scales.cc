@@ -1,0 +1,78 @@
+// The codes of a block's scales and minima. Tested with k_quant.cc.
+#include <algorithm>
+#include <bit>
+
+#include "core/scheme/k_quant.h"
+
+namespace quantd {
+namespace {
+
+constexpr int32_t kMaxScaleCode = 63;
+
+}  // namespace
+
+int32_t NearestByBits(float value) {
+  const auto bits = std::bit_cast<int32_t>(value + 0x1.8p23f);
+  return (bits & 0x7FFFFF) - 0x400000;
+}
+
+float SearchScaleCodes(std::span<const float, kKRunsPerBlock> values,
+                       std::span<const float, kKRunsPerBlock> weights,
+                       std::span<uint8_t, kKRunsPerBlock> codes) {
+  float largest = 0;
+  for (const float value : values) largest = std::max(largest, value);
+  if (largest < 1e-15f) {
+    std::fill(codes.begin(), codes.end(), uint8_t{0});
+    return 0;
+  }
+  float factor = kMaxScaleCode / largest;
+  const auto error_of = [&](float tried, auto code_of) {
+    const float scale = 1 / tried;
+    float error = 0;
+    for (size_t i = 0; i < codes.size(); ++i) {
+      const float diff = values[i] - scale * static_cast<float>(code_of(tried * values[i]));
+      error += weights[i] * diff * diff;
+    }
+    return error;
+  };
+  float best = error_of(factor, [](float v) { return static_cast<uint8_t>(NearestByBits(v)); });
+  const auto clamped = [](float v) { return std::min(kMaxScaleCode, NearestByBits(v)); };
+  for (int i = -4; i <= 4; ++i) {
+    if (i == 0) continue;
+    const float tried = (0.1f * static_cast<float>(i) + kMaxScaleCode) / largest;
+    const float error = error_of(tried, clamped);
+    if (error < best) {
+      best = error;
+      factor = tried;
+    }
+  }
+  float sum_xl = 0, sum_l2 = 0;
+  for (size_t i = 0; i < codes.size(); ++i) {
+    const int32_t code = clamped(factor * values[i]);
+    codes[i] = static_cast<uint8_t>(code);
+    sum_xl += weights[i] * values[i] * static_cast<float>(code);
+    sum_l2 += weights[i] * static_cast<float>(code) * static_cast<float>(code);
+  }
+  for (int round = 0; round < 5; ++round) {
+    bool changed = false;
+    for (size_t i = 0; i < codes.size(); ++i) {
+      const float w = weights[i], x = values[i], code = codes[i];
+      float xl = sum_xl - w * x * code, l2 = sum_l2 - w * code * code;
+      if (!(xl > 0 && l2 > 0)) continue;
+      const int32_t next = std::min(kMaxScaleCode, NearestByBits(x * l2 / xl));
+      if (next == codes[i]) continue;
+      xl += w * x * static_cast<float>(next);
+      l2 += w * static_cast<float>(next) * static_cast<float>(next);
+      if (xl * xl * sum_l2 > sum_xl * sum_xl * l2) {
+        codes[i] = static_cast<uint8_t>(next);
+        sum_xl = xl;
+        sum_l2 = l2;
+        changed = true;
+      }
+    }
+    if (!changed) break;
+  }
+  return sum_l2 > 0 ? sum_xl / sum_l2 : 0.0f;
+}
+
+}  // namespace quantd

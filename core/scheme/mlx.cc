@@ -1,0 +1,293 @@
+// Tested by tests/core/scheme/segments_test.cc, reference_test.cc and golden_test.cc.
+#include "core/scheme/mlx.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "core/base/checked_math.h"
+#include "core/base/minifloat.h"
+#include "core/base/status_macros.h"
+#include "core/scheme/mlx_codes.h"
+#include "core/simd/convert.h"
+
+namespace quantd {
+namespace {
+
+constexpr size_t kScalePlane = 1;
+constexpr size_t kBiasPlane = 2;
+constexpr int64_t kAtomElems = 32;  // a whole number of words in all widths
+constexpr int64_t kMaxRuns = kTileElems / 32 + 2;  // of a segment, with cut ends
+
+struct Working {
+  float scale, bias;
+};
+static_assert(sizeof(Working) == 8);
+
+DType StoredType(DType dtype) {
+  return dtype == DType::kF16 || dtype == DType::kBf16 ? dtype : DType::kF32;
+}
+
+absl::StatusOr<PackedLayout> PlanMlx(const SchemeInfo& info, const QuantSpec& spec,
+                                     const TensorDesc& tensor) {
+  QUANTD_ASSIGN_OR_RETURN(Grouping grouping,
+                          MakeGrouping(*spec.granularity, Tail::kReject, tensor.shape));
+  PackedLayout layout;
+  layout.groups = grouping.map;
+  layout.row_elems = tensor.shape.num_elems();  // rows are whole atoms
+  layout.atom_elems = kAtomElems;
+  layout.atom_bytes = kAtomElems / 8 * info.bits;
+  layout.working_bytes = sizeof(Working);
+  layout.band_evidence = kRange;
+  const DType stored = StoredType(tensor.dtype);
+  std::vector<int64_t> dims(tensor.shape.dims().begin(), tensor.shape.dims().end());
+  dims.back() = dims.back() / kAtomElems * info.bits;
+  QUANTD_ASSIGN_OR_RETURN(Shape words, Shape::Make(std::move(dims)));
+  QUANTD_ASSIGN_OR_RETURN(int64_t code_bytes,
+                          CheckedMul(words.num_elems(), SizeOf(DType::kUint32)));
+  QUANTD_ASSIGN_OR_RETURN(int64_t param_bytes,
+                          CheckedMul(grouping.map.num_groups, SizeOf(stored)));
+  layout.planes = {
+      {"codes", PlaneRole::kCodes, DType::kUint32, std::move(words), code_bytes},
+      {"scale", PlaneRole::kPerGroup, stored, grouping.plane_shape, param_bytes},
+      {"bias", PlaneRole::kPerGroup, stored, grouping.plane_shape, param_bytes}};
+  return layout;
+}
+
+Working WorkingOf(const Range& range, int bits) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  const auto narrow = [](double x) {
+    return static_cast<float>(std::clamp<double>(x, -kLargest, kLargest));
+  };
+  const bool empty = !(range.min <= range.max);
+  const float min = empty ? 0 : narrow(range.min), max = empty ? 0 : narrow(range.max);
+  const float steps = static_cast<float>((1 << bits) - 1);
+  const float size = std::max(std::min(max - min, kLargest) / steps, 1e-7f);
+  const bool negative = std::fabs(min) > std::fabs(max);
+  const float scale = negative ? size : -size, edge = negative ? min : max;
+  const float edge_code = std::nearbyint(edge / scale);
+  return edge_code != 0 ? Working{edge / edge_code, edge} : Working{scale, 0};
+}
+
+void Store(DType dtype, float value, int64_t i, std::span<std::byte> plane) {
+  if (dtype == DType::kF32) {
+    std::memcpy(plane.data() + i * 4, &value, 4);
+    return;
+  }
+  const MiniFormat& format = dtype == DType::kF16 ? kHalfFormat : kBfloatFormat;
+  const auto code =
+      static_cast<uint16_t>(NarrowFloat(format, value, Rounding::kHalfEven, /*saturate=*/true));
+  std::memcpy(plane.data() + i * 2, &code, 2);
+}
+
+void ResolveMlx(const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out) {
+  const DType stored = resolved.layout.planes[kScalePlane].dtype;
+  for (int64_t i = 0; i < std::ssize(ranges); ++i) {
+    const Working working = WorkingOf(ranges[static_cast<size_t>(i)], resolved.info->bits);
+    std::memcpy(out.working.data() + i * int64_t{sizeof(working)}, &working, sizeof(working));
+    Store(stored, working.scale, i, out.planes[kScalePlane]);
+    Store(stored, working.bias, i, out.planes[kBiasPlane]);
+  }
+}
+
+// The runs of a segment.
+template <typename T>
+class Runs {
+ public:
+  Runs(const Resolved& resolved, const ParamView& params, int64_t first_elem, int64_t num_elems) {
+    const GroupMap& groups = resolved.layout.groups;
+    const DType stored = resolved.layout.planes[kScalePlane].dtype;
+    const int64_t first = groups.RunAt(first_elem).group - params.first_group;
+    for (RunWalker run(groups, first_elem, first_elem + num_elems); !run.done(); run.Next()) {
+      runs_[count_++] = {.num_elems = run.num_elems()};
+    }
+    const auto count = static_cast<int64_t>(count_);
+    float scales[kMaxRuns], biases[kMaxRuns];
+    WidenToF32(stored, params.planes[kScalePlane].data() + first * SizeOf(stored), count, scales);
+    WidenToF32(stored, params.planes[kBiasPlane].data() + first * SizeOf(stored), count, biases);
+    for (size_t i = 0; i < count_; ++i) {
+      Working working = {};
+      if (!params.working.empty()) {
+        const size_t at = static_cast<size_t>(first) + i;
+        std::memcpy(&working, &params.working[at * sizeof(working)], sizeof(working));
+      }
+      runs_[i] = {runs_[i].num_elems, working.scale, working.bias, scales[i], biases[i]};
+    }
+  }
+  operator std::span<const MlxRun<T>>() const { return {runs_, count_}; }  // NOLINT
+
+ private:
+  MlxRun<T> runs_[kMaxRuns];
+  size_t count_ = 0;
+};
+
+// Packs eight codes at a time into `bits` bytes; stores eight while what lies behind is still to
+// come.
+void PackStream(int bits, const uint8_t* codes, int64_t num_codes, std::byte* out) {
+  const std::byte* end = out + num_codes / 8 * bits;
+  for (int64_t i = 0; i < num_codes; i += 8, out += bits) {
+    uint64_t x;
+    std::memcpy(&x, codes + i, 8);
+    x = (x & 0x00FF00FF00FF00FF) | (x >> 8 & 0x00FF00FF00FF00FF) << bits;
+    x = (x & 0x0000FFFF0000FFFF) | (x >> 16 & 0x0000FFFF0000FFFF) << (2 * bits);
+    x = (x & 0x00000000FFFFFFFF) | x >> 32 << (4 * bits);
+    if (end - out >= 8) {
+      std::memcpy(out, &x, 8);
+    } else {
+      std::memcpy(out, &x, static_cast<size_t>(bits));
+    }
+  }
+}
+
+void UnpackStream(int bits, const std::byte* packed, int64_t num_codes, uint8_t* codes) {
+  const uint64_t mask = (uint64_t{1} << bits) - 1;
+  const uint64_t quads = (uint64_t{1} << (4 * bits)) - 1;
+  const std::byte* end = packed + num_codes / 8 * bits;
+  for (int64_t i = 0; i < num_codes; i += 8, packed += bits) {
+    uint64_t x = 0;
+    if (end - packed >= 8) {
+      std::memcpy(&x, packed, 8);
+    } else {
+      std::memcpy(&x, packed, static_cast<size_t>(bits));
+    }
+    x = (x & quads) | (x >> (4 * bits) & quads) << 32;
+    const uint64_t pairs = (uint64_t{1} << (2 * bits)) - 1;
+    x = (x & pairs * 0x0000000100000001) | (x >> (2 * bits) & pairs * 0x0000000100000001) << 16;
+    x = (x & mask * 0x0001000100010001) | (x >> bits & mask * 0x0001000100010001) << 8;
+    std::memcpy(codes + i, &x, 8);
+  }
+}
+
+template <typename T>
+int64_t EncodeAs(const Resolved& resolved, const Segment& segment, const T* values, uint8_t* codes,
+                 Meter* meter) {
+  const Runs<T> runs(resolved, segment.params, segment.first_elem, segment.values.num_elems);
+  return EncodeMlxRuns((1 << resolved.info->bits) - 1, values, runs, codes,
+                       meter ? &meter->lanes<T>() : nullptr);
+}
+
+void EncodeMlx(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
+               Counts* counts, Meter* meter) {
+  const TileView& values = segment.values;
+  uint8_t codes[kTileElems];
+  counts->clipped += values.f32 != nullptr
+                         ? EncodeAs(resolved, segment, values.f32, codes, meter)
+                         : EncodeAs(resolved, segment, values.f64, codes, meter);
+  PackStream(resolved.info->bits, codes, values.num_elems, out.data());
+}
+
+void DecodeMlx(const Resolved& resolved, std::span<const std::byte> packed, const ParamView& params,
+               int64_t first_elem, TileSpan out) {
+  uint8_t codes[kTileElems];
+  UnpackStream(resolved.info->bits, packed.data(), RoundUp(out.num_elems, 8), codes);
+  if (out.f32 != nullptr) {
+    DecodeMlxRuns(Runs<float>(resolved, params, first_elem, out.num_elems), codes, out.f32);
+  } else {
+    DecodeMlxRuns(Runs<double>(resolved, params, first_elem, out.num_elems), codes, out.f64);
+  }
+}
+
+// --- The scalar definitions ---
+
+template <typename T>
+int EncodeOne(T x, const float* scale_and_bias, int max_code, Counts* counts) {
+  const T steps = (x - static_cast<T>(scale_and_bias[1])) / static_cast<T>(scale_and_bias[0]);
+  counts->clipped +=
+      steps <= static_cast<T>(-0.5) || steps >= static_cast<T>(max_code) + static_cast<T>(0.5);
+  if (!(steps > 0)) return 0;
+  return steps >= static_cast<T>(max_code) ? max_code : static_cast<int>(std::nearbyint(steps));
+}
+
+int64_t GroupRef(const Resolved& resolved, const ParamView& params, int64_t elem) {
+  return elem / resolved.spec.granularity->group_elems - params.first_group;
+}
+
+void EncodeMlxRef(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
+                  Counts* counts) {
+  const TileView& values = segment.values;
+  const int bits = resolved.info->bits;
+  std::fill(out.begin(), out.end(), std::byte{0});
+  for (int64_t i = 0; i < values.num_elems; ++i) {
+    float params[2];
+    const int64_t group = GroupRef(resolved, segment.params, segment.first_elem + i);
+    std::memcpy(params, segment.params.working.data() + group * 8, 8);
+    const int code =
+        values.f32 != nullptr
+            ? EncodeOne(LoadAt(values.f32, i), params, (1 << bits) - 1, counts)
+            : EncodeOne(LoadAt(values.f64, i), params, (1 << bits) - 1, counts);
+    for (int bit = 0; bit < bits; ++bit) {
+      const auto at = static_cast<size_t>(i * bits + bit);
+      out[at / 8] |= static_cast<std::byte>((code >> bit & 1) << at % 8);
+    }
+  }
+}
+
+float ParamRef(const Resolved& resolved, const ParamView& params, size_t plane, int64_t group) {
+  const std::byte* at = params.planes[plane].data();
+  if (resolved.tensor.dtype == DType::kF16 || resolved.tensor.dtype == DType::kBf16) {
+    const bool half = resolved.tensor.dtype == DType::kF16;
+    uint16_t code;
+    std::memcpy(&code, at + group * 2, 2);
+    return WidenFloat<float>(half ? kHalfFormat : kBfloatFormat, code);
+  }
+  float value;
+  std::memcpy(&value, at + group * 4, 4);
+  return value;
+}
+
+void DecodeMlxRef(const Resolved& resolved, std::span<const std::byte> packed,
+                  const ParamView& params, int64_t first_elem, TileSpan out) {
+  const int bits = resolved.info->bits;
+  for (int64_t i = 0; i < out.num_elems; ++i) {
+    int code = 0;
+    for (int bit = 0; bit < bits; ++bit) {
+      const auto at = static_cast<size_t>(i * bits + bit);
+      code |= (std::to_integer<int>(packed[at / 8]) >> at % 8 & 1) << bit;
+    }
+    const int64_t group = GroupRef(resolved, params, first_elem + i);
+    const float scale = ParamRef(resolved, params, 1, group);
+    const float bias = ParamRef(resolved, params, 2, group);
+    if (out.f32 != nullptr) {
+      out.f32[i] = static_cast<float>(code) * scale + bias;
+    } else {
+      out.f64[i] = static_cast<double>(code) * double{scale} + double{bias};
+    }
+  }
+}
+
+}  // namespace
+
+SchemeInfo MlxInfo(absl::string_view name, absl::string_view summary, int bits) {
+  SchemeInfo info;
+  info.name = name;
+  info.summary = summary;
+  info.source = "MLX, mx.quantize, affine mode";
+  info.bits_per_code = info.bits = bits;
+  info.is_signed = false;
+  for (const int64_t group_elems : {64, 32, 128}) {
+    info.granularities.push_back({.kind = GranularityKind::kGroup, .group_elems = group_elems});
+  }
+  info.roundings = {Rounding::kHalfEven};
+  info.dialects = {{.name = "mlx"}};
+  info.nonfinites = {NonFinite::kReject};  // a scale that infinities reach would overflow
+  info.tails = {Tail::kReject};
+  info.takes_range = true;
+  return info;
+}
+
+Scheme MlxScheme(SchemeInfo info) {
+  return {.info = std::move(info),
+          .plan = PlanMlx,
+          .resolve_constants = nullptr,
+          .resolve = ResolveMlx,
+          .encode = EncodeMlx,
+          .decode = DecodeMlx,
+          .encode_ref = EncodeMlxRef,
+          .decode_ref = DecodeMlxRef};
+}
+
+}  // namespace quantd

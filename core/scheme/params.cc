@@ -1,0 +1,126 @@
+// Tested by tests/core/scheme/params_test.cc.
+#include "core/scheme/params.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/base/minifloat.h"
+#include "core/simd/convert.h"
+
+namespace quantd {
+
+int64_t ParamMap::RunEnds(int32_t* ends) const {
+  int64_t num_runs = 0;
+  ForEachRowPart([&](const RowPart& part) {
+    int64_t end = part.begin + part.first_run_elems;
+    for (int64_t i = 1; i < part.num_groups; ++i, end += groups_.run_elems) {
+      ends[num_runs++] = static_cast<int32_t>(end);
+    }
+    ends[num_runs++] = static_cast<int32_t>(part.begin + part.num_elems);
+  });
+  return num_runs;
+}
+
+double RoundScale(double scale, ScaleType type) {
+  if (scale == 0) return 1;
+  switch (type) {
+    case ScaleType::kF32:
+    case ScaleType::kNested8:  // before it becomes a code
+      return static_cast<float>(std::clamp<double>(scale, std::numeric_limits<float>::min(),
+                                                   std::numeric_limits<float>::max()));
+    case ScaleType::kF16:
+      scale = std::clamp(scale, 0x1p-14, 65504.0);
+      return WidenFloat<double>(kHalfFormat,
+                                NarrowFloat(kHalfFormat, scale, Rounding::kHalfEven, true));
+    case ScaleType::kBf16:
+      scale = std::clamp<double>(scale, std::numeric_limits<float>::min(),
+                                 std::numeric_limits<float>::max());
+      return WidenFloat<double>(kBfloatFormat,
+                                NarrowFloat(kBfloatFormat, scale, Rounding::kHalfEven, true));
+    case ScaleType::kPow2: {             // up, so that nothing is clipped
+      scale = std::min(scale, 0x1p127);  // infinity has no exponent
+      int exponent;
+      const double fraction = std::frexp(scale, &exponent);  // in [0.5, 1)
+      return std::ldexp(1.0, std::clamp(fraction == 0.5 ? exponent - 1 : exponent, -126, 127));
+    }
+  }
+  return scale;
+}
+
+DType ScaleDType(ScaleType type) {
+  switch (type) {
+    case ScaleType::kF16:
+      return DType::kF16;
+    case ScaleType::kBf16:
+      return DType::kBf16;
+    case ScaleType::kF32:
+    case ScaleType::kPow2:
+      return DType::kF32;
+    case ScaleType::kNested8:
+      return DType::kUint8;
+  }
+  return DType::kF32;
+}
+
+void StoreScale(DType dtype, double scale, std::byte* plane, size_t i) {
+  if (dtype == DType::kF32) {
+    const float value = static_cast<float>(scale);
+    std::memcpy(plane + i * sizeof(value), &value, sizeof(value));
+    return;
+  }
+  const MiniFormat& format = dtype == DType::kF16 ? kHalfFormat : kBfloatFormat;
+  const uint16_t code =
+      static_cast<uint16_t>(NarrowFloat(format, scale, Rounding::kHalfEven, /*saturate=*/true));
+  std::memcpy(plane + i * sizeof(code), &code, sizeof(code));
+}
+
+std::optional<int64_t> ParamMap::GroupsInPlace() const {
+  std::optional<int64_t> first;
+  int64_t num_parts = 0;
+  ForEachRowPart([&](const RowPart& part) {
+    ++num_parts;
+    first = part.group;
+  });
+  const bool spread = per_elem() && groups_.run_elems > 1;
+  return num_parts == 1 && !spread ? first : std::nullopt;
+}
+
+const float* ReadScales(const PlaneDesc& plane, std::span<const std::byte> bytes,
+                        int64_t first_group, const ParamMap& map, float* scratch) {
+  const int64_t elem_bytes = SizeOf(plane.dtype);
+  if (plane.dtype == DType::kF32) {
+    if (const std::optional<int64_t> group = map.GroupsInPlace()) {
+      return reinterpret_cast<const float*>(bytes.data() + (*group - first_group) * elem_bytes);
+    }
+  }
+  map.ReadAll(scratch, [&](int64_t group, int64_t count, float* out) {
+    const std::byte* from = bytes.data() + (group - first_group) * elem_bytes;
+    if (plane.dtype == DType::kF32) {
+      std::memcpy(out, from, static_cast<size_t>(count) * sizeof(float));
+    } else {
+      WidenToF32(plane.dtype, from, count, out);
+    }
+  });
+  return scratch;
+}
+
+void ReadZeroPoints(const PlaneDesc& plane, std::span<const std::byte> bytes, int64_t first_group,
+                    const ParamMap& map, int32_t* zero_points) {
+  const int64_t elem_bytes = SizeOf(plane.dtype);
+  map.ReadAll(zero_points, [&](int64_t group, int64_t count, int32_t* out) {
+    const std::byte* from = bytes.data() + (group - first_group) * elem_bytes;
+    for (int64_t i = 0; i < count; ++i) {
+      if (plane.dtype == DType::kInt8) {
+        out[i] = LoadAt(reinterpret_cast<const int8_t*>(from), i);
+      } else if (plane.dtype == DType::kUint8) {
+        out[i] = LoadAt(reinterpret_cast<const uint8_t*>(from), i);
+      } else {
+        out[i] = LoadAt(reinterpret_cast<const int16_t*>(from), i);
+      }
+    }
+  });
+}
+
+}  // namespace quantd

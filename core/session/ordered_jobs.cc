@@ -1,0 +1,177 @@
+#include "core/session/ordered_jobs.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/base/float_env.h"
+
+// The entries are Wake and RunOne. Tested by tests/core/session/ordered_jobs_test.cc.
+
+namespace quantd {
+
+OrderedJobs::OrderedJobs(JobSource& source, Executor& executor, int64_t max_in_flight,
+                         std::function<void()> on_event)
+    : source_(source),
+      executor_(executor),
+      max_in_flight_(max_in_flight),
+      on_event_(std::move(on_event)) {}
+
+bool OrderedJobs::RunOne() { return RunJob(/*is_helper=*/false); }
+
+bool OrderedJobs::RunJob(bool is_helper) {
+  Entry* entry = nullptr;
+  bool wake = false;
+  {
+    MutexLock lock(&mutex_);
+    const bool may_begin = !stopped_ && status_.ok() && std::ssize(entries_) < max_in_flight_;
+    std::unique_ptr<Job> job = may_begin ? source_.Next() : nullptr;
+    if (job == nullptr) {
+      // Under the same lock, so that whoever finds work later knows that this helper is gone.
+      if (is_helper) --helpers_;
+      return false;
+    }
+    entry = &entries_.emplace_back();
+    entry->job = std::move(job);
+    ++running_;
+    wake = ShallWakeOne();
+  }
+  if (wake) SubmitHelper();
+  ScopedFloatEnv float_env;
+  entry->job->Run();
+  bool event = false;
+  {
+    MutexLock lock(&mutex_);
+    entry->done = true;
+    --running_;
+    CommitDue();
+    ++changes_;
+    wake = ShallWakeOne();
+    event = EventIsDue();
+  }
+  if (wake) SubmitHelper();
+  if (event && on_event_) on_event_();
+  return true;
+}
+
+void OrderedJobs::CommitDue() {
+  if (committing_) return;  // whoever does sees this one too
+  committing_ = true;
+  while (!entries_.empty() && entries_.front().done) {
+    std::unique_ptr<Job> job = std::move(entries_.front().job);
+    if (status_.ok()) {
+      mutex_.Unlock();
+      const absl::Status status = job->Commit();
+      mutex_.Lock();
+      status_.Update(status);
+    }
+    entries_.pop_front();
+    source_.Recycle(std::move(job));
+  }
+  committing_ = false;
+}
+
+bool OrderedJobs::ShallWakeOne() {
+  const bool useful = !stopped_ && status_.ok() && helpers_ < executor_.workers() &&
+                      std::ssize(entries_) < max_in_flight_ && source_.MayHaveNext();
+  if (useful) ++helpers_;
+  return useful;
+}
+
+bool OrderedJobs::EndedLocked() {
+  if (running_ > 0 || committing_) return false;
+  return !status_.ok() || stopped_ || (entries_.empty() && source_.Exhausted());
+}
+
+bool OrderedJobs::EventIsDue() {
+  bool event = false;
+  if (!told_ended_ && EndedLocked()) event = told_ended_ = true;
+  if (input_awaited_ && !stopped_ && source_.WantsInput()) {
+    input_awaited_ = false;
+    event = true;
+  }
+  return event && !stopped_;
+}
+
+void OrderedJobs::SubmitHelper() {
+  executor_.Submit([self = shared_from_this()] { self->Help(); });
+}
+
+void OrderedJobs::Help() {
+  for (int i = 0; i < kJobsPerTurn; ++i) {
+    if (!RunJob(/*is_helper=*/true)) return;
+  }
+  SubmitHelper();
+}
+
+void OrderedJobs::Wake() {
+  Wake([] {});
+}
+
+void OrderedJobs::Wake(absl::FunctionRef<void()> change) {
+  bool wake = false, event = false;
+  {
+    MutexLock lock(&mutex_);
+    change();
+    ++changes_;
+    wake = ShallWakeOne();
+    event = EventIsDue();
+  }
+  if (wake) SubmitHelper();
+  if (event && on_event_) on_event_();
+}
+
+void OrderedJobs::Await() {
+  for (;;) {
+    while (RunOne()) {
+    }
+    MutexLock lock(&mutex_);
+    if (running_ == 0 && !committing_) return;
+    const int64_t seen = changes_;
+    const auto changed = [this, seen]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return changes_ != seen; };
+    mutex_.Await(absl::Condition(&changed));
+  }
+}
+
+void OrderedJobs::Cancel(const absl::Status& status) {
+  MutexLock lock(&mutex_);
+  if (EndedLocked()) return;
+  status_.Update(status);
+  ++changes_;
+  if (EndedLocked()) told_ended_ = true;
+}
+
+void OrderedJobs::Stop() {
+  MutexLock lock(&mutex_);
+  stopped_ = true;
+  ++changes_;
+  const auto idle = [this]()
+                        ABSL_NO_THREAD_SAFETY_ANALYSIS { return running_ == 0 && !committing_; };
+  mutex_.Await(absl::Condition(&idle));
+  for (Entry& entry : entries_) {
+    if (entry.job != nullptr) source_.Recycle(std::move(entry.job));
+  }
+  entries_.clear();
+}
+
+absl::Status OrderedJobs::status() {
+  MutexLock lock(&mutex_);
+  return status_;
+}
+
+bool OrderedJobs::ended() {
+  MutexLock lock(&mutex_);
+  return EndedLocked();
+}
+
+bool OrderedJobs::busy() {
+  MutexLock lock(&mutex_);
+  return !entries_.empty();
+}
+
+bool OrderedJobs::WantsInput() {
+  MutexLock lock(&mutex_);
+  input_awaited_ = !source_.WantsInput();
+  return !input_awaited_;
+}
+
+}  // namespace quantd

@@ -1,0 +1,174 @@
+#ifndef QUANTD_CORE_SESSION_PIECE_QUEUE_H_
+#define QUANTD_CORE_SESSION_PIECE_QUEUE_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/exec/piece.h"
+#include "core/session/tiles.h"
+
+namespace quantd {
+
+// The bytes of a stripe and what keeps them alive.
+struct PieceRange {
+  ByteRange bytes;
+  std::vector<std::shared_ptr<const void>> keepers;
+  bool owned = true;  // all pieces are
+
+  void Clear() {
+    bytes.Clear();
+    keepers.clear();
+    owned = true;
+  }
+};
+
+// Input that has come and has not been cut yet. Pieces so small that keeping them would take more
+// than their bytes are gathered in blocks. Not thread-safe.
+class PieceQueue {
+ public:
+  static constexpr int64_t kBlockBytes = int64_t{64} << 10;
+
+  // Of at most `total_bytes`.
+  explicit PieceQueue(int64_t total_bytes)
+      : block_bytes_(static_cast<size_t>(std::min(total_bytes, kBlockBytes))) {}
+
+  // Takes the piece, or its bytes, and then leaves it to the caller.
+  void Push(Piece& piece) {
+    if (piece.bytes.empty()) return;
+    size_bytes_ += static_cast<int64_t>(piece.bytes.size());
+    if (piece.bytes.size() >= kSmallBytes) {
+      has_scarce_ = has_scarce_ || piece.scarce;
+      pieces_.push_back(std::move(piece));
+    } else {
+      Gather(piece.bytes);
+    }
+  }
+  int64_t size_bytes() const { return size_bytes_; }
+
+  // Copies what is scarce, and returns what it was: to be let go of under no lock.
+  std::deque<Piece> Settle() {
+    std::deque<Piece> before;
+    if (!std::exchange(has_scarce_, false)) return before;
+    std::swap(before, pieces_);
+    for (const Piece& piece : before) {
+      if (piece.scarce) {
+        GatherAll(piece.bytes);
+      } else {
+        pieces_.push_back(piece);
+      }
+    }
+    return before;
+  }
+
+  // Appends the next `size_bytes` bytes, which are there, to `range`.
+  void Take(int64_t size_bytes, PieceRange& range) {
+    size_bytes_ -= size_bytes;
+    while (size_bytes > 0) {
+      Piece& piece = pieces_.front();
+      const auto step = std::min(static_cast<size_t>(size_bytes), piece.bytes.size());
+      range.bytes.Append(piece.bytes.first(step));
+      range.owned = range.owned && piece.owned();
+      if (!piece.owned() && (range.keepers.empty() || range.keepers.back() != piece.keeper)) {
+        range.keepers.push_back(piece.keeper);
+      }
+      piece.bytes = piece.bytes.subspan(step);
+      size_bytes -= static_cast<int64_t>(step);
+      if (piece.bytes.empty()) pieces_.pop_front();
+    }
+  }
+
+ private:
+  static constexpr size_t kSmallBytes = 4096;
+  using Block = std::vector<std::byte>;
+
+  void GatherAll(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const size_t step = std::min(bytes.size(), block_bytes_);
+      Gather(bytes.first(step));
+      bytes = bytes.subspan(step);
+    }
+  }
+
+  void Gather(std::span<const std::byte> bytes) {
+    if (block_ == nullptr || block_bytes_ - block_used_ < bytes.size()) {
+      block_ = std::make_shared<Block>(block_bytes_);
+      block_used_ = 0;
+    }
+    std::byte* place = block_->data() + block_used_;
+    std::memcpy(place, bytes.data(), bytes.size());
+    block_used_ += bytes.size();
+    Piece* last = pieces_.empty() ? nullptr : &pieces_.back();
+    if (last != nullptr && last->bytes.data() + last->bytes.size() == place) {
+      last->bytes = {last->bytes.data(), last->bytes.size() + bytes.size()};
+    } else {
+      pieces_.push_back({{place, bytes.size()}, block_});
+    }
+  }
+
+  const size_t block_bytes_;
+  std::deque<Piece> pieces_;
+  int64_t size_bytes_ = 0;
+  bool has_scarce_ = false;
+  std::shared_ptr<Block> block_;  // that small pieces are copied into
+  size_t block_used_ = 0;
+};
+
+// The bytes of one tensor, or of one plane, as they come, and what is wrong with them: that is told
+// when what came before it has been taken. Not thread-safe.
+class CheckedInput {
+ public:
+  // Of `total_bytes`; `name` is what errors call it: `tensor "w"`.
+  CheckedInput(int64_t total_bytes, std::string name)
+      : total_bytes_(total_bytes), name_(std::move(name)), queue_(total_bytes) {}
+
+  // Takes the piece, or leaves it to the caller.
+  void Push(Piece& piece) {
+    if (!error_.ok()) return;
+    const auto piece_bytes = static_cast<int64_t>(piece.bytes.size());
+    const int64_t left_bytes = total_bytes_ - received_bytes_;
+    if (piece_bytes > left_bytes) {
+      error_ = absl::OutOfRangeError(absl::StrCat(name_, " has ", total_bytes_, " bytes; ",
+                                                  piece_bytes - left_bytes, " more were sent"));
+      piece.bytes = piece.bytes.first(static_cast<size_t>(left_bytes));
+    }
+    received_bytes_ += std::min(piece_bytes, left_bytes);
+    queue_.Push(piece);
+  }
+  // Says that no more comes.
+  void End() {
+    if (received_bytes_ == total_bytes_) return;
+    Fail(absl::DataLossError(absl::StrCat(name_, " has ", total_bytes_, " bytes; ",
+                                          total_bytes_ - received_bytes_,
+                                          " of them are missing")));
+  }
+  void Fail(const absl::Status& status) { error_.Update(status); }
+
+  const absl::Status& error() const { return error_; }
+  bool may_come() const { return error_.ok() && received_bytes_ < total_bytes_; }
+  int64_t received_bytes() const { return received_bytes_; }
+  int64_t size_bytes() const { return queue_.size_bytes(); }  // that are here
+  // To be called when pieces that are scarce cannot be worked on yet.
+  std::deque<Piece> Settle() { return queue_.Settle(); }
+  void Take(int64_t size_bytes, PieceRange& range) { queue_.Take(size_bytes, range); }
+
+ private:
+  const int64_t total_bytes_;
+  const std::string name_;
+  PieceQueue queue_;
+  int64_t received_bytes_ = 0;
+  absl::Status error_;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_CORE_SESSION_PIECE_QUEUE_H_

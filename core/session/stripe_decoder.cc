@@ -1,0 +1,75 @@
+#include "core/session/stripe_decoder.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/base/crc32c.h"
+#include "core/simd/convert.h"
+
+// Tested by tests/core/session/dequantize_session_test.cc and same_bytes_test.cc.
+
+namespace quantd {
+namespace {
+
+// Tiles whose values are hashed at once, while they are in the cache.
+constexpr int64_t kHashTiles = 4;
+
+void DecodePart(const Plan& plan, std::span<const std::byte> codes, const ParamView& params,
+                int64_t first_elem, int64_t num_elems, DType dtype, std::byte* out) {
+  const auto decode = [&](TileSpan tile) {
+    plan.scheme->decode(plan.resolved, codes, params, first_elem, tile);
+  };
+  if (dtype == DType::kF32) {
+    decode({reinterpret_cast<float*>(out), nullptr, num_elems});
+  } else if (dtype == DType::kF64) {
+    decode({nullptr, reinterpret_cast<double*>(out), num_elems});
+  } else {  // by way of f64, where every product is exact, so that nothing is rounded twice
+    double wide[kTileElems];
+    decode({nullptr, wide, num_elems});
+    const HalfKind kind = dtype == DType::kF16 ? HalfKind::kF16 : HalfKind::kBf16;
+    NarrowToHalf(kind, Rounding::kHalfEven, /*saturate=*/false, wide, num_elems, nullptr,
+                 reinterpret_cast<uint16_t*>(out));
+  }
+}
+
+}  // namespace
+
+void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes,
+                  const ParamView& params, DType dtype, bool crc, std::span<std::byte> values,
+                  DecodedStripe& result) {
+  const PackedLayout& layout = plan.resolved.layout;
+  const int64_t elem_bytes = SizeOf(dtype), first_byte = layout.CodeOffset(stripe.begin);
+  result.codes.Begin(first_byte);
+  result.values.Begin(stripe.begin * elem_bytes);
+  result.crc32c = 0;
+  for (const std::span<const std::byte> piece : codes.pieces()) result.codes.Update(piece);
+  std::byte scratch[kTileElems * sizeof(double)];
+  std::vector<std::byte> row;  // of layouts with trailers, whose parts want all of a row
+  if (layout.trailer_bytes > 0) row.resize(static_cast<size_t>(layout.row_bytes()));
+  int64_t tiles = 0, hashed = 0;
+  for (int64_t begin = stripe.begin; begin < stripe.end;) {
+    const int64_t end = TileEnd(layout, begin, stripe.end);
+    for (int64_t part = begin; part < end;) {
+      const int64_t row_end = (part / layout.row_elems + 1) * layout.row_elems;
+      const int64_t part_end = std::min(end, row_end);
+      const int64_t offset = layout.CodeOffset(part);
+      const int64_t codes_end =
+          layout.CodeOffset(layout.trailer_bytes > 0 ? std::min(row_end, stripe.end) : part_end);
+      const std::byte* at = codes.Read(offset - first_byte, codes_end - offset,
+                                       layout.trailer_bytes > 0 ? row.data() : scratch);
+      DecodePart(plan, {at, static_cast<size_t>(codes_end - offset)}, params, part,
+                 part_end - part, dtype, values.data() + (part - stripe.begin) * elem_bytes);
+      part = part_end;
+    }
+    begin = end;
+    if (++tiles % kHashTiles != 0 && end != stripe.end) continue;
+    const int64_t made = (end - stripe.begin) * elem_bytes;
+    const auto fresh =
+        values.subspan(static_cast<size_t>(hashed), static_cast<size_t>(made - hashed));
+    result.values.Update(fresh);
+    if (crc) result.crc32c = Crc32c(fresh, result.crc32c);
+    hashed = made;
+  }
+}
+
+}  // namespace quantd

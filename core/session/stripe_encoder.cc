@@ -1,0 +1,384 @@
+#include "core/session/stripe_encoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/base/crc32c.h"
+#include "core/session/evidence.h"
+#include "core/simd/meter.h"
+#include "core/simd/scan.h"
+
+// Encoding one stripe. Its values are gone over tile by tile, so that all that happens to a tile
+// finds it in the L1 cache:
+//
+//   |  tile  |  tile  |  tile  | ...      values, in place where a piece has all of a tile
+//   |group|group|group|group|  ...
+//
+//   1 ranges of the groups up to the tile's end, and parameters from them, unless they are known
+//   2 codes and, in the same pass, sums for the figures (Scheme::encode)
+//   3 CRC32C and digest of the codes, every kHashTiles
+//
+// Encoding hopes for the best: values that are not finite show in the sums, or in a check when there
+// are none, and such a tile is encoded once more with them replaced. Where the largest error of all
+// lies is looked for at the end, in the one tile that has it.
+//
+// The entries are ResolveAndEncode and Encode. Tested by tests/core/session/same_bytes_test.cc,
+// quantize_session_test.cc and figures_test.cc.
+
+namespace quantd {
+namespace {
+
+// Tiles whose codes are hashed at once, while they are in the L1 cache.
+constexpr int64_t kHashTiles = 4;
+
+TileView ViewOf(const float* values, int64_t num_elems) { return {values, nullptr, num_elems}; }
+TileView ViewOf(const double* values, int64_t num_elems) { return {nullptr, values, num_elems}; }
+TileSpan SpanOf(float* values, int64_t num_elems) { return {values, nullptr, num_elems}; }
+TileSpan SpanOf(double* values, int64_t num_elems) { return {nullptr, values, num_elems}; }
+
+// Copies finite values; NaN becomes 0, infinities the largest values, which saturate.
+template <typename T>
+void Sanitize(const T* values, int64_t num_elems, T* out) {
+  for (int64_t i = 0; i < num_elems; ++i) {
+    const T value = LoadAt(values, i);
+    out[i] = std::isnan(value) ? T{0}
+                               : std::clamp(value, std::numeric_limits<T>::lowest(),
+                                            std::numeric_limits<T>::max());
+  }
+}
+
+// Calls fn(begin, end) for the parts of elements [begin, end) that lie in one row of the layout.
+template <typename Fn>
+void ForEachRow(const PackedLayout& layout, int64_t begin, int64_t end, Fn fn) {
+  while (begin < end) {
+    const int64_t row_end = (begin / layout.row_elems + 1) * layout.row_elems;
+    const int64_t part_end = std::min(end, row_end);
+    fn(begin, part_end);
+    begin = part_end;
+  }
+}
+
+}  // namespace
+
+void ParamBuffer::Reset(const PackedLayout& layout, GroupSpan groups) {
+  groups_ = groups;
+  for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
+    const PlaneDesc& desc = layout.planes[plane];
+    if (desc.role != PlaneRole::kPerGroup) continue;
+    const int64_t entries = CeilDiv(groups.count, desc.groups_per_entry);
+    planes_[plane].resize(static_cast<size_t>(entries * layout.EntryBytes(plane)));
+  }
+  working_.resize(static_cast<size_t>(groups.count * layout.working_bytes));
+}
+
+ParamPlanes ParamBuffer::PlanesFrom(const PackedLayout& layout, const ParamPlanes& constants,
+                                    int64_t first_group) {
+  ParamPlanes planes = constants;
+  planes.first_group = first_group;
+  const int64_t from = first_group - groups_.first;
+  for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
+    const PlaneDesc& desc = layout.planes[plane];
+    if (desc.role != PlaneRole::kPerGroup) continue;
+    planes.planes[plane] = std::span(planes_[plane])
+                               .subspan(static_cast<size_t>(from / desc.groups_per_entry *
+                                                            layout.EntryBytes(plane)));
+  }
+  planes.working = std::span(working_).subspan(static_cast<size_t>(from * layout.working_bytes));
+  return planes;
+}
+
+void StripeResult::Reset() {
+  figures = {};
+  clipped = inexact = non_finite = 0;
+  first_non_finite.clear();
+  crc32c = 0;
+}
+
+StripeEncoder::StripeEncoder(const Plan& plan, const ChosenCalibrator& calibrator,
+                             std::span<const Range> ranges, const Importance* importance,
+                             bool figures, bool crc)
+    : plan_(plan),
+      calibrator_(calibrator),
+      ranges_(ranges),
+      importance_(importance),
+      figures_(figures),
+      crc_(crc) {}
+
+Range StripeEncoder::RangeOf(int64_t group, const GroupStats* stats) const {
+  if (plan_.resolved.spec.given_range.has_value()) return *plan_.resolved.spec.given_range;
+  if (!ranges_.empty()) return ranges_[static_cast<size_t>(group)];
+  return stats == nullptr ? Range{} : calibrator_.RangeOf(*stats);
+}
+
+void StripeEncoder::Resolve(const ParamPlanes& constants, std::span<const GroupStats> stats,
+                            ParamBuffer& own) const {
+  if (plan_.scheme->resolve == nullptr) return;
+  // Whole entries at once.
+  const PackedLayout& layout = plan_.resolved.layout;
+  const int64_t step = std::max<int64_t>(layout.GroupsPerEntry(), 64);
+  std::vector<Range> ranges(static_cast<size_t>(std::min(step, own.groups().count)));
+  for (int64_t done = 0; done < own.groups().count; done += step) {
+    const int64_t count = std::min(step, own.groups().count - done);
+    for (int64_t i = 0; i < count; ++i) {
+      const GroupStats* group = stats.empty() ? nullptr : &stats[static_cast<size_t>(done + i)];
+      ranges[static_cast<size_t>(i)] = RangeOf(own.groups().first + done + i, group);
+    }
+    plan_.scheme->resolve(plan_.resolved, {ranges.data(), static_cast<size_t>(count)},
+                          own.PlanesFrom(layout, constants, own.groups().first + done));
+  }
+}
+
+// One stripe on its way.
+template <typename T>
+class StripeEncoder::Run {
+ public:
+  Run(const StripeEncoder& encoder, const Stripe& stripe, const ByteRange& values,
+      std::span<std::byte> codes, StripeResult& result)
+      : encoder_(encoder),
+        plan_(encoder.plan_),
+        layout_(plan_.resolved.layout),
+        stripe_(stripe),
+        reader_(plan_.resolved.tensor.dtype, values, stripe.begin),
+        codes_(codes),
+        first_byte_(layout_.CodeOffset(stripe.begin)),
+        result_(result) {
+    result.Reset();
+    result.digest.Begin(first_byte_);
+  }
+
+  // `own` is null where `params` are known.
+  void Encode(ParamView params, const ParamPlanes* constants, ParamBuffer* own) {
+    const bool finds = own != nullptr && !plan_.known_params;
+    int64_t resolved_end = stripe_.begin, hashed = 0;
+    int64_t tiles = 0;
+    for (int64_t begin = stripe_.begin; begin < stripe_.end;) {
+      const int64_t end = TileEnd(layout_, begin, stripe_.end);
+      if (finds && resolved_end < end) {
+        const int64_t bands_end = std::min(
+            BandEnd(layout_, plan_.resolved.tensor.shape.num_elems(), end), stripe_.end);
+        FindParams(resolved_end, bands_end, begin, end, *constants, *own);
+        resolved_end = bands_end;
+      }
+      EncodeTile(begin, end, params);
+      begin = end;
+      if (++tiles % kHashTiles == 0 || end == stripe_.end) {
+        const int64_t coded = layout_.CodeOffset(end) - first_byte_;
+        Hash(codes_.subspan(static_cast<size_t>(hashed), static_cast<size_t>(coded - hashed)));
+        hashed = coded;
+      }
+    }
+    FindMaxError(params);
+  }
+
+ private:
+  // Finds the ranges of the bands of elements [from, to), the first tile of which is [begin, end),
+  // and makes their parameters.
+  void FindParams(int64_t from, int64_t to, int64_t begin, int64_t end,
+                  const ParamPlanes& constants, ParamBuffer& own) {
+    const GroupMap& groups = layout_.groups;
+    const GroupSpan span = GroupsOf(layout_, from, to);
+    const bool moments = encoder_.calibrator_.calibrator->needs_moments;
+    ranges_.resize(static_cast<size_t>(span.count));
+    if (!moments && to == end && groups.band_rows == 1 &&
+        (to - from) == span.count * groups.run_elems && encoder_.calibrator_.is_minmax()) {
+      // Whole runs of one length, which the tile at hand has all of.
+      RunRange<T> found[kTileElems];
+      ScanRuns(reader_.Read(begin, end) + (from - begin), groups.run_elems, span.count, found);
+      for (int64_t i = 0; i < span.count; ++i) {
+        ranges_[static_cast<size_t>(i)] = {static_cast<double>(found[i].min),
+                                           static_cast<double>(found[i].max)};
+      }
+    } else {
+      stats_.assign(static_cast<size_t>(span.count), GroupStats{});
+      for (int64_t at = from; at < to;) {
+        const int64_t part_end = std::min(end, to);
+        ScanTile(reader_.Read(begin, end) + (at - begin), at, part_end - at, groups, moments,
+                 span.first, std::span(stats_));
+        at = begin = part_end;
+        end = TileEnd(layout_, begin, stripe_.end);
+      }
+      for (size_t i = 0; i < ranges_.size(); ++i) {
+        ranges_[i] = encoder_.calibrator_.RangeOf(stats_[i]);
+      }
+    }
+    plan_.scheme->resolve(plan_.resolved, ranges_, own.PlanesFrom(layout_, constants, span.first));
+  }
+
+  std::span<std::byte> CodesOf(int64_t begin, int64_t end) const {
+    const int64_t offset = layout_.CodeOffset(begin);
+    return codes_.subspan(static_cast<size_t>(offset - first_byte_),
+                          static_cast<size_t>(layout_.CodeOffset(end) - offset));
+  }
+
+  void EncodeValues(const T* values, int64_t begin, int64_t end, const ParamView& params,
+                    Counts& counts, Meter* meter) {
+    ForEachRow(layout_, begin, end, [&](int64_t part, int64_t part_end) {
+      const Segment segment = {ViewOf(values + (part - begin), part_end - part), part, params,
+                               encoder_.importance_};
+      plan_.scheme->encode(plan_.resolved, segment, CodesOf(part, part_end), &counts, meter);
+    });
+  }
+
+  // Returns the codes of elements [part, part_end) of one row, and behind them the row's trailer,
+  // which may be another stripe's to write, or not be written yet.
+  std::span<const std::byte> CodesToDecode(int64_t part, int64_t part_end,
+                                           const ParamView& params) {
+    const std::span<const std::byte> codes = CodesOf(part, part_end);
+    const int64_t row_end = (part / layout_.row_elems + 1) * layout_.row_elems;
+    if (layout_.trailer_bytes == 0 || part_end == row_end) return codes;
+    const int64_t last = row_end - 1 - (layout_.row_elems - 1) % layout_.atom_elems;
+    const std::vector<T> zeros(static_cast<size_t>(row_end - last));
+    std::vector<std::byte> atom(
+        static_cast<size_t>(layout_.atom_bytes + layout_.trailer_bytes));
+    Counts counts;
+    plan_.scheme->encode(plan_.resolved,
+                         {ViewOf(zeros.data(), row_end - last), last, params, nullptr}, atom,
+                         &counts, nullptr);
+    with_trailer_.assign(codes.begin(), codes.end());
+    with_trailer_.insert(with_trailer_.end(), atom.end() - layout_.trailer_bytes, atom.end());
+    return with_trailer_;
+  }
+
+  void Decode(int64_t begin, int64_t end, const ParamView& params, T* y) {
+    ForEachRow(layout_, begin, end, [&](int64_t part, int64_t part_end) {
+      plan_.scheme->decode(plan_.resolved, CodesToDecode(part, part_end, params), params, part,
+                           SpanOf(y + (part - begin), part_end - part));
+    });
+  }
+
+  void EncodeTile(int64_t begin, int64_t end, const ParamView& params) {
+    const int64_t num_elems = end - begin;
+    const T* values = reader_.Read(begin, end);
+    result_.inexact += reader_.inexact();
+    Counts counts;
+    Meter* const meter = encoder_.figures_ ? &meter_ : nullptr;
+    if (meter != nullptr) meter->lanes<T>().Reset();
+    EncodeValues(values, begin, end, params, counts, meter);
+    std::optional<TileFigures> figures;
+    if (meter != nullptr) figures = FiguresOf(meter->lanes<T>(), values, num_elems);
+    if (!figures.has_value() && (meter != nullptr || !AllFinite(values, num_elems))) {
+      figures = EncodeCarefully(values, begin, end, params, counts);
+    }
+    result_.clipped += counts.clipped;
+    if (meter != nullptr) AddFigures(*figures, begin, end);
+  }
+
+  // Encodes a tile again, with values that are not finite replaced, and measures it in double.
+  TileFigures EncodeCarefully(const T* values, int64_t begin, int64_t end, const ParamView& params,
+                              Counts& counts) {
+    const int64_t num_elems = end - begin;
+    int64_t strays = 0;
+    for (int64_t i = 0; i < num_elems; ++i) {
+      if (std::isfinite(LoadAt(values, i))) continue;
+      ++strays;
+      if (std::ssize(result_.first_non_finite) < kMaxNonFiniteListed) {
+        result_.first_non_finite.push_back(begin + i);
+      }
+    }
+    result_.non_finite += strays;
+    T scratch[kTileElems];
+    if (strays > 0 && *plan_.resolved.spec.nonfinite != NonFinite::kPropagate) {
+      Sanitize(values, num_elems, scratch);
+      counts = {};
+      EncodeValues(scratch, begin, end, params, counts, nullptr);
+    }
+    Decode(begin, end, params, scratch);
+    return MeasureCarefully(values, scratch, num_elems);
+  }
+
+  void AddFigures(const TileFigures& tile, int64_t begin, int64_t end) {
+    if (tile.count == 0) return;
+    if (tile.max_error > result_.figures.max_error) {
+      max_error_begin_ = begin;
+      max_error_end_ = end;
+      max_error_idx_ = tile.max_error_idx;
+    }
+    Figures part;
+    part.count = tile.count;
+    part.sum = tile.sum;
+    part.min = tile.min;
+    part.max = tile.max;
+    part.m2 = tile.m2;
+    part.signal_energy = tile.signal_energy;
+    part.error_energy = tile.error_energy;
+    part.cross_energy = tile.cross_energy;
+    part.max_error = tile.max_error;
+    result_.figures.Merge(part);
+  }
+
+  // Says which element has the largest error, unless another stripe has a larger one.
+  void FindMaxError(const ParamView& params) {
+    Figures& figures = result_.figures;
+    if (!(figures.max_error > 0)) return;
+    double known = encoder_.max_error_.load(std::memory_order_relaxed);
+    if (figures.max_error < known) return;
+    while (known < figures.max_error &&
+           !encoder_.max_error_.compare_exchange_weak(known, figures.max_error,
+                                                      std::memory_order_relaxed)) {
+    }
+    if (max_error_idx_ < 0) {
+      T y[kTileElems];
+      Decode(max_error_begin_, max_error_end_, params, y);
+      max_error_idx_ =
+          IndexOfError(reader_.Read(max_error_begin_, max_error_end_), y, figures.max_error);
+    }
+    figures.max_error_elem = max_error_begin_ + max_error_idx_;
+  }
+
+  void Hash(std::span<const std::byte> codes) {
+    if (encoder_.crc_) result_.crc32c = Crc32c(codes, result_.crc32c);
+    result_.digest.Update(codes);
+  }
+
+  const StripeEncoder& encoder_;
+  const Plan& plan_;
+  const PackedLayout& layout_;
+  const Stripe& stripe_;
+  TileReader<T> reader_;
+  const std::span<std::byte> codes_;
+  const int64_t first_byte_;
+  StripeResult& result_;
+  Meter meter_;
+  std::vector<GroupStats> stats_;
+  std::vector<Range> ranges_;
+  std::vector<std::byte> with_trailer_;
+  int64_t max_error_begin_ = 0, max_error_end_ = 0, max_error_idx_ = -1;
+};
+
+void StripeEncoder::Encode(const Stripe& stripe, const ByteRange& values, const ParamView& params,
+                           std::span<std::byte> codes, StripeResult& result) const {
+  if (WorksAsF32(plan_.resolved.tensor.dtype)) {
+    Run<float>(*this, stripe, values, codes, result).Encode(params, nullptr, nullptr);
+  } else {
+    Run<double>(*this, stripe, values, codes, result).Encode(params, nullptr, nullptr);
+  }
+}
+
+void StripeEncoder::ResolveAndEncode(const Stripe& stripe, const ByteRange& values,
+                                     const ParamPlanes& constants, std::span<std::byte> codes,
+                                     ParamBuffer& own, StripeResult& result) const {
+  const PackedLayout& layout = plan_.resolved.layout;
+  own.Reset(layout, GroupsOf(layout, stripe.begin, stripe.end));
+  if (plan_.known_params) Resolve(constants, {}, own);
+  const ParamView params = own.PlanesFrom(layout, constants, own.groups().first);
+  if (WorksAsF32(plan_.resolved.tensor.dtype)) {
+    Run<float>(*this, stripe, values, codes, result).Encode(params, &constants, &own);
+  } else {
+    Run<double>(*this, stripe, values, codes, result).Encode(params, &constants, &own);
+  }
+}
+
+std::string CoordinatesText(const Shape& shape, int64_t elem) {
+  std::vector<int64_t> coordinates(static_cast<size_t>(shape.rank()));
+  for (int axis = shape.rank() - 1; axis >= 0; --axis) {
+    coordinates[static_cast<size_t>(axis)] = elem % shape.dim(axis);
+    elem /= shape.dim(axis);
+  }
+  return absl::StrCat("[", absl::StrJoin(coordinates, ", "), "]");
+}
+
+}  // namespace quantd

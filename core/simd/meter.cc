@@ -1,0 +1,271 @@
+#include "core/simd/meter.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "core/simd/meter.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "core/simd/meter-inl.h"
+
+#ifndef QUANTD_CORE_SIMD_METER_CENTRED
+#define QUANTD_CORE_SIMD_METER_CENTRED
+namespace quantd {
+
+template <typename T>
+struct CentredLanes {
+  std::array<T, 16> squares, deltas;
+};
+
+}  // namespace quantd
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace quantd {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <typename T>
+void SumLanesImpl(const T* HWY_RESTRICT x, const T* HWY_RESTRICT y, int64_t num_elems,
+                  MeterLanes<T>& lanes) {
+  const hn::CappedTag<T, 16> d;
+  constexpr int64_t kWidth = hn::MaxLanes(d);
+  for (int64_t k = 0; k < 16; k += kWidth) {
+    MeterRegs<decltype(d)> regs(d, lanes, static_cast<size_t>(k));
+    int64_t i = k;
+    for (; i + kWidth <= num_elems; i += 16) regs.Add(d, hn::LoadU(d, x + i), hn::LoadU(d, y + i));
+    if (i < num_elems) {
+      const size_t rest = static_cast<size_t>(num_elems - i);
+      T pad_x[kWidth] = {}, pad_y[kWidth] = {};
+      std::memcpy(pad_x, x + i, rest * sizeof(T));
+      std::memcpy(pad_y, y + i, rest * sizeof(T));
+      regs.AddFirst(d, rest, hn::LoadU(d, pad_x), hn::LoadU(d, pad_y));
+    }
+    regs.Store(d, lanes, static_cast<size_t>(k));
+  }
+}
+
+// Sums (x - centre)^2 and x - centre in the same 16 lanes.
+template <typename T>
+void SumCentredImpl(const T* HWY_RESTRICT x, int64_t num_elems, T middle, CentredLanes<T>& lanes) {
+  const hn::CappedTag<T, 16> d;
+  constexpr size_t kWidth = hn::MaxLanes(d);
+  constexpr size_t kVecs = 16 / kWidth;
+  hn::VFromD<decltype(d)> squares[kVecs], deltas[kVecs];
+  for (size_t k = 0; k < kVecs; ++k) squares[k] = deltas[k] = hn::Zero(d);
+  const auto centre = hn::Set(d, middle);
+  const auto add = [&](const T* xs) HWY_ATTR {
+    for (size_t k = 0; k < kVecs; ++k) {
+      const auto delta = hn::Sub(hn::LoadU(d, xs + k * kWidth), centre);
+      squares[k] = hn::Add(squares[k], hn::Mul(delta, delta));
+      deltas[k] = hn::Add(deltas[k], delta);
+    }
+  };
+  int64_t i = 0;
+  for (; i + 16 <= num_elems; i += 16) add(x + i);
+  if (i < num_elems) {
+    T pad[16];
+    std::fill(pad, pad + 16, middle);
+    std::memcpy(pad, x + i, static_cast<size_t>(num_elems - i) * sizeof(T));
+    add(pad);
+  }
+  for (size_t k = 0; k < kVecs; ++k) {
+    hn::StoreU(squares[k], d, lanes.squares.data() + k * kWidth);
+    hn::StoreU(deltas[k], d, lanes.deltas.data() + k * kWidth);
+  }
+}
+
+void SumLanesF32(const float* x, const float* y, int64_t num_elems, MeterLanes<float>& lanes) {
+  SumLanesImpl(x, y, num_elems, lanes);
+}
+void SumLanesF64(const double* x, const double* y, int64_t num_elems, MeterLanes<double>& lanes) {
+  SumLanesImpl(x, y, num_elems, lanes);
+}
+void SumCentredF32(const float* x, int64_t num_elems, float centre, CentredLanes<float>& lanes) {
+  SumCentredImpl(x, num_elems, centre, lanes);
+}
+void SumCentredF64(const double* x, int64_t num_elems, double centre, CentredLanes<double>& lanes) {
+  SumCentredImpl(x, num_elems, centre, lanes);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace quantd
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace quantd {
+namespace {
+
+HWY_EXPORT(SumLanesF32);
+HWY_EXPORT(SumLanesF64);
+HWY_EXPORT(SumCentredF32);
+HWY_EXPORT(SumCentredF64);
+
+void SumLanes(const float* x, const float* y, int64_t n, MeterLanes<float>& lanes) {
+  HWY_DYNAMIC_DISPATCH(SumLanesF32)(x, y, n, lanes);
+}
+void SumLanes(const double* x, const double* y, int64_t n, MeterLanes<double>& lanes) {
+  HWY_DYNAMIC_DISPATCH(SumLanesF64)(x, y, n, lanes);
+}
+void SumCentred(const float* x, int64_t n, float centre, CentredLanes<float>& lanes) {
+  HWY_DYNAMIC_DISPATCH(SumCentredF32)(x, n, centre, lanes);
+}
+void SumCentred(const double* x, int64_t n, double centre, CentredLanes<double>& lanes) {
+  HWY_DYNAMIC_DISPATCH(SumCentredF64)(x, n, centre, lanes);
+}
+
+template <typename T>
+double Fold(std::array<T, 16> lanes) {
+  std::array<double, 16> wide;
+  std::copy(lanes.begin(), lanes.end(), wide.begin());
+  for (size_t half = 8; half >= 1; half /= 2) {
+    for (size_t i = 0; i < half; ++i) wide[i] += wide[i + half];
+  }
+  return wide[0];
+}
+
+// True where squares of values of up to this magnitude neither overflow nor vanish in T; the bounds
+// leave room for 4096 / 16 of them in a lane.
+template <typename T>
+bool SquaresAreSafe(T magnitude) {
+  constexpr T kLowest = sizeof(T) == 4 ? T{1e-15f} : static_cast<T>(1e-145);
+  constexpr T kHighest = sizeof(T) == 4 ? T{1e17f} : static_cast<T>(1e150);
+  return magnitude == 0 || (magnitude >= kLowest && magnitude <= kHighest);  // false for NaN
+}
+
+// The same figures in double, element by element, leaving out x that are not finite.
+template <typename T>
+TileFigures MeasureCarefullyImpl(const T* x, const T* y, int64_t num_elems) {
+  TileFigures figures;
+  std::array<double, 16> sum = {}, signal = {}, error = {}, cross = {}, centred = {};
+  for (int64_t i = 0; i < num_elems; ++i) {
+    const T value = LoadAt(x, i);
+    if (!std::isfinite(value)) continue;
+    const size_t lane = static_cast<size_t>(i % 16);
+    const double vx = static_cast<double>(value) + 0.0, vy = LoadAt(y, i);
+    if (figures.count == 0) figures.min = figures.max = vx;
+    ++figures.count;
+    figures.min = std::min(figures.min, vx);
+    figures.max = std::max(figures.max, vx);
+    sum[lane] += vx;
+    signal[lane] += vx * vx;
+    const double e = std::isfinite(vy) ? vx - vy : std::numeric_limits<double>::infinity();
+    error[lane] += e * e;
+    if (std::isfinite(vy)) cross[lane] += vx * vy;
+    if (std::fabs(e) > figures.max_error) {
+      figures.max_error = std::fabs(e);
+      figures.max_error_idx = i;
+    }
+  }
+  if (figures.count == 0) return figures;
+  figures.sum = Fold(sum);
+  figures.signal_energy = Fold(signal);
+  figures.error_energy = Fold(error);
+  figures.cross_energy = Fold(cross);
+  const double mean = figures.sum / static_cast<double>(figures.count);
+  for (int64_t i = 0; i < num_elems; ++i) {
+    const T value = LoadAt(x, i);
+    if (!std::isfinite(value)) continue;
+    const double delta = static_cast<double>(value) - mean;
+    centred[static_cast<size_t>(i % 16)] += delta * delta;
+  }
+  figures.m2 = Fold(centred);
+  return figures;
+}
+
+template <typename T>
+std::optional<TileFigures> FiguresOfImpl(const MeterLanes<T>& lanes, const T* x,
+                                         int64_t num_elems) {
+  // As floats of the same bits: NaN must win, so compare by "not less".
+  T max_error = 0;
+  for (const T error : lanes.max_error) {
+    if (!(error <= max_error)) max_error = error;
+    if (std::isnan(max_error)) break;
+  }
+  TileFigures figures;
+  figures.signal_energy = Fold(lanes.signal);
+  if (!std::isfinite(figures.signal_energy)) return std::nullopt;  // min and max may be any value
+  figures.min = *std::min_element(lanes.min.begin(), lanes.min.end()) + T{0};  // -0 counts as +0
+  figures.max = *std::max_element(lanes.max.begin(), lanes.max.end()) + T{0};
+  const double reach = std::max(std::fabs(figures.min), std::fabs(figures.max));
+  if (!SquaresAreSafe(static_cast<T>(reach)) || !SquaresAreSafe(max_error)) return std::nullopt;
+  figures.count = num_elems;
+  figures.sum = Fold(lanes.sum);
+  figures.error_energy = Fold(lanes.error);
+  figures.cross_energy = Fold(lanes.cross);
+  figures.max_error = max_error;
+  const double n = static_cast<double>(num_elems);
+  const double mean = figures.sum / n;
+  figures.m2 = figures.signal_energy - n * mean * mean;
+  if (figures.m2 < 0.5 * figures.signal_energy) {  // would cancel: centre first
+    // The sum above is only as good as its terms are large; that of the differences is better.
+    const T centre = static_cast<T>(mean);
+    CentredLanes<T> centred;
+    SumCentred(x, num_elems, centre, centred);
+    const double offset_sum = Fold(centred.deltas);
+    figures.sum = n * static_cast<double>(centre) + offset_sum;
+    figures.m2 = std::max(0.0, Fold(centred.squares) - offset_sum * offset_sum / n);
+  }
+  return figures;
+}
+
+template <typename T>
+int64_t FindError(const T* x, const T* y, double error) {
+  int64_t i = 0;
+  while (std::fabs(LoadAt(x, i) - LoadAt(y, i)) != error) ++i;
+  return i;
+}
+
+template <typename T>
+TileFigures MeasureTileImpl(const T* x, const T* y, int64_t num_elems) {
+  MeterLanes<T> lanes;
+  SumLanes(x, y, num_elems, lanes);
+  std::optional<TileFigures> figures = FiguresOfImpl(lanes, x, num_elems);
+  if (!figures.has_value()) return MeasureCarefullyImpl(x, y, num_elems);
+  if (figures->max_error > 0) figures->max_error_idx = FindError(x, y, figures->max_error);
+  return *figures;
+}
+
+}  // namespace
+
+void MeasureSegment(const float* x, const float* y, int64_t num_elems, MeterLanes<float>& lanes) {
+  SumLanes(x, y, num_elems, lanes);
+}
+void MeasureSegment(const double* x, const double* y, int64_t num_elems,
+                    MeterLanes<double>& lanes) {
+  SumLanes(x, y, num_elems, lanes);
+}
+std::optional<TileFigures> FiguresOf(const MeterLanes<float>& lanes, const float* x,
+                                     int64_t num_elems) {
+  return FiguresOfImpl(lanes, x, num_elems);
+}
+std::optional<TileFigures> FiguresOf(const MeterLanes<double>& lanes, const double* x,
+                                     int64_t num_elems) {
+  return FiguresOfImpl(lanes, x, num_elems);
+}
+TileFigures MeasureCarefully(const float* x, const float* y, int64_t num_elems) {
+  return MeasureCarefullyImpl(x, y, num_elems);
+}
+TileFigures MeasureCarefully(const double* x, const double* y, int64_t num_elems) {
+  return MeasureCarefullyImpl(x, y, num_elems);
+}
+int64_t IndexOfError(const float* x, const float* y, double error) {
+  return FindError(x, y, error);
+}
+int64_t IndexOfError(const double* x, const double* y, double error) {
+  return FindError(x, y, error);
+}
+TileFigures MeasureTile(const float* x, const float* y, int64_t num_elems) {
+  return MeasureTileImpl(x, y, num_elems);
+}
+TileFigures MeasureTile(const double* x, const double* y, int64_t num_elems) {
+  return MeasureTileImpl(x, y, num_elems);
+}
+
+}  // namespace quantd
+#endif  // HWY_ONCE

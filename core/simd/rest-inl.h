@@ -1,0 +1,44 @@
+// The end of an array that does not fill a vector. Compiled once per SIMD target.
+#if defined(QUANTD_CORE_SIMD_REST_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef QUANTD_CORE_SIMD_REST_INL_H_
+#undef QUANTD_CORE_SIMD_REST_INL_H_
+#else
+#define QUANTD_CORE_SIMD_REST_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+#include <cstring>
+
+HWY_BEFORE_NAMESPACE();
+namespace quantd {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Loads `count` values, fewer than a vector has, at any alignment; the other lanes are 0.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE hn::VFromD<D> LoadRest(D d, const T* from, int64_t count) {
+#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
+  if constexpr (sizeof(T) >= 4) {  // lanes that are masked off are not read
+    return hn::MaskedLoad(hn::FirstN(d, static_cast<size_t>(count)), d, from);
+  }
+#endif
+  HWY_ALIGN T pad[hn::MaxLanes(D())] = {};
+  std::memcpy(pad, reinterpret_cast<const char*>(from), static_cast<size_t>(count) * sizeof(T));
+  return hn::Load(d, pad);
+}
+
+// Stores the first `count` lanes, at any alignment.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE void StoreRest(hn::VFromD<D> v, D d, T* to, int64_t count) {
+  HWY_ALIGN T pad[hn::MaxLanes(D())];
+  hn::Store(v, d, pad);
+  std::memcpy(reinterpret_cast<char*>(to), pad, static_cast<size_t>(count) * sizeof(T));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace quantd
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard

@@ -1,0 +1,113 @@
+"""Makes the golden file of q4_k with ggml's own quantizer (see make_golden.py).
+
+    python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements.txt
+    venv/bin/python tests/golden/make_ggml.py
+"""
+
+import ctypes
+import pathlib
+
+import libggml
+import numpy as np
+
+from hard_values import hard_groups
+from make_golden import GoldenFile, versions
+
+COMMAND = "python tests/golden/make_ggml.py"
+Q4_K = 12  # GGML_TYPE_Q4_K
+BLOCK, BLOCK_BYTES = 256, 144
+
+
+def run_ggml(x, importance=None):
+    """Returns the codes plane of x (rows, columns) and what ggml decodes it to."""
+    base = ctypes.CDLL(str(next(pathlib.Path(libggml.__file__).parent.rglob("libggml-base.so"))))
+    base.ggml_quantize_chunk.restype = ctypes.c_size_t
+    pointer = lambda a: None if a is None else a.ctypes.data_as(ctypes.c_void_p)
+    rows, columns = x.shape
+    codes = np.zeros((rows, columns // BLOCK * BLOCK_BYTES), np.uint8)
+    count = base.ggml_quantize_chunk(Q4_K, pointer(x), pointer(codes), ctypes.c_int64(0),
+                                     ctypes.c_int64(rows), ctypes.c_int64(columns), pointer(importance))
+    assert count == codes.size
+    decoded = np.zeros_like(x)
+    base.dequantize_row_q4_K(pointer(codes), pointer(decoded), ctypes.c_int64(x.size))
+    return {"codes": codes}, decoded
+
+
+def offset_blocks(rng):
+    """Runs of 32 far from zero with next to no spread."""
+    far = np.array([-1000, -60000, -3e6, 1000, -64, -7e5, -1, -3e4])
+    spread = 10.0 ** np.array([-4, -2, -1, -4, -5, -1, -6, -2])
+    blocks = [far[:, None] + spread[:, None] * rng.standard_normal((8, 32)),
+              far[::-1, None] * rng.uniform(0.5, 1, (8, 1)) + rng.standard_normal((8, 32)) * 1e-3]
+    # Beside flat runs at -30000 the offset of the others is stored as 0, and their quotients leave
+    # the range of ggml's nearest_int, whose result is then whatever the bits say.
+    for near in (-200, -300, -420, -999):
+        block = np.full((8, 32), -30000.0)
+        block[2:4] = near + 2e-4 * rng.uniform(-1, 1, (2, 32))
+        blocks.append(block)
+    return np.array(blocks).reshape(-1, 256)
+
+
+def make_importance(kind, columns, rng):
+    if kind == "random":
+        return rng.uniform(0, 1, columns) ** 3
+    if kind == "wide":
+        return 10.0 ** rng.uniform(-8, 8, columns)
+    if kind == "zeros":  # single columns, a run of 32, and nearly a whole block
+        zeros = rng.uniform(0.1, 1, columns) * (rng.random(columns) < 0.7)
+        zeros[32:64] = 0
+        return zeros
+    if kind == "one":  # all of the weight on a single value of each run
+        return np.where(np.arange(columns) % 32 == 17, 1e6, 1e-6)
+    return np.ones(columns)
+
+
+def make_q4_k():
+    rng = np.random.default_rng(20240605)
+    file = GoldenFile("q4_k", "ggml_quantize_chunk and dequantize_row_q4_K of ggml (" +
+                      versions("libggml-python") + "), which is built without fused multiply-add",
+                      COMMAND)
+    hard = hard_groups(32, rng)
+    hard = np.where(np.abs(hard) > 1e7, np.sign(hard) * 1e6, hard)  # so that the scale fits f16
+    runs = hard[rng.permutation(np.resize(np.arange(len(hard)), 40))]
+    mixed = rng.standard_normal((6, 256))
+    mixed[:, 64:96] = hard[np.arange(6) * 3]
+    levels = rng.integers(-8, 8, (4, 256)) * rng.choice([0.25, 0.1, 3.0], (4, 1))
+    inputs = {
+        "random": rng.standard_normal((2, 512)) * np.exp(rng.uniform(-2, 2, (2, 1))),
+        "uniform": rng.uniform(-1, 1, (2, 256)) * np.array([[1e-3], [50]]),
+        "positive": np.abs(rng.standard_normal((2, 256))) + 0.5,
+        "negative": -np.abs(rng.standard_normal((2, 256))) - 0.5,
+        "levels": levels,
+        "all_hard": np.repeat(hard[:8], 8, axis=0).reshape(-1, 256),
+        "runs": runs.reshape(-1, 256),
+        "mixed": mixed,
+        "outlier": np.where(np.arange(256) == 77, 1e6, rng.standard_normal((1, 256))),
+        "magnitudes": rng.standard_normal((7, 256)) * 10.0 ** np.linspace(-12, 6, 7)[:, None],
+        "offset": offset_blocks(rng),
+        # Beyond f16: d and dmin are infinite. Where x * x overflows f32 as well, NaN gets into the
+        # block, with a sign that depends on the processor: no case.
+        "overflow": rng.standard_normal((4, 256)) * np.array([[1e8], [1e10], [1e13], [1e16]]),
+    }
+    for label, x in inputs.items():
+        x = np.ascontiguousarray(x.astype(np.float32))
+        key = file.share(f"inputs/{label}", x)
+        for kind in [None, "equal", "random", "wide", "zeros", "one"]:
+            if label == "overflow" and kind not in (None, "random"):
+                continue
+            if kind in ("equal", "wide", "one") and label not in ("runs", "mixed", "levels"):
+                continue
+            importance = kind and make_importance(kind, x.shape[1], rng).astype(np.float32)
+            planes, decoded = run_ggml(x, importance)
+            if kind:
+                planes["importance"] = importance
+            if not np.isfinite(decoded).all():
+                assert label == "overflow"
+                decoded = None
+            file.add(f"{label}_{kind or 'plain'}", "q4_k", x.shape, shared=key, planes=planes,
+                     decoded=decoded, digest=True)
+    file.write()
+
+
+if __name__ == "__main__":
+    make_q4_k()

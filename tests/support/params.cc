@@ -1,0 +1,56 @@
+#include "tests/support/params.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace quantd::testing {
+
+FoundParams::FoundParams(const Plan& plan, std::span<const Range> groups, const Range& tensor,
+                         const Histogram* histogram) {
+  Resolve(plan, groups, tensor, histogram);
+}
+
+FoundParams::FoundParams(const Plan& plan, std::span<const double> values) {
+  const GroupMap& map = plan.resolved.layout.groups;
+  std::vector<Range> groups(static_cast<size_t>(map.num_groups));
+  std::vector<bool> seen(groups.size());
+  Range tensor;
+  bool any = false;
+  Histogram histogram;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double value = values[i] + 0.0;
+    if (!std::isfinite(value)) continue;
+    const auto group = static_cast<size_t>(map.RunAt(static_cast<int64_t>(i)).group);
+    Range& range = groups[group];
+    range = seen[group] ? Range{std::min(range.min, value), std::max(range.max, value)}
+                        : Range{value, value};
+    tensor = any ? Range{std::min(tensor.min, value), std::max(tensor.max, value)}
+                 : Range{value, value};
+    seen[group] = any = true;
+    const auto narrow = static_cast<float>(value);
+    histogram.Add({&narrow, 1});
+  }
+  if (plan.resolved.spec.given_range.has_value()) {
+    tensor = *plan.resolved.spec.given_range;
+    std::fill(groups.begin(), groups.end(), tensor);
+  }
+  Resolve(plan, groups, tensor, &histogram);
+}
+
+void FoundParams::Resolve(const Plan& plan, std::span<const Range> groups, const Range& tensor,
+                          const Histogram* histogram) {
+  const PackedLayout& layout = plan.resolved.layout;
+  for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
+    memory_[plane].resize(static_cast<size_t>(layout.planes[plane].size_bytes));
+    planes_.planes[plane] = memory_[plane];
+  }
+  working_.resize(static_cast<size_t>(layout.working_bytes * layout.groups.num_groups));
+  planes_.working = working_;
+  const Scheme& scheme = *plan.scheme;
+  if (scheme.resolve_constants != nullptr) {
+    scheme.resolve_constants(plan.resolved, {tensor, groups, histogram}, planes_);
+  }
+  if (scheme.resolve != nullptr) scheme.resolve(plan.resolved, groups, planes_);
+}
+
+}  // namespace quantd::testing
