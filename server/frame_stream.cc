@@ -74,10 +74,10 @@ bool FrameStream::Drained() {
 }
 
 bool FrameStream::Full() {
-  starved_ = true;  // first, so that a write that ends meanwhile is not missed
-  if (queued_bytes_ >= static_cast<size_t>(context_.limits.max_queued_bytes)) return true;
-  starved_ = false;
-  return false;
+  const auto max_bytes = static_cast<size_t>(context_.limits.max_queued_bytes);
+  if (queued_bytes_ < max_bytes) return false;
+  starved_ = true;  // and look again, so that a write that has ended meanwhile is not missed
+  return queued_bytes_ >= max_bytes;
 }
 
 std::function<void()> FrameStream::Waker() {
@@ -132,9 +132,8 @@ void FrameStream::HandleWrite(bool ok) {
   MaybeWrite();
   const bool drained = draining_ && outbox_.empty();
   if (drained) draining_ = false;
-  if (starved_.exchange(false) || closed_ || drained || MustStop()) {
-    Schedule(/*may_run_here=*/false);
-  }
+  if (starved_.exchange(false)) woken_ = true;  // a turn at work may have found it full
+  if (woken_ || closed_ || drained || MustStop()) Schedule(/*may_run_here=*/false);
 }
 
 void FrameStream::HandleCancel() {

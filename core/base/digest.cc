@@ -68,6 +68,7 @@ void DigestPart::Begin(int64_t offset_bytes) {
 
 void DigestPart::Update(std::span<const std::byte> bytes) {
   const size_t head = std::min(bytes.size(), head_wanted_ - head_.size());
+  hashes_.reserve(hashes_.size() + (bytes.size() / PlaneDigest::kLeafBytes + 1) * kHashBytes);
   head_.insert(head_.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(head));
   ForEachLeaf(bytes.subspan(head), tail_, [this](const XXH128_canonical_t& hash) {
     hashes_.insert(hashes_.end(), hash.digest, hash.digest + kHashBytes);

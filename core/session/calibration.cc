@@ -110,14 +110,14 @@ class CalibrationSession::Impl final : public JobSource {
   OrderedJobs& jobs() { return *jobs_; }
   const Plan& plan() const { return plan_; }
   void Push(Piece piece) {
-    std::deque<Piece> settled;  // let go of when the lock is released, like `piece`
-    jobs_->Wake([&] {
+    std::vector<Piece> settled;  // let go of when the lock is released, like `piece`
+    jobs_->Change([&] {
       input_.Push(piece);
       if (!MayScan()) settled = input_.Settle();
     });
   }
   void EndInput() {
-    jobs_->Wake([&] { input_.End(); });
+    jobs_->Change([&] { input_.End(); });
   }
   void FailInput(const absl::Status& status) {
     jobs_->Wake([&] { input_.Fail(status); });

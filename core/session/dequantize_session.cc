@@ -56,14 +56,14 @@ class DequantizeSession::Impl final : public JobSource {
   const Plan& plan() const { return plan_; }
 
   void Push(int plane, Piece piece) {
-    std::deque<Piece> settled;  // let go of when the lock is released, like `piece`
-    jobs_->Wake([&] {
+    std::vector<Piece> settled;  // let go of when the lock is released, like `piece`
+    jobs_->Change([&] {
       Take(plane, piece);
       if (!HasStripe()) settled = codes_.Settle();
     });
   }
   void EndInput() {
-    jobs_->Wake([&] {
+    jobs_->Change([&] {
       codes_.End();
       for (size_t plane = 1; plane < received_.size(); ++plane) {
         const int64_t size_bytes = layout_.planes[plane].size_bytes;

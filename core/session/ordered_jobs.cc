@@ -103,10 +103,6 @@ void OrderedJobs::Help() {
   SubmitHelper();
 }
 
-void OrderedJobs::Wake() {
-  Wake([] {});
-}
-
 void OrderedJobs::Wake(absl::FunctionRef<void()> change) {
   bool wake = false, event = false;
   {
@@ -117,6 +113,17 @@ void OrderedJobs::Wake(absl::FunctionRef<void()> change) {
     event = EventIsDue();
   }
   if (wake) SubmitHelper();
+  if (event && on_event_) on_event_();
+}
+
+void OrderedJobs::Change(absl::FunctionRef<void()> change) {
+  bool event = false;
+  {
+    MutexLock lock(&mutex_);
+    change();
+    ++changes_;
+    event = EventIsDue();
+  }
   if (event && on_event_) on_event_();
 }
 

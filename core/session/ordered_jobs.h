@@ -77,9 +77,11 @@ class OrderedJobs : public std::enable_shared_from_this<OrderedJobs> {
 
   // Does one job on this thread and commits what is due; false: there is none to do now.
   bool RunOne();
-  // Says that there may be work. `change` is made under the lock.
-  void Wake();
-  void Wake(absl::FunctionRef<void()> change);
+  // Makes a change under the lock that may give work, and has a worker look for it.
+  void Wake(absl::FunctionRef<void()> change = [] {});
+  // The same for a caller that calls RunOne or Await next: what one thread does is not worth waking
+  // another one for.
+  void Change(absl::FunctionRef<void()> change);
   // Has the calling thread do jobs, and wait for those of others, until there is nothing to do: all
   // has ended, or what the source waits for has not come.
   void Await();

@@ -56,10 +56,11 @@ class PieceQueue {
   int64_t size_bytes() const { return size_bytes_; }
 
   // Copies what is scarce, and returns what it was: to be let go of under no lock.
-  std::deque<Piece> Settle() {
-    std::deque<Piece> before;
+  std::vector<Piece> Settle() {
+    std::vector<Piece> before;
     if (!std::exchange(has_scarce_, false)) return before;
-    std::swap(before, pieces_);
+    before.assign(pieces_.begin(), pieces_.end());
+    pieces_.clear();
     for (const Piece& piece : before) {
       if (piece.scarce) {
         GatherAll(piece.bytes);
@@ -158,7 +159,7 @@ class CheckedInput {
   int64_t received_bytes() const { return received_bytes_; }
   int64_t size_bytes() const { return queue_.size_bytes(); }  // that are here
   // To be called when pieces that are scarce cannot be worked on yet.
-  std::deque<Piece> Settle() { return queue_.Settle(); }
+  std::vector<Piece> Settle() { return queue_.Settle(); }
   void Take(int64_t size_bytes, PieceRange& range) { queue_.Take(size_bytes, range); }
 
  private:

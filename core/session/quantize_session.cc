@@ -123,8 +123,8 @@ class QuantizeSession::Impl final : public JobSource {
   const Plan& plan() const { return plan_; }
 
   void Push(Piece piece) {
-    std::deque<Piece> settled;  // let go of when the lock is released, like `piece`
-    jobs_->Wake([&] {
+    std::vector<Piece> settled;  // let go of when the lock is released, like `piece`
+    jobs_->Change([&] {
       input_.Push(piece);
       if (!scan_cutter_.done() && input_.size_bytes() < NextInputBytes()) {
         settled = input_.Settle();
@@ -132,7 +132,7 @@ class QuantizeSession::Impl final : public JobSource {
     });
   }
   void EndInput() {
-    jobs_->Wake([&] { input_.End(); });
+    jobs_->Change([&] { input_.End(); });
   }
   void FailInput(const absl::Status& status) {
     jobs_->Wake([&] { input_.Fail(status); });

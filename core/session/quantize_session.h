@@ -40,7 +40,7 @@ class QuantizeSession final : public StripeSession {
       std::function<void()> on_event = {});
   ~QuantizeSession() override;
 
-  // Hands the next bytes over, and has workers begin on them. Bytes past the tensor's end are
+  // Hands the next bytes over. Bytes past the tensor's end are
   // kOutOfRange; a value that is not finite under nonfinite=reject is kInvalidArgument, with its
   // coordinates.
   void Push(Piece piece);

@@ -11,8 +11,8 @@
 namespace quantd {
 namespace {
 
-// Tiles whose values are hashed at once, while they are in the cache.
-constexpr int64_t kHashTiles = 4;
+// Tiles whose values are hashed at once, while they are in the L1 cache.
+constexpr int64_t kHashTiles = 1;
 
 void DecodePart(const Plan& plan, std::span<const std::byte> codes, const ParamView& params,
                 int64_t first_elem, int64_t num_elems, DType dtype, std::byte* out) {

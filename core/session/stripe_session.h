@@ -9,7 +9,8 @@ namespace quantd {
 
 // What sessions have in common. A session takes bytes in pieces (Push, which each kind has of its
 // own), works on them by the executor's workers and by threads that call Help or Await, and gives its
-// output to a sink, in order. Its `on_event` is called on any thread, under no lock, when input is
+// output to a sink, in order. Who pushes calls Help or Await next: small tensors are done by then, and
+// workers join where there is more. Its `on_event` is called on any thread, under no lock, when input is
 // wanted again and when all has ended by itself; it may come a moment after the session is gone.
 // Nothing blocks but Await and the destructor, which waits for the stripes at work. Thread-safe, but
 // Push calls come one at a time.

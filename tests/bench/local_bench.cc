@@ -167,7 +167,7 @@ void BenchClient(benchmark::State& state, const Client& client, const std::strin
     ByteSource* const source = in_place ? static_cast<ByteSource*>(&made) : &memory;
     DiscardSink sink;
     const auto info =
-        client.Quantize({Tensor(), *ParseSpec(spec), source, &sink, {}, plan}, options);
+        client.Quantize({Tensor(), *ParseSpec(spec), source, &sink, {}, {}, plan}, options);
     if (!info.ok()) return state.SkipWithError(std::string(info.status().message()).c_str());
   }
   state.SetBytesProcessed(state.iterations() * kTensorBytes);
