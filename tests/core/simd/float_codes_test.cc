@@ -89,7 +89,7 @@ class FloatCodesTest : public ::testing::TestWithParam<std::string> {
       if (coding.scales != nullptr) want_values[i] *= scales[i];
     }
     Unaligned<T> in(n), out(n);
-    std::memcpy(in.data(), values.data(), n * sizeof(T));
+    if (n > 0) std::memcpy(in.data(), values.data(), n * sizeof(T));
     const size_t size = static_cast<size_t>(SizeOf(coding.dtype));
     std::vector<std::byte> codes(n * size + 1, std::byte{0xAB}), measured = codes;
     const int64_t num_elems = static_cast<int64_t>(n);
