@@ -161,7 +161,9 @@ TEST(OrderedJobsTest, OneSlowJobHoldsUpOnlySoMany) {
       if (number > 0 && number < kInFlight) passed.count_down();
     };
     source.commit = [&](int64_t number) {
-      if (number == 0) EXPECT_EQ(source.runs, kInFlight);
+      if (number == 0) {
+        EXPECT_EQ(source.runs, kInFlight);
+      }
       return absl::OkStatus();
     };
     const auto jobs = std::make_shared<OrderedJobs>(source, executor, kInFlight, nullptr);
