@@ -49,7 +49,6 @@ struct HeldBand {
   BufferPool::Buffer memory;  // of values that are not owned, each at its place in the band
   ByteRange whole;            // what has been taken in
   int64_t taken_end = 0;      // elements up to which values have been taken in
-  int64_t merged_end = 0;     // the committer's: up to which evidence is merged
   std::optional<EvidenceCollector> evidence;
   std::shared_ptr<BandParams> params;  // null: stripes find theirs themselves
   std::atomic<bool> resolved = false;

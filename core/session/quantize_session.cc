@@ -378,8 +378,7 @@ class QuantizeSession::Impl final : public JobSource {
   absl::Status Commit(ScanJob& job) {
     HeldBand& held = *job.held;
     held.evidence->Merge(job.part);
-    held.merged_end = job.stripe.end;
-    if (held.merged_end < held.end) return absl::OkStatus();
+    if (job.stripe.end < held.end) return absl::OkStatus();
     const Clock::time_point begin = Clock::now();
     ResolveHeld(held);
     statistics_ns_ += (Clock::now() - begin).count();

@@ -11,9 +11,6 @@
 namespace quantd {
 namespace {
 
-// Tiles whose values are hashed at once, while they are in the L1 cache.
-constexpr int64_t kHashTiles = 1;
-
 void DecodePart(const Plan& plan, std::span<const std::byte> codes, const ParamView& params,
                 int64_t first_elem, int64_t num_elems, DType dtype, std::byte* out) {
   const auto decode = [&](TileSpan tile) {
@@ -46,7 +43,6 @@ void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes
   std::byte scratch[kTileElems * sizeof(double)];
   std::vector<std::byte> row;  // of layouts with trailers, whose parts want all of a row
   if (layout.trailer_bytes > 0) row.resize(static_cast<size_t>(layout.row_bytes()));
-  int64_t tiles = 0, hashed = 0;
   for (int64_t begin = stripe.begin; begin < stripe.end;) {
     const int64_t end = TileEnd(layout, begin, stripe.end);
     for (int64_t part = begin; part < end;) {
@@ -61,14 +57,12 @@ void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes
                  part_end - part, dtype, values.data() + (part - stripe.begin) * elem_bytes);
       part = part_end;
     }
+    // While they are in the L1 cache.
+    const auto tile = values.subspan(static_cast<size_t>((begin - stripe.begin) * elem_bytes),
+                                     static_cast<size_t>((end - begin) * elem_bytes));
+    result.values.Update(tile);
+    if (crc) result.crc32c = Crc32c(tile, result.crc32c);
     begin = end;
-    if (++tiles % kHashTiles != 0 && end != stripe.end) continue;
-    const int64_t made = (end - stripe.begin) * elem_bytes;
-    const auto fresh =
-        values.subspan(static_cast<size_t>(hashed), static_cast<size_t>(made - hashed));
-    result.values.Update(fresh);
-    if (crc) result.crc32c = Crc32c(fresh, result.crc32c);
-    hashed = made;
   }
 }
 
