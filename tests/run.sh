@@ -40,6 +40,9 @@ fi
 
 cmake --preset "$preset" -DQUANTD_BUILD_TESTS=ON "-DQUANTD_TEST_PYTHON=$PWD/$venv/bin/python"
 cmake --build --preset "$preset" --parallel "$(nproc)"
+if [[ $preset == release ]]; then
+  cmake --build --preset release --parallel "$(nproc)" --target benchmarks
+fi
 
 export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1:quarantine_size_mb=16:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1:${UBSAN_OPTIONS:-}"

@@ -109,7 +109,11 @@ double StreamRate(const Client& client, int64_t rows, int64_t columns) {
   std::vector<QuantizeJob> jobs;
   for (size_t i = 0; i < count; ++i) {
     sources.emplace_back(LoadInput().first(static_cast<size_t>(tensor_bytes)));
-    jobs.push_back({tensor, *ParseSpec("int8:axis=0"), &sources.back(), &sink, {}, *plan});
+    jobs.push_back({.tensor = tensor,
+                    .spec = *ParseSpec("int8:axis=0"),
+                    .source = &sources.back(),
+                    .sink = &sink,
+                    .plan = *plan});
   }
   const absl::Time begin = absl::Now();
   for (const auto& info : client.QuantizeMany(std::move(jobs), options)) {
