@@ -1,5 +1,5 @@
-// Rates of the core beside the machine's own: memcpy, and a plain loop that reads f32 and writes
-// int8. GB/s are of f32 input read (decode: written). Every scheme is encoded and decoded by
+// Rates of the core beside the machine's own: memcpy, and plain loops that read and write as many
+// bytes (codes of less than a byte beside those of a byte). GB/s are of f32 input read (decode: written). Every scheme is encoded and decoded by
 // sessions over memory, digest included, with 1 and 2 threads, on 64 KiB, 4 MiB and 256 MiB; the
 // largest also with 4, 8, ... threads, as far as the machine has cores.
 #include <benchmark/benchmark.h>
@@ -40,12 +40,23 @@ const std::vector<float>& Input() {
   return kInput;
 }
 
-// What a thread of a plain loop does: read f32, scale, write int8; as well as the compiler can.
+// What a thread of a plain loop does: read values, scale, write; as well as the compiler can.
 #if defined(__x86_64__)
-__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define QUANTD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define QUANTD_CLONES
 #endif
-void NarrowLoop(const float* in, int8_t* out, size_t count) {
+QUANTD_CLONES void PlainLoop(const float* in, int8_t* out, size_t count) {
   for (size_t i = 0; i < count; ++i) out[i] = static_cast<int8_t>(in[i] * 127.0f);
+}
+QUANTD_CLONES void PlainLoop(const float* in, int16_t* out, size_t count) {
+  for (size_t i = 0; i < count; ++i) out[i] = static_cast<int16_t>(in[i] * 32767.0f);
+}
+QUANTD_CLONES void PlainLoop(const int8_t* in, float* out, size_t count) {
+  for (size_t i = 0; i < count; ++i) out[i] = static_cast<float>(in[i]) * 0x1p-7f;
+}
+QUANTD_CLONES void PlainLoop(const int16_t* in, float* out, size_t count) {
+  for (size_t i = 0; i < count; ++i) out[i] = static_cast<float>(in[i]) * 0x1p-15f;
 }
 
 template <typename Fn>
@@ -74,13 +85,15 @@ void BenchCopy(benchmark::State& state, int64_t bytes, int threads) {
   state.SetBytesProcessed(state.iterations() * bytes);
 }
 
-void BenchNarrow(benchmark::State& state, int64_t bytes, int threads) {
-  static std::vector<int8_t> out(size_t{64} << 20);
+// `bytes` are those of the f32 side.
+template <typename In, typename Out>
+void BenchPlain(benchmark::State& state, int64_t bytes, int threads) {
+  static std::vector<Out> out(size_t{64} << 20);
+  const auto* in = reinterpret_cast<const In*>(Input().data());
   Executor executor(threads - 1);
   for (auto _ : state) {
-    OnThreads(
-        threads, static_cast<size_t>(bytes) / sizeof(float), executor,
-        [&](size_t at, size_t size) { NarrowLoop(Input().data() + at, out.data() + at, size); });
+    OnThreads(threads, static_cast<size_t>(bytes) / sizeof(float), executor,
+              [&](size_t at, size_t size) { PlainLoop(in + at, out.data() + at, size); });
     benchmark::ClobberMemory();
   }
   state.SetBytesProcessed(state.iterations() * bytes);
@@ -138,6 +151,12 @@ std::vector<int> ThreadCounts(int64_t bytes) {
   return counts;
 }
 
+// The plain loops' integer that has about as many bits as a code of the spec.
+std::string CodesOf(const std::string& spec) {
+  const std::string scheme = spec.substr(0, spec.find(':'));
+  return (*FindScheme(scheme))->info.bits_per_code > 12 ? "int16" : "int8";
+}
+
 void RegisterAll(Baselines& baselines) {
   struct Size {
     const char* name;
@@ -145,7 +164,6 @@ void RegisterAll(Baselines& baselines) {
   };
   static constexpr Size kSizes[] = {
       {"64 KiB", 64 << 10}, {"4 MiB", 4 << 20}, {"256 MiB", 256 << 20}};
-  const std::string kBound = "read f32, write int8";
   std::vector<std::string> specs = {"int8:scale=0.01", "int8:axis=0", "int8:group=128",
                                     "int8:group=32", "uint4:group=32"};
   for (const Scheme* scheme : AllSchemes()) specs.emplace_back(scheme->info.name);
@@ -158,16 +176,28 @@ void RegisterAll(Baselines& baselines) {
       };
       const int64_t bytes = size.bytes;
       add("memcpy", [=](benchmark::State& state) { BenchCopy(state, bytes, threads); });
-      add(kBound, [=](benchmark::State& state) { BenchNarrow(state, bytes, threads); });
+      add("read f32, write int8", [=](benchmark::State& state) {
+        BenchPlain<float, int8_t>(state, bytes, threads);
+      });
+      add("read f32, write int16", [=](benchmark::State& state) {
+        BenchPlain<float, int16_t>(state, bytes, threads);
+      });
+      add("read int8, write f32", [=](benchmark::State& state) {
+        BenchPlain<int8_t, float>(state, bytes, threads);
+      });
+      add("read int16, write f32", [=](benchmark::State& state) {
+        BenchPlain<int16_t, float>(state, bytes, threads);
+      });
       for (const std::string& spec : specs) {
+        const std::string codes = CodesOf(spec);
         for (const bool figures : {false, true}) {
           const std::string row = absl::StrCat(spec, figures ? " encode, figures" : " encode");
-          baselines[row] = {kBound};
+          baselines[row] = {"read f32, write " + codes};
           add(row,
               [=](benchmark::State& state) { BenchEncode(state, spec, bytes, threads, figures); });
         }
         const std::string row = absl::StrCat(spec, " decode");
-        baselines[row] = {kBound};
+        baselines[row] = {absl::StrCat("read ", codes, ", write f32")};
         add(row, [=](benchmark::State& state) { BenchDecode(state, spec, bytes, threads); });
       }
     }
