@@ -1,3 +1,20 @@
+// Calibration: a tensor streams by and leaves statistics only, from which the ranges of its groups
+// follow. It is the first of two passes over a tensor whose parameters depend on more than a
+// session may hold, and how ranges of several streams come together:
+//
+//   input -> scan, any thread -> merge, in stripe order -> CalibrationState -> RangesOf -> ranges
+//            groups, histogram   columns, Gram matrix        MergeCalibration
+//
+// The ranges are those that quantizing finds where it holds the tensor, so that both ways give the
+// same bytes. int8 of 16 GiB of f32 leaves one GroupStats of 40 bytes.
+//
+// Second moments of columns and the Gram matrix sum rows in order, so they are made while stripes
+// are committed, by one thread at a time: the Gram matrix of n columns, n / 2 multiplications a
+// value, is as slow as one core, and values, lent pieces too, are then kept until their turn.
+//
+// Entry: CalibrationSession::Impl::Next, and RangesOf. Tested by
+// tests/core/session/calibration_test.cc, dequantize_faults_test.cc (CalibrationFaultsTest) and
+// quantize_session_test.cc (GivenRangesGiveTheSameBytes).
 #include "core/session/calibration.h"
 
 #include <algorithm>

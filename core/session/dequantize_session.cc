@@ -1,3 +1,20 @@
+// A packed tensor as jobs, each of which decodes one stripe:
+//
+//   Push(0, codes)       -> CheckParams -> CheckedInput -> StripeCutter -> DecodeStripe -> Commit
+//   Push(1.., params)    -> planes that are kept whole ------------------------^            |
+//                                                                           sink, plane 0 <-'
+//
+// Parameters precede the codes that need them. Whether they have come is asked when codes are
+// pushed, not when a stripe is worked on, so that the answer depends on what was sent alone: for
+// int8:axis=0 of [2, 65536] the last code of a row, which ends a stripe, wants the row's four bytes
+// of "scale" before it; per tensor, and of columns, it wants the whole plane. Layouts with trailers
+// are cut into whole rows.
+//
+// Beside quantizing, there is nothing to scan and to hold: one pass, with the parameter planes and
+// the stripes in flight in memory.
+//
+// Entry: Impl::Next. Tested by tests/core/session/dequantize_session_test.cc,
+// dequantize_faults_test.cc and same_bytes_test.cc.
 #include "core/session/dequantize_session.h"
 
 #include <algorithm>
@@ -18,11 +35,6 @@
 #include "core/session/piece_queue.h"
 #include "core/session/stripe_decoder.h"
 #include "core/session/stripes.h"
-
-// A packed tensor as jobs: each decodes one stripe. Parameters are kept whole; whether they have come
-// is asked when codes come, so that the answer does not depend on who works when.
-//
-// The entry is Impl::Next. Tested by tests/core/session/dequantize_session_test.cc.
 
 namespace quantd {
 

@@ -1,3 +1,21 @@
+// How stripes share out what they find, which follows from the layout and from what is wanted:
+//
+//   kOwn        int8:group=128         a group lies in one stripe, which writes to its place
+//   kByThread   int8:axis=-1           columns recur in all stripes: who scans takes a set of
+//                                      ranges, widens it and puts it back; sets merge at the end
+//   kInOrder    int8, int8:axis=-1,    each stripe returns its own, which merge in stripe order
+//               range=3sigma
+//
+// Ranges and counts are the same in any order; sums of floats are not (0.1 + (0.2 + 0.3) is 0.6,
+// (0.1 + 0.2) + 0.3 is not), so moments are never by thread. Ranges cost a pass of ScanRuns or
+// ScanColumns, moments one of MeasureTile; moments of columns go value by value, the slowest way.
+//
+// Source: Welford, "Note on a method for calculating corrected sums of squares and products", 1962;
+// GroupStats::Merge has that of merging.
+//
+// Entry: EvidenceCollector; ScanTile for groups of a tile. Tested by
+// tests/core/session/evidence_test.cc and, against what quantizing finds by itself,
+// calibration_test.cc and quantize_session_test.cc.
 #include "core/session/evidence.h"
 
 #include <algorithm>
@@ -8,9 +26,6 @@
 #include "core/base/checked_math.h"
 #include "core/simd/meter.h"
 #include "core/simd/scan.h"
-
-// The entry is EvidenceCollector. Tested by tests/core/session/evidence_test.cc and, against what
-// quantizing itself finds, calibration_test.cc.
 
 namespace quantd {
 namespace {

@@ -1,11 +1,19 @@
+// The machine of ordered_jobs.h. What keeps it from standing still while there is work:
+//
+//   a helper leaves       under the lock under which it found nothing, so that whoever brings work
+//                         next sees that it is gone, and wakes one
+//   a job ends            while another thread commits: that one looks at the oldest job once more
+//                         before it stops
+//   there is room again   after a commit, whose thread then wakes one more helper
+//
+// Entry: RunOne, which all threads call; Wake and Change bring work. Tested by
+// tests/core/session/ordered_jobs_test.cc and session_faults_test.cc.
 #include "core/session/ordered_jobs.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "core/base/float_env.h"
-
-// The entries are Wake and RunOne. Tested by tests/core/session/ordered_jobs_test.cc.
 
 namespace quantd {
 

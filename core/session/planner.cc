@@ -1,3 +1,24 @@
+// How a tensor will go through a session and what memory that takes, decided before its first byte:
+//
+//   spec, tensor -> scheme, completed spec, layout       or those of the spec's fallback
+//                -> which parameters are known before the values
+//                -> pass, values that are held -> stripes in flight, resident bytes
+//
+//   constants   parameters of groups   groups          pass       values that are held
+//   known       known                  any             static     none
+//   known       to be found            do not recur    local      two bands, where they are longer
+//                                                                 than a stripe
+//   otherwise                                          buffered   all, unless they are one stripe
+//
+// int8 of [64, 100000] is buffered; with axis=0 it is local and holds two rows, each longer than a
+// stripe; with scale=0.02 it is static. A plan has eight stripes in flight for each thread, or as
+// many as the budget allows. One that does not fit with a single stripe becomes two_pass, if it
+// fits with ranges that Calibrate found first; else it is refused, with the number.
+//
+// All of it is arithmetic on the layout, whatever the size of the tensor. It is an upper bound:
+// memory_test.cc compares what sessions really take with it.
+//
+// Entry: MakePlan. Tested by tests/core/session/planner_test.cc and memory_test.cc.
 #include "core/session/planner.h"
 
 #include <algorithm>

@@ -1,3 +1,24 @@
+// A tensor as jobs. Whatever the pass, stripes are encoded in order, each by one job:
+//
+//   parameters known, or found in the stripe   input -> encode
+//   a band longer than a stripe                input -> scan, hold ... resolve -> encode from there
+//
+// where a band may be the whole tensor. Scans are jobs of the same queue: their commits merge the
+// evidence in order, and the last one of a band resolves it. So two cutters go over the tensor:
+// that of scans, where input goes next, and that of encoding. They are at the same stripe where
+// nothing is held, and at most two bands apart. Rows of 100,000 with axis=0, two stripes each:
+//
+//   scans      |0 1|2 3|       |4 5| ...      the third band waits until all stripes of the first
+//   encoding       |0 1|       |2 3| ...      are being encoded
+//
+// A tensor of one stripe that has to be scanned as a whole is scanned by the job that encodes it.
+// Encoding goes before scanning: it frees what is held.
+//
+// Values that are held are read twice, the second time from memory; all others once, and found in
+// the cache by what comes after.
+//
+// Entry: Impl::Next. Tested by tests/core/session/quantize_session_test.cc, same_bytes_test.cc,
+// small_inputs_test.cc, session_faults_test.cc and memory_test.cc.
 #include "core/session/quantize_session.h"
 
 #include <algorithm>
@@ -23,17 +44,6 @@
 #include "core/session/piece_queue.h"
 #include "core/session/stripe_encoder.h"
 #include "core/session/stripes.h"
-
-// A tensor as jobs. Whatever the pass, stripes are encoded in order, each by one job:
-//
-//   parameters known, or found in the stripe   input -> encode
-//   a band longer than a stripe                input -> scan (held) ... resolve -> encode from there
-//
-// where a band may be the whole tensor. Scans are jobs of the same queue: their commits merge the
-// evidence in order, and the last one of a band resolves it.
-//
-// The entry is Impl::Next. Tested by tests/core/session/quantize_session_test.cc, same_bytes_test.cc,
-// session_faults_test.cc.
 
 namespace quantd {
 namespace {

@@ -1,3 +1,13 @@
+// Sums that describe a tensor, put together from those of its tiles and stripes, in order, and what
+// is derived from them. The squares around the mean merge by
+//
+//   m2 = m2(a) + m2(b) + (mean(b) - mean(a))^2 * n(a) n(b) / (n(a) + n(b))
+//
+// (Chan, Golub, LeVeque: "Updating Formulae and a Pairwise Algorithm", 1979, eq. 2.1), for the way
+// by the sum of squares cancels: two values 1e9 and 1e9 + 2 have m2 = 2, where the squares, 1e18,
+// have neighbours in double that lie 128 apart.
+//
+// Entry: Figures::Merge. Tested by tests/core/session/report_test.cc and figures_test.cc.
 #include "core/session/report.h"
 
 #include <algorithm>

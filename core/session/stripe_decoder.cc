@@ -1,3 +1,16 @@
+// Decoding one stripe, tile by tile: the values of a tile are digested, and their CRC32C is made,
+// while they are in the L1 cache, as stripe_encoder.cc does with codes. The digest of the codes as
+// they came in is made first.
+//
+//   codes    |  tile  |  tile  | ...   read in place where a piece has all of a tile's
+//   values   f32 or f64 as the scheme decodes them; f16 and bf16 by way of f64
+//
+// The way of f64 keeps halves from being rounded twice: nf4's x' = codebook[code] * scale, rounded
+// to f32 and then to f16, may lie on a tie of f16 that the product itself does not. Where rows have
+// trailers, each tile reads on to its row's end, as decoding wants what stands there.
+//
+// Entry: DecodeStripe. Tested by tests/core/session/dequantize_session_test.cc and
+// same_bytes_test.cc.
 #include "core/session/stripe_decoder.h"
 
 #include <algorithm>
@@ -5,8 +18,6 @@
 
 #include "core/base/crc32c.h"
 #include "core/simd/convert.h"
-
-// Tested by tests/core/session/dequantize_session_test.cc and same_bytes_test.cc.
 
 namespace quantd {
 namespace {

@@ -1,9 +1,19 @@
+// Cutting, as stripes.h has it. Bands end where a unit, which is what shares parameters, and an
+// atom end together:
+//
+//   groups of 3, atoms of 2:   |g g g|g g g|g g g|g g g|     units
+//                              |a a|a a|a a|a a|a a|a a|     atoms
+//                              |    band   |    band   |
+//
+// A stripe ends at the last such place that kStripeElems reach, which is looked for backwards, unit
+// by unit. Where there is none, the band is longer than a stripe, and its stripes end with atoms.
+// Bounds for the planner are worked out from the layout, without a search.
+//
+// Entry: StripeCutter. Tested by tests/core/session/stripes_test.cc, on random layouts too.
 #include "core/session/stripes.h"
 
 #include <algorithm>
 #include <numeric>
-
-// The entry is StripeCutter. Tested by tests/core/session/stripes_test.cc.
 
 namespace quantd {
 namespace {
