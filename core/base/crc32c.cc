@@ -1,13 +1,22 @@
+// CRC32C of bytes, by ISA-L, and of pieces put together without their bytes.
+//
+// A CRC is linear: that of two pieces is that of the first, moved by as many zero bytes as the
+// second has, plus (xor) that of the second. Moving by a zero bit multiplies by x modulo the
+// polynomial, so moving by n bytes multiplies by x^(8n): the product of at most one x^(8 * 2^k) for
+// each bit of n.
+//
+//   n = 5 bytes = 101b:   CRC * x^(8 * 4) * x^(8 * 1)
+//
+// That is one multiplication of 32 steps for each bit of n that is set, whatever the length, where
+// the CRC itself goes over all bytes. Source: RFC 3720, appendix B.4; ISA-L, crc32_iscsi.
+//
+// Entries: Crc32c and CombineCrc32c. Tested by tests/core/base/crc32c_test.cc.
 #include "core/base/crc32c.h"
 
 #include <isa-l.h>
 
 #include <algorithm>
 #include <array>
-
-// A CRC is linear: that of two pieces is that of the first, moved by as many zero bytes as the second
-// has, plus (xor) that of the second. Moving by a zero bit multiplies by x modulo the polynomial, so
-// moving by n bytes multiplies by x^(8n): the product of at most one x^(8 * 2^k) for each bit of n.
 
 namespace quantd {
 namespace {

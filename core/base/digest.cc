@@ -1,3 +1,21 @@
+// The digest of a plane, hashed in parts by whoever makes its bytes and put together in order. A
+// plane is cut into leaves of 4 KiB, counted from its first byte; its digest is the hash of the
+// hashes of its leaves:
+//
+//   bytes   |  leaf 0  |  leaf 1  |  leaf 2  |  leaf 3  |     digest = XXH3-128(h0 h1 h2 h3)
+//   parts   |     part 0    |        part 1        |part2|     cut anywhere
+//   kept    |    h0    |tail|head |    h2    |tail |head |     h: 16 bytes, canonical
+//
+// A part hashes the leaves that it has all of, and keeps the bytes of those that its ends cut: of
+// 10,000 bytes from byte 6,000 on, 2,192 that end leaf 1, the hash of leaf 2, and 3,712 that begin
+// leaf 3. PlaneDigest, which has both sides of a cut, hashes the rest: at most a leaf for each cut.
+//
+// One XXH3 over the plane would hash 0.4 % less, and in order only. Leaves are much shorter than
+// the codes of a stripe (64 KiB of int8), so that a job hashes nearly all of them itself.
+//
+// Source: xxHash, XXH3_128bits and its canonical form, which is big-endian.
+//
+// Entries: DigestPart::Update and PlaneDigest::Append. Tested by tests/core/base/digest_test.cc.
 #include "core/base/digest.h"
 
 #include <openssl/sha.h>
