@@ -1,3 +1,10 @@
+// The table of calibrators, and statistics of groups that merge:
+//
+//   mean = mean(a) + d n(b) / n,  m2 = m2(a) + m2(b) + d^2 n(a) n(b) / n,  d = mean(b) - mean(a)
+//
+// which does not cancel, as sums of squares do. It rounds, so that parts are merged in order.
+//
+// Entries: FindCalibrator and GroupStats::Merge. Tested by tests/core/calibrate/registry_test.cc.
 #include <algorithm>
 #include <array>
 #include <string>
