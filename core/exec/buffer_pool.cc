@@ -1,3 +1,12 @@
+// Freed buffers by size class, powers of two from 4 KiB to 32 MiB: 5,000 bytes take one of 8 KiB,
+// and so does whoever wants 8,000 next. Larger ones go back to the system. A class is a stack: the
+// buffer that was let go last, which the caches may still hold, is taken first. What is kept has a
+// bound, and what does not fit is freed.
+//
+// A buffer from the pool costs a lock and a push; a new one costs a fault for each page that is
+// written.
+//
+// Entry: Acquire. Tested by tests/core/exec/buffer_pool_test.cc.
 #include "core/exec/buffer_pool.h"
 
 #if defined(__linux__)

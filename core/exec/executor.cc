@@ -1,3 +1,8 @@
+// One queue of tasks, first come first served, and threads that wait for it. A task gives way to
+// others by ending and submitting the rest of its work anew, which puts it behind them. The
+// destructor has all run that was submitted, by tasks too.
+//
+// Entry: Submit. Tested by tests/core/exec/executor_test.cc.
 #include "core/exec/executor.h"
 
 #include <algorithm>

@@ -1,3 +1,13 @@
+// Accounts of bytes within each other: what is taken from a share is taken from all around it.
+//
+//   server 1,000 -+- caller a 600     a takes 300: 300 of its share are left, 700 of the server's
+//                 +- caller b 600     b takes 500: 100 and 200 are left
+//                                     a wants 250: its share has them, the server does not: refused
+//
+// The outer account is asked first; where the inner one then refuses, the bytes go back. Listeners
+// hear of bytes that come free when all accounts have them, the outermost first.
+//
+// Entry: Reserve. Tested by tests/core/exec/memory_budget_test.cc.
 #include "core/exec/memory_budget.h"
 
 #include <algorithm>
