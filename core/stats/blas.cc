@@ -1,3 +1,15 @@
+// OpenBLAS at work. The Gram matrix X'X is summed in blocks of kGramBlockRows rows: a block in f32
+// (ssyrk), the blocks in double, so that the error does not grow with the number of rows:
+//
+//   rows 0 .. 511     f32 X'X -+
+//   rows 512 .. 1023  f32 X'X -+-> added in double, upper triangle; mirrored at the end
+//   ...                        +
+//
+// A block whose squares f32 does not hold (1e20, 1e-30) is done again in double. Blocks are counted
+// from the first row, so that cuts of the input change nothing. Moments of columns are summed here,
+// without BLAS, as they have to be the same on every machine.
+//
+// Entries: those of blas.h. Tested by tests/core/stats/blas_test.cc.
 #include "core/stats/blas.h"
 
 #include <cblas.h>

@@ -1,3 +1,10 @@
+// Counting by the upper 16 bits needs no search for a bucket: a shift and an addition for each
+// value, NaN and infinities as well, whose few buckets are emptied afterwards. In ascending order
+// of values, buckets of negative ones come backwards: 0xFF7F .. 0x8000, 0x0000 .. 0x7F7F.
+//
+//   1.0 = 0x3F800000 -> bucket 0x3F80, from 1 up to 1.0078125
+//
+// Entry: Histogram. Tested by tests/core/stats/histogram_test.cc.
 #include "core/stats/histogram.h"
 
 #include <algorithm>
