@@ -1,3 +1,15 @@
+// What tensors hold as what kernels work on, exactly: types of at most 24 significant bits as f32,
+// the others as f64.
+//
+//   f16 bf16 f8            f32, by the kernels of float_codes.h
+//   int8 uint8 int16 ..    f32, a vector at a time
+//   int32 uint32           f64
+//   int64                  f64, rounded beyond 2^53: 9007199254740993 becomes ..992 and is counted
+//
+// f32 and f64 are read in place by whoever can, which saves all of this; see tiles.h of sessions.
+//
+// Entries: WidenToF32, WidenToF64 and, the other way, NarrowToHalf. Tested by
+// tests/core/simd/convert_test.cc.
 #include "core/simd/convert.h"
 
 #include <cstring>

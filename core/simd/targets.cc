@@ -1,3 +1,8 @@
+// Which code runs. Highway compiles kernels for each target and looks at the CPU once; a choice of
+// our own goes through its hook for tests, which masks the other targets.
+//
+// Entry: ChooseSimdTarget. Tested by all tests that go over the targets, the most by
+// tests/core/scheme/reference_test.cc.
 #include "core/simd/targets.h"
 
 #undef HWY_TARGET_INCLUDE
