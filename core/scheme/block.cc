@@ -1,3 +1,12 @@
+// Rows cut into blocks that have their parameters inside, as ggml lays tensors out. Where rows are
+// whole blocks they follow each other without a gap, so the layout is flat: one row, in which tiles
+// and stripes end with any block. Else each row ends with a padded block:
+//
+//   [2, 64], blocks of 32              | 32 | 32 | 32 | 32 |                    row_elems = 128
+//   [2, 80], blocks of 32, tail=pad    | 32 | 32 | 16, 0 || 32 | 32 | 16, 0 |   row_elems = 80
+//
+// Entry: PlanRowBlocks. Tested by tests/core/session/planner_test.cc, stripes_test.cc and
+// tests/core/scheme/reference_test.cc, through the schemes.
 #include "core/scheme/block.h"
 
 #include <algorithm>

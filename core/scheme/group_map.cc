@@ -1,3 +1,12 @@
+// From granularity and shape to the map of groups. Dimensions are folded to three, batches of rows
+// of elements, in which each granularity is the same few numbers:
+//
+//   [2, 3, 4] axis=1      2 batches of 3 rows of 4, which share 3 groups
+//             axis=2      6 rows of 4 runs of one element, which share 4 groups
+//             group=2     6 rows of 2 runs of 2: 12 groups
+//             block=2x4   2 batches of 3 rows, in bands of 2 and 1 (tail=short): 4 groups
+//
+// Entry: MakeGrouping. Tested by tests/core/scheme/group_map_test.cc.
 #include "core/scheme/group_map.h"
 
 #include <utility>

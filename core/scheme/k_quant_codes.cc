@@ -1,5 +1,13 @@
-// The entries are EncodeKRuns and DecodeKRuns. Tested by tests/core/scheme/segments_test.cc,
-// through the schemes.
+// Codes of the K-quants, made with what is stored:
+//
+//   code = nearest((x + min) / scale), 0 to max_code;  y = scale * code - min
+//
+// A run whose stored scale is 0, as where another run of its block is 1,000 times as large, has the
+// codes of the search, which are made again by the two numbers of it that SearchKRuns leaves for
+// that. `nearest` is ggml's, by the bits of a float: beyond 2^22 it is what they say.
+//
+// Entries: EncodeKRuns and DecodeKRuns. Tested by tests/core/scheme/segments_test.cc, through the
+// schemes.
 #include "core/scheme/k_quant_codes.h"
 
 #undef HWY_TARGET_INCLUDE

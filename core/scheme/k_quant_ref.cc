@@ -1,5 +1,8 @@
 // The K-quants as ggml writes them down, value by value: what the kernels of k_quant.cc and
 // k_quant_codes.cc have to equal, and shares nothing with them.
+//
+// Entries: EncodeQ4KRef and DecodeQ4KRef. They are held to ggml's own bytes by
+// tests/core/scheme/golden_test.cc, and judge in segments_test.cc and reference_test.cc.
 #include "core/scheme/k_quant_ref.h"
 
 #include <algorithm>

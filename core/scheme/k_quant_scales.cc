@@ -1,4 +1,16 @@
-// The codes of a block's scales and minima. Tested with k_quant.cc.
+// The 8 scales, or minima, of a super-block as codes of 6 bits and one factor, with the least
+// weighted error:
+//
+//   1  factors 63 / largest, and (63 + i / 10) / largest for i from -4 to 4: the best codes
+//   2  factor of least square error for these codes: sum(w x code) / sum(w code^2)
+//   3  each code in turn moves to where the factor of the others wants it, if that lowers the
+//      error; five rounds at most
+//
+// Of scales 10 and 0.05 the second has code 0, for 0.05 is a third of a step: its run is left
+// without a scale, see k_quant_codes.cc. This is scalar: 8 values, where SearchKRuns has 256.
+//
+// Source: make_qp_quants, ggml/src/ggml-quants.c. Entries: SearchScaleCodes and NearestByBits.
+// Tested by tests/core/scheme/segments_test.cc, reference_test.cc and golden_test.cc, through q4_k.
 #include <algorithm>
 #include <bit>
 

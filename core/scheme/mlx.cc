@@ -1,4 +1,10 @@
-// Tested by tests/core/scheme/segments_test.cc, reference_test.cc and golden_test.cc.
+// The row's functions, by the rules of mlx.h, and the scalar definitions. A group from -1 to 2 in 3
+// bits shows what makes 0 and the edge exact: scale = -3 / 7, 2 / scale = -4.67, rounded -5, so the
+// scale becomes 2 / -5 = -0.4 and the bias 2. Codes count down from the edge: 2 is 0, 0 is 5 and
+// -1, which would be 7.5, is 7, the last, and comes back as -0.8.
+//
+// Entry: MlxScheme. Tested by tests/core/scheme/segments_test.cc, reference_test.cc and
+// golden_test.cc.
 #include "core/scheme/mlx.h"
 
 #include <algorithm>

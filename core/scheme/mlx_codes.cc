@@ -1,5 +1,10 @@
-// The entries are EncodeMlxRuns and DecodeMlxRuns. Tested by tests/core/scheme/segments_test.cc,
-// through the schemes.
+// One pass over the runs for each part of the meter's 16 lanes (simd/meter-inl.h). Whether values
+// are clipped is not asked of each: the least and the largest quotient of all runs are kept, and
+// only where these lie half a step outside are the clipped ones counted, in another pass. The end
+// of a run that fills no vector is padded with its bias, whose quotient is 0.
+//
+// Entries: EncodeMlxRuns and DecodeMlxRuns. Tested by tests/core/scheme/segments_test.cc, through
+// the schemes.
 #include "core/scheme/mlx_codes.h"
 
 #undef HWY_TARGET_INCLUDE

@@ -1,4 +1,5 @@
-// Tested by tests/core/scheme/nested_scales_test.cc, and by golden_test.cc through nf4.
+// Entry: EncodeNestedScales. Tested by tests/core/scheme/nested_scales_test.cc, and by
+// golden_test.cc through nf4.
 #include "core/scheme/nested_scales.h"
 
 #include <algorithm>

@@ -1,4 +1,12 @@
-// Tested by tests/core/scheme/params_test.cc.
+// How parameters are stored, and read as kernels want them (params.h). f32 scales of a part of one
+// row are read where they lie; others are widened, or repeated, into scratch.
+//
+//   RoundScale(0.3)   f32 0.3   f16 0.30004883   bf16 0.30078125   pow2 0.5, up: nothing is clipped
+//
+// What it gives is never subnormal, as such scales have few bits: at least 2^-126, in f16 2^-14.
+//
+// Entries: ParamMap, RoundScale, ReadScales and ReadZeroPoints. Tested by
+// tests/core/scheme/params_test.cc, and affine_test.cc (RoundScaleTest).
 #include "core/scheme/params.h"
 
 #include <algorithm>

@@ -1,3 +1,16 @@
+// The table of schemes, and how a spec gets what it leaves open. From first to last, and only where
+// there is nothing yet:
+//
+//   given   the dialect's defaults   the scheme's `complete`   the scheme's defaults
+//
+//   int8                               mode=symmetric, dialect=onnx      the scheme's
+//   int8:dialect=compressed_tensors    mode=full                         the dialect's
+//   fp8_e4m3:block=128x128             tail=short                        from `complete`
+//
+// Then it is checked: each key by its row, and that the dialect's fixed keys have their values. A
+// completed spec stays as it is when completed again.
+//
+// Entries: FindScheme and CompleteSpec. Tested by tests/core/scheme/registry_test.cc.
 #include "core/scheme/registry.h"
 
 #include <array>

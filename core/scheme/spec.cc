@@ -1,3 +1,9 @@
+// The text form of specs, SCHEME[:key=value,...], read and written by the rows of spec_keys.h. What
+// FormatSpec writes ParseSpec reads back to an equal spec, numbers to the last bit; a key may stand
+// once, in any order when read.
+//
+// Entries: ParseSpec and FormatSpec. Tested by tests/core/scheme/spec_test.cc and
+// tests/fuzz/spec_fuzz.cc.
 #include "core/scheme/spec.h"
 
 #include <algorithm>

@@ -1,3 +1,21 @@
+// What a spec can say, as a table: a row has a key's name and what it takes, and the functions that
+// read it, write it, fill it in and check it. All else walks the rows: ParseSpec and FormatSpec,
+// CompleteSpec, the converter of messages, `quantctl schemes --keys`.
+//
+//   text --parse--> member of QuantSpec --format--> the same text
+//                   absent and is_open? <-- the dialect's, then the scheme's default, as text
+//                   check, against what the scheme lists and against the other keys
+//
+// Most rows are a member of QuantSpec (spec_member.h) and nothing else. The rules of the others
+// stand above the table: per=, axis=, group= and block= share one member, so that a second one of
+// them is refused; scale= closes mode= and range=, which stay absent in int8:scale=0.02, where int8
+// alone gets symmetric and minmax.
+//
+// The order of rows is that of the text form, and that in which defaults are filled in: seed= comes
+// after round=, since only round=stochastic opens it.
+//
+// Entry: SpecKeys. Tested by tests/core/scheme/spec_keys_test.cc, spec_test.cc, registry_test.cc
+// and tests/proto/convert_spec_test.cc.
 #include "core/scheme/spec_keys.h"
 
 #include <algorithm>
@@ -10,9 +28,6 @@
 #include "core/scheme/registry.h"
 #include "core/scheme/scheme.h"
 #include "core/scheme/spec_member.h"
-
-// The table is kKeys, at the end. Most rows are a member of QuantSpec (spec_member.h); above them
-// stand the rules of those that are more. Tested by tests/core/scheme/spec_keys_test.cc.
 
 namespace quantd {
 namespace {
