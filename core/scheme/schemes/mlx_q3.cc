@@ -1,5 +1,8 @@
 // mlx_q3: MLX's affine format in 3 bits (core/scheme/mlx.h): eight levels for 3.25 to 4 bits a
-// value.
+// value, and up to 5 where scale and bias are f32.
+//
+// Entry: mlx_q3_scheme. Tested by tests/core/scheme/segments_test.cc, reference_test.cc and
+// golden_test.cc.
 #include "core/scheme/mlx.h"
 
 namespace quantd {
