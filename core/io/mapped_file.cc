@@ -1,3 +1,4 @@
+// Entry: MappedFile::Open. Tested by tests/core/io/mapped_file_test.cc.
 #include "core/io/mapped_file.h"
 
 #include <fcntl.h>

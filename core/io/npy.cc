@@ -1,3 +1,8 @@
+// npy: | header | values |, a tensor a file, and a directory of such files with kNpyIndexFile for
+// what npy cannot say. A tensor's name becomes a file's by escapes: "a/b" is a%2fb.npy, ".x" is
+// %2ex.npy, "" is %.npy, so that none leaves the directory and no two are the same.
+//
+// Entry: npy_container. Tested by tests/core/io/npy_test.cc and container_test.cc.
 #include "core/io/npy.h"
 
 #include <bit>

@@ -1,3 +1,14 @@
+// The header of a npy file is the text of a Python dict, which numpy writes and others write a bit
+// differently: in any order, with either quote, with or without a comma at the end.
+//
+//   {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
+//
+// DictReader takes that much of Python and nothing else, from left to right, without recursion:
+// each of the three keys once, no escapes in strings, at most kMaxDictBytes. "(3)" is refused, as
+// it is a number in Python; '|O' as well, as object arrays hold pickles, which run code when read.
+//
+// Source: numpy/lib/format.py. Entries: ParseNpyHeader and FormatNpyHeader. Tested by
+// tests/core/io/npy_test.cc and tests/fuzz/npy_fuzz.cc.
 #include "core/io/npy_header.h"
 
 #include <array>

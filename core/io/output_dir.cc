@@ -1,3 +1,8 @@
+// The same as output_file.cc for a directory of files: made under another name, each file synced,
+// then renamed. rename(2) replaces an empty directory but no other, so an old one is never merged
+// with, or deleted.
+//
+// Entry: OutputDir. Tested by tests/core/io/output_dir_test.cc.
 #include "core/io/output_dir.h"
 
 #include <dirent.h>

@@ -1,3 +1,14 @@
+// A file that is there as a whole or not at all:
+//
+//   .NAME.0123456789abcdef.tmp    O_EXCL; blocks are reserved: a full disk shows at once
+//     write ... write             in any order, by any threads
+//     fsync, rename to NAME       NAME is the old file until here, then the new one
+//     fsync of the directory      so that the name outlasts a crash as well
+//
+// Links are followed first, so that the file behind is replaced and not the link; /dev/null, which
+// a rename would replace by a file, is refused.
+//
+// Entry: OutputFile. Tested by tests/core/io/output_file_test.cc.
 #include "core/io/output_file.h"
 
 #include <fcntl.h>

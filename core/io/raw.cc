@@ -1,3 +1,7 @@
+// raw: the values of one tensor and nothing else, so that dtype and shape come from the caller, and
+// a file of any other size is refused. Read only.
+//
+// Entry: raw_container. Tested by tests/core/io/container_test.cc.
 #include <string>
 
 #include "absl/strings/str_cat.h"

@@ -1,3 +1,10 @@
+// safetensors: | u64 N | N bytes of JSON, padded with spaces | values, without gaps |, all of it
+// little-endian. Values that overlap, leave a hole or do not end with the file are refused, as by
+// the format's own reader. A file is written with room for its header, which comes last: digests,
+// for one, are known only when all values are.
+//
+// Entry: safetensors_container. Tested by tests/core/io/safetensors_test.cc, container_test.cc and
+// tests/fuzz/safetensors_fuzz.cc.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -14,9 +21,6 @@
 #include "core/io/quote.h"
 #include "core/io/safetensors_header.h"
 #include "core/io/write_ledger.h"
-
-// The file: | u64 N | N bytes of JSON, padded with spaces | values of the tensors, without gaps |
-// in little-endian order.
 
 namespace quantd {
 namespace {

@@ -1,3 +1,16 @@
+// Memory of two processes: the client makes a memfd, seals its size and passes it over a socket.
+//
+//   client                                     server
+//   Create: memfd, F_SEAL_SHRINK | _GROW | _SEAL
+//   OfferMemory: "quantd/1" + descriptor  ->   ReceiveOffer, SharedMemory::Map
+//   token                                 <-   AnswerOffer
+//
+// What the peer could do to us is refused when it is mapped: a file that it could cut, so that
+// reading raises SIGBUS, one of huge pages, of which it could punch out some, one of FUSE, whose
+// owner could hold us up. What it does to the bytes at any time is for readers to bear.
+//
+// Source: memfd_create(2), fcntl(2), unix(7). Entries: SharedMemory::Map and OfferMemory. Tested by
+// tests/server/shared_memory_test.cc and tests/client/transport_test.cc.
 #include "core/io/shared_memory.h"
 
 #include <fcntl.h>
