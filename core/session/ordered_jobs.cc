@@ -5,6 +5,7 @@
 //   a job ends            while another thread commits: that one looks at the oldest job once more
 //                         before it stops
 //   there is room again   after a commit, whose thread then wakes one more helper
+//   a thread awaits       until it has found nothing to do and nothing has changed since it looked
 //
 // Entry: RunOne, which all threads call; Wake and Change bring work. Tested by
 // tests/core/session/ordered_jobs_test.cc and session_faults_test.cc.
@@ -136,14 +137,19 @@ void OrderedJobs::Change(absl::FunctionRef<void()> change) {
 }
 
 void OrderedJobs::Await() {
+  int64_t seen = -1;
+  const auto changed = [this, &seen]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return changes_ != seen; };
   for (;;) {
+    {
+      MutexLock lock(&mutex_);
+      if (changes_ == seen) {  // since before this thread looked for work, in vain
+        if (running_ == 0 && !committing_) return;
+        mutex_.Await(absl::Condition(&changed));
+      }
+      seen = changes_;
+    }
     while (RunOne()) {
     }
-    MutexLock lock(&mutex_);
-    if (running_ == 0 && !committing_) return;
-    const int64_t seen = changes_;
-    const auto changed = [this, seen]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return changes_ != seen; };
-    mutex_.Await(absl::Condition(&changed));
   }
 }
 

@@ -125,6 +125,54 @@ TEST(OrderedJobsTest, ZeroWorkersRunEverythingOnTheCaller) {
   EXPECT_EQ(threads, std::set{std::this_thread::get_id()});
 }
 
+// A chain: each job brings the next one, and ends as soon as somebody has looked for that in vain.
+// So the one who looked comes to wait in the moment in which nothing runs and there is work.
+class Chain final : public JobSource {
+ public:
+  explicit Chain(int64_t total) : total_(total) {}
+
+  std::unique_ptr<Job> Next() override {
+    if (MayHaveNext()) return std::make_unique<Link>(*this, given_++);
+    looked_ = given_;
+    return nullptr;
+  }
+  bool MayHaveNext() override { return given_ < total_ && given_ == ended_; }
+  void Recycle(std::unique_ptr<Job>) override { ++ended_; }
+  bool Exhausted() override { return ended_ == total_; }
+  bool WantsInput() override { return false; }
+
+ private:
+  class Link final : public Job {
+   public:
+    Link(Chain& source, int64_t number) : source_(source), number_(number) {}
+    void Run() override {
+      // The one who waits may have looked before: so not for ever.
+      for (int i = 0; i < 10'000 && source_.looked_ <= number_; ++i) std::this_thread::yield();
+    }
+    absl::Status Commit() override { return absl::OkStatus(); }
+
+   private:
+    Chain& source_;
+    const int64_t number_;
+  };
+
+  const int64_t total_;
+  int64_t given_ = 0, ended_ = 0;
+  std::atomic<int64_t> looked_ = 0;
+};
+
+TEST(OrderedJobsTest, AwaitLeavesNoWork) {
+  for (int round = 0; round < 50; ++round) {
+    Executor executor(3);
+    Chain source(100);
+    const auto jobs = std::make_shared<OrderedJobs>(source, executor, 4, nullptr);
+    jobs->Wake([] {});
+    jobs->Await();
+    ASSERT_TRUE(jobs->ended()) << "round " << round;
+    jobs->Stop();
+  }
+}
+
 // Only the first one counts, though the other one is known before it.
 TEST(OrderedJobsTest, TheFirstErrorInOrderWins) {
   Executor executor(2);
