@@ -4,8 +4,9 @@
 //                 +- caller b 600     b takes 500: 100 and 200 are left
 //                                     a wants 250: its share has them, the server does not: refused
 //
-// The outer account is asked first; where the inner one then refuses, the bytes go back. Listeners
-// hear of bytes that come free when all accounts have them, the outermost first.
+// The inner account is asked first, so that who is over his share takes nothing from others; where
+// the outer one then refuses, the inner one has its bytes back. Listeners hear of bytes that come
+// free when all accounts have them, the outermost first.
 //
 // Entry: Reserve. Tested by tests/core/exec/memory_budget_test.cc.
 #include "core/exec/memory_budget.h"
@@ -27,11 +28,16 @@ constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 
 absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(int64_t bytes,
                                                                 absl::string_view what) {
-  Reservation reservation;  // of the parent, which has it back if there is no room here
-  if (parent_ != nullptr) {
-    QUANTD_ASSIGN_OR_RETURN(reservation, parent_->Reserve(bytes, what));
-  }
   QUANTD_RETURN_IF_ERROR(Take(bytes, what));
+  Reservation reservation;
+  if (parent_ != nullptr) {
+    absl::StatusOr<Reservation> outer = parent_->Reserve(bytes, what);
+    if (!outer.ok()) {
+      GiveBack(bytes);
+      return outer.status();
+    }
+    reservation = *std::move(outer);
+  }
   reservation.budget_ = this;  // whose Release goes on to the parent
   reservation.bytes_ = bytes;
   return reservation;
@@ -63,11 +69,13 @@ int64_t MemoryBudget::free_bytes() const {
   return parent_ == nullptr ? here_bytes : std::min(here_bytes, parent_->free_bytes());
 }
 
+void MemoryBudget::GiveBack(int64_t bytes) {
+  MutexLock lock(&mutex_);
+  used_bytes_ -= bytes;
+}
+
 void MemoryBudget::Release(int64_t bytes) {
-  {
-    MutexLock lock(&mutex_);
-    used_bytes_ -= bytes;
-  }
+  GiveBack(bytes);
   if (parent_ != nullptr) parent_->Release(bytes);
   if (listener_) listener_();
 }

@@ -58,6 +58,7 @@ class MemoryBudget {
 
  private:
   absl::Status Take(int64_t bytes, absl::string_view what);
+  void GiveBack(int64_t bytes);
   void Release(int64_t bytes);
 
   const int64_t limit_bytes_;

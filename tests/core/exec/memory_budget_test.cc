@@ -96,6 +96,20 @@ TEST(MemoryBudgetTest, TellsWhenBytesHaveComeFree) {
   EXPECT_EQ(free_bytes, 100);
 }
 
+TEST(MemoryBudgetTest, AShareWithoutRoomTakesNothingFromItsParent) {
+  MemoryBudget parent(100);
+  int freed = 0;
+  parent.SetReleaseListener([&freed] { ++freed; });
+  MemoryBudget share(30, &parent);
+  const absl::Status status = share.Reserve(31, "tensor").status();
+  EXPECT_EQ(status.message(), "tensor needs 31 bytes of memory; 30 of the budget of 30 are free");
+  EXPECT_EQ(freed, 0);
+  const absl::StatusOr<MemoryBudget::Reservation> held = parent.Reserve(90, "others");
+  EXPECT_FALSE(share.Reserve(20, "tensor").ok());
+  EXPECT_EQ(share.used_bytes(), 0);
+  EXPECT_EQ(parent.used_bytes(), 90);
+}
+
 TEST(MemoryBudgetTest, IsNeverExceededUnderContention) {
   constexpr int64_t kLimit = 1000;
   MemoryBudget budget(kLimit);
