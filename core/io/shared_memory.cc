@@ -165,7 +165,8 @@ absl::StatusOr<AcceptedMemory> OfferMemory(const std::string& path, const Shared
 
 bool IsConnected(const OwnedFd& connection) {
   pollfd socket = {connection.get(), POLLIN, 0};
-  return poll(&socket, 1, 0) == 0;  // nothing comes over it but its end
+  const int ready = poll(&socket, 1, 0);  // nothing comes over it but its end
+  return ready == 0 || (ready < 0 && errno == EINTR);
 }
 
 absl::StatusOr<OwnedFd> ReceiveOffer(int connection) {
