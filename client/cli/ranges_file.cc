@@ -1,7 +1,10 @@
 #include "client/cli/ranges_file.h"
 
 #include <cmath>
+#include <cstdint>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/exit_code.h"
@@ -27,6 +30,32 @@ absl::StatusOr<Range> ReadRange(const Json& json, absl::string_view where) {
   return range;
 }
 
+// Pairs of the buckets that have values: their upper 16 bits, and how many.
+Json ToJson(const Histogram& histogram) {
+  Json pairs = Json::array();
+  const std::span<const int64_t> counts = histogram.counts();
+  for (size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] > 0) pairs.push_back(Json::array({i, counts[i]}));
+  }
+  return pairs;
+}
+
+absl::StatusOr<Histogram> ReadHistogram(const Json& json, const std::string& where) {
+  std::vector<int64_t> counts(Histogram::kNumBuckets);
+  if (!json.is_array()) return absl::InvalidArgumentError(absl::StrCat(where, " is no list"));
+  for (const Json& pair : json) {
+    if (!pair.is_array() || pair.size() != 2 || !pair[0].is_number_unsigned() ||
+        !pair[1].is_number_unsigned() || pair[0].get<uint64_t>() >= counts.size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, " has ", pair.dump(), ", which is no [bucket, count]"));
+    }
+    counts[pair[0].get<size_t>()] = pair[1].get<int64_t>();
+  }
+  absl::StatusOr<Histogram> histogram = Histogram::FromCounts(counts);
+  if (histogram.ok()) return histogram;
+  return absl::InvalidArgumentError(absl::StrCat(where, ": ", histogram.status().message()));
+}
+
 absl::StatusOr<NamedRanges> ReadTensor(const std::string& name, const Json& json) {
   if (!json.is_object() || !json.contains("spec") || !json["spec"].is_string() ||
       !json.contains("tensor") || !json.contains("groups") || !json["groups"].is_array()) {
@@ -40,6 +69,10 @@ absl::StatusOr<NamedRanges> ReadTensor(const std::string& name, const Json& json
         const Range range,
         ReadRange(group, absl::StrCat(name, ".groups[", named.ranges.groups.size(), "]")));
     named.ranges.groups.push_back(range);
+  }
+  if (json.contains("histogram")) {
+    QUANTD_ASSIGN_OR_RETURN(named.ranges.histogram,
+                            ReadHistogram(json["histogram"], absl::StrCat(name, ".histogram")));
   }
   return named;
 }
@@ -66,6 +99,9 @@ Json RangesToJson(const std::map<std::string, NamedRanges>& tensors) {
     list[name] = {{"spec", named.spec},
                   {"tensor", ToJson(named.ranges.tensor)},
                   {"groups", std::move(groups)}};
+    if (named.ranges.histogram.has_value()) {
+      list[name]["histogram"] = ToJson(*named.ranges.histogram);
+    }
   }
   return {{kFormatKey, 1}, {"tensors", std::move(list)}};
 }
@@ -74,7 +110,7 @@ absl::StatusOr<std::map<std::string, NamedRanges>> ReadRangesFile(const std::str
   const absl::StatusOr<MappedFile> file = MappedFile::Open(path);
   if (!file.ok()) return Named(path, FileError(file.status()));
   const auto* text = reinterpret_cast<const char*>(file->bytes().data());
-  // The parser recurses on nesting; ranges have four levels.
+  // The parser recurses on nesting; ranges have five levels.
   constexpr int kMaxDepth = 8;
   const auto limit_depth = [](int depth, Json::parse_event_t, Json&) { return depth <= kMaxDepth; };
   const Json json = Json::parse(text, text + file->bytes().size(), limit_depth, false);

@@ -52,3 +52,26 @@ def test_in_place(tmp_path):
     quantctl("quantize", path, "-o", path, "--to", "int8")
     assert set(load_file(path)) == {"w", "w.scale"}
     quantctl("verify", path)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"spec": 7}, "w lacks spec, tensor or groups"),
+    ({"tensor": [0]}, "w.tensor is no [min, max]"),
+    ({"groups": [[1, 0]]}, "w.groups[0]=[1,0] is no range"),
+    ({"histogram": 7}, "w.histogram is no list"),
+    ({"histogram": [[65536, 1]]}, "w.histogram has [65536,1], which is no [bucket, count]"),
+    ({"histogram": [[3, -1]]}, "w.histogram has [3,-1], which is no [bucket, count]"),
+    ({"histogram": [[3, 1.5]]}, "w.histogram has [3,1.5], which is no [bucket, count]"),
+    ({"histogram": [[32640, 1]]}, "w.histogram: "),  # a bucket of infinity
+    ({"histogram": [[3, 2**63 - 1], [4, 1]]}, "w.histogram: "),
+])
+def test_ranges_that_lie(tmp_path, nothing_left, change, message):
+    source, ranges = tmp_path / "i.safetensors", tmp_path / "r.json"
+    save_file({"w": X}, source)
+    quantctl("calibrate", source, "-o", ranges, "--to", "lloyd")
+    document = json.loads(ranges.read_text())
+    document["tensors"]["w"].update(change)
+    ranges.write_text(json.dumps(document))
+    out = nothing_left / "o.safetensors"
+    error = error_of("quantize", source, "-o", out, "--to", "lloyd", "--ranges", ranges, code=2)
+    assert message in error and str(ranges) in error
