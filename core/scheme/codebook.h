@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/simd/kernel_table.h"
 #include "core/simd/meter.h"
 
 // Codebooks of 16 levels, the kernels of nf4 and of learned codebooks:
@@ -33,21 +34,20 @@ struct CodebookRun {
   T scale;   // of what is decoded
 };
 
-// Writes the codes of the values of `runs`, unpacked, and returns how many are clipped. Adds values
-// and what is decoded of their codes to `lanes`, run by run, unless that is null. `values` may lie
-// at any alignment.
-int64_t EncodeLevels(const Codebook<float>& book, const float* values,
-                     std::span<const CodebookRun<float>> runs, uint8_t* codes,
-                     MeterLanes<float>* lanes);
-int64_t EncodeLevels(const Codebook<double>& book, const double* values,
-                     std::span<const CodebookRun<double>> runs, uint8_t* codes,
-                     MeterLanes<double>* lanes);
+template <typename T>
+struct CodebookKernels {
+  // Writes the codes of the values of `runs`, unpacked, and returns how many are clipped. Adds
+  // values and what is decoded of their codes to `lanes`, run by run, unless that is null. `values`
+  // may lie at any alignment.
+  int64_t (*encode)(const Codebook<T>& book, std::span<const CodebookRun<T>> runs, const T* values,
+                    uint8_t* codes, MeterLanes<T>* lanes);
+  // Writes levels[code] * scale for codes 0 to 15.
+  void (*decode)(const std::array<float, 16>& levels, std::span<const CodebookRun<T>> runs,
+                 const uint8_t* codes, T* values);
+};
 
-// Writes levels[code] * scale for codes 0 to 15.
-void DecodeLevels(const std::array<float, 16>& levels, std::span<const CodebookRun<float>> runs,
-                  const uint8_t* codes, float* values);
-void DecodeLevels(const std::array<float, 16>& levels, std::span<const CodebookRun<double>> runs,
-                  const uint8_t* codes, double* values);
+// Returns the kernels of the SIMD target in use.
+const KernelTable<CodebookKernels>& CodebookTable();
 
 }  // namespace quantd
 

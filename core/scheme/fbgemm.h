@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/simd/kernel_table.h"
 #include "core/simd/meter.h"
 
 // Rows of 8-bit codes with a float scale and bias: the kernels of FBGEMM's fused 8-bit rows.
@@ -24,18 +25,19 @@ struct FbgemmRow {
 };
 static_assert(sizeof(FbgemmRow) == 12);
 
-// Writes the codes of values of one row, at any alignment, and returns how many are clipped: lie
-// half a step or more outside of 0 to 255. Adds values and what is decoded of their codes to
-// `lanes`, unless that is null. Doubles are computed in double.
-int64_t EncodeFbgemmRow(const FbgemmRow& row, const float* values, int64_t num_elems,
-                        uint8_t* codes, MeterLanes<float>* lanes);
-int64_t EncodeFbgemmRow(const FbgemmRow& row, const double* values, int64_t num_elems,
-                        uint8_t* codes, MeterLanes<double>* lanes);
+// For values of type T, float or double, which is what is computed in.
+template <typename T>
+struct FbgemmKernels {
+  // Writes the codes of values of one row, at any alignment, and returns how many are clipped: lie
+  // half a step or more outside of 0 to 255. Adds values and what is decoded of their codes to
+  // `lanes`, unless that is null.
+  int64_t (*encode)(const FbgemmRow& row, const T* values, int64_t num_elems, uint8_t* codes,
+                    MeterLanes<T>* lanes);
+  void (*decode)(const FbgemmTrailer& row, const uint8_t* codes, int64_t num_elems, T* values);
+};
 
-void DecodeFbgemmRow(const FbgemmTrailer& row, const uint8_t* codes, int64_t num_elems,
-                     float* values);
-void DecodeFbgemmRow(const FbgemmTrailer& row, const uint8_t* codes, int64_t num_elems,
-                     double* values);
+// Returns the kernels of the SIMD target in use.
+const KernelTable<FbgemmKernels>& FbgemmTable();
 
 }  // namespace quantd
 

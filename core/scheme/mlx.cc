@@ -168,33 +168,26 @@ void UnpackStream(int bits, const std::byte* packed, int64_t num_codes, uint8_t*
   }
 }
 
-template <typename T>
-int64_t EncodeAs(const Resolved& resolved, const Segment& segment, const T* values, uint8_t* codes,
-                 Meter* meter) {
-  const Runs<T> runs(resolved, segment.params, segment.first_elem, segment.values.num_elems);
-  return EncodeMlxRuns((1 << resolved.info->bits) - 1, values, runs, codes,
-                       meter ? &meter->lanes<T>() : nullptr);
-}
-
 void EncodeMlx(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                Counts* counts, Meter* meter) {
   const TileView& values = segment.values;
+  const int bits = resolved.info->bits;
   uint8_t codes[kTileElems];
-  counts->clipped += values.f32 != nullptr
-                         ? EncodeAs(resolved, segment, values.f32, codes, meter)
-                         : EncodeAs(resolved, segment, values.f64, codes, meter);
-  PackStream(resolved.info->bits, codes, values.num_elems, out.data());
+  counts->clipped += values.Visit([&]<typename T>(const T* from) {
+    const Runs<T> runs(resolved, segment.params, segment.first_elem, values.num_elems);
+    return MlxTable().Of<T>().encode((1 << bits) - 1, runs, from, codes, LanesOf<T>(meter));
+  });
+  PackStream(bits, codes, values.num_elems, out.data());
 }
 
 void DecodeMlx(const Resolved& resolved, std::span<const std::byte> packed, const ParamView& params,
                int64_t first_elem, TileSpan out) {
   uint8_t codes[kTileElems];
   UnpackStream(resolved.info->bits, packed.data(), RoundUp(out.num_elems, 8), codes);
-  if (out.f32 != nullptr) {
-    DecodeMlxRuns(Runs<float>(resolved, params, first_elem, out.num_elems), codes, out.f32);
-  } else {
-    DecodeMlxRuns(Runs<double>(resolved, params, first_elem, out.num_elems), codes, out.f64);
-  }
+  out.Visit([&]<typename T>(T* to) {
+    const Runs<T> runs(resolved, params, first_elem, out.num_elems);
+    MlxTable().Of<T>().decode(runs, codes, to);
+  });
 }
 
 // --- The scalar definitions ---

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/simd/kernel_table.h"
 #include "core/simd/meter.h"
 
 // The kernels of MLX's affine formats, whose codes are made with other parameters than they are
@@ -24,17 +25,19 @@ struct MlxRun {
   T stored_scale, stored_bias;
 };
 
-// Writes the codes of the values of `runs`, unpacked, and returns how many are clipped: lie half a
-// step or more outside of 0 to `max_code`. Adds values and what is decoded of their codes to
-// `lanes`, run by run, unless that is null. `values` may lie at any alignment.
-int64_t EncodeMlxRuns(int max_code, const float* values, std::span<const MlxRun<float>> runs,
-                      uint8_t* codes, MeterLanes<float>* lanes);
-int64_t EncodeMlxRuns(int max_code, const double* values, std::span<const MlxRun<double>> runs,
-                      uint8_t* codes, MeterLanes<double>* lanes);
+template <typename T>
+struct MlxKernels {
+  // Writes the codes of the values of `runs`, unpacked, and returns how many are clipped: lie half a
+  // step or more outside of 0 to `max_code`. Adds values and what is decoded of their codes to
+  // `lanes`, run by run, unless that is null. `values` may lie at any alignment.
+  int64_t (*encode)(int max_code, std::span<const MlxRun<T>> runs, const T* values, uint8_t* codes,
+                    MeterLanes<T>* lanes);
+  // Writes what the codes stand for; working parameters do not count.
+  void (*decode)(std::span<const MlxRun<T>> runs, const uint8_t* codes, T* values);
+};
 
-// Writes what the codes stand for; working parameters do not count.
-void DecodeMlxRuns(std::span<const MlxRun<float>> runs, const uint8_t* codes, float* values);
-void DecodeMlxRuns(std::span<const MlxRun<double>> runs, const uint8_t* codes, double* values);
+// Returns the kernels of the SIMD target in use.
+const KernelTable<MlxKernels>& MlxTable();
 
 }  // namespace quantd
 

@@ -131,17 +131,33 @@ struct Resolved {
 };
 
 // Values next to each other: either f32 or f64, the other pointer is null. They may lie at any
-// alignment: read them by LoadU or LoadAt.
+// alignment: read them by LoadU or LoadAt. Visit returns fn(the pointer that is not null).
 struct TileView {
   const float* f32 = nullptr;
   const double* f64 = nullptr;
   int64_t num_elems = 0;
+
+  template <typename Fn>
+  auto Visit(Fn fn) const {
+    return f32 != nullptr ? fn(f32) : fn(f64);
+  }
 };
 struct TileSpan {
   float* f32 = nullptr;
   double* f64 = nullptr;
   int64_t num_elems = 0;
+
+  template <typename Fn>
+  auto Visit(Fn fn) const {
+    return f32 != nullptr ? fn(f32) : fn(f64);
+  }
 };
+
+// Returns the lanes of `meter` for values of type T, or null without a meter.
+template <typename T>
+MeterLanes<T>* LanesOf(Meter* meter) {
+  return meter != nullptr ? &meter->lanes<T>() : nullptr;
+}
 
 // Parameters. A kPerGroup span begins with the entry of `first_group`, which is a multiple of its
 // groups_per_entry, a kConstant one with the plane; that of plane 0 is empty. `working` begins with

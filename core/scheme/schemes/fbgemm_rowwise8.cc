@@ -90,13 +90,9 @@ void EncodeRows(const Resolved& resolved, const Segment& segment, std::span<std:
   FbgemmRow row;
   std::memcpy(&row, segment.params.working.data() + group * int64_t{sizeof(row)}, sizeof(row));
   auto* codes = reinterpret_cast<uint8_t*>(out.data());
-  if (values.f32 != nullptr) {
-    counts->clipped += EncodeFbgemmRow(row, values.f32, values.num_elems, codes,
-                                       meter ? &meter->lanes<float>() : nullptr);
-  } else {
-    counts->clipped += EncodeFbgemmRow(row, values.f64, values.num_elems, codes,
-                                       meter ? &meter->lanes<double>() : nullptr);
-  }
+  counts->clipped += values.Visit([&]<typename T>(const T* from) {
+    return FbgemmTable().Of<T>().encode(row, from, values.num_elems, codes, LanesOf<T>(meter));
+  });
   if ((segment.first_elem + values.num_elems) % row_elems == 0) {
     std::memcpy(codes + values.num_elems, &row.stored, sizeof(FbgemmTrailer));
   }
@@ -107,11 +103,9 @@ void DecodeRows(const Resolved&, std::span<const std::byte> packed, const ParamV
   FbgemmTrailer row;
   std::memcpy(&row, packed.data() + packed.size() - sizeof(row), sizeof(row));
   const auto* codes = reinterpret_cast<const uint8_t*>(packed.data());
-  if (out.f32 != nullptr) {
-    DecodeFbgemmRow(row, codes, out.num_elems, out.f32);
-  } else {
-    DecodeFbgemmRow(row, codes, out.num_elems, out.f64);
-  }
+  out.Visit([&]<typename T>(T* to) {
+    FbgemmTable().Of<T>().decode(row, codes, out.num_elems, to);
+  });
 }
 
 // --- The scalar definitions ---

@@ -206,22 +206,15 @@ Codebook<T> BookOf(const ParamView& params) {
   return book;
 }
 
-template <typename T>
-int64_t EncodeAs(const ParamView& params, const T* values, int64_t num_elems, uint8_t* codes,
-                 Meter* meter) {
-  const CodebookRun<T> run = {num_elems, 1, 1};
-  return EncodeLevels(BookOf<T>(params), values, std::span(&run, 1), codes,
-                      meter ? &meter->lanes<T>() : nullptr);
-}
-
 void EncodeLloyd(const Resolved&, const Segment& segment, std::span<std::byte> out, Counts* counts,
                  Meter* meter) {
   const TileView& values = segment.values;
   uint8_t codes[kTileElems];
-  counts->clipped +=
-      values.f32 != nullptr
-          ? EncodeAs(segment.params, values.f32, values.num_elems, codes, meter)
-          : EncodeAs(segment.params, values.f64, values.num_elems, codes, meter);
+  counts->clipped += values.Visit([&]<typename T>(const T* from) {
+    const CodebookRun<T> run = {values.num_elems, 1, 1};
+    return CodebookTable().Of<T>().encode(BookOf<T>(segment.params), {&run, 1}, from, codes,
+                                          LanesOf<T>(meter));
+  });
   PackNibbles(codes, values.num_elems, /*first_high=*/false,
               reinterpret_cast<uint8_t*>(out.data()));
 }
@@ -233,13 +226,10 @@ void DecodeLloyd(const Resolved&, std::span<const std::byte> packed, const Param
                 /*first_high=*/false, codes);
   std::array<float, 16> levels;
   std::memcpy(levels.data(), params.planes[kCodebookPlane].data(), sizeof(levels));
-  if (out.f32 != nullptr) {
-    const CodebookRun<float> run = {out.num_elems, 1, 1};
-    DecodeLevels(levels, std::span(&run, 1), codes, out.f32);
-  } else {
-    const CodebookRun<double> run = {out.num_elems, 1, 1};
-    DecodeLevels(levels, std::span(&run, 1), codes, out.f64);
-  }
+  out.Visit([&]<typename T>(T* to) {
+    const CodebookRun<T> run = {out.num_elems, 1, 1};
+    CodebookTable().Of<T>().decode(levels, {&run, 1}, codes, to);
+  });
 }
 
 // --- The scalar definitions ---

@@ -216,20 +216,14 @@ class Runs {
   size_t count_ = 0;
 };
 
-template <typename T>
-int64_t EncodeAs(const Resolved& resolved, const Segment& segment, const T* values, uint8_t* codes,
-                 Meter* meter) {
-  const Runs<T> runs(resolved, segment.params, segment.first_elem, segment.values.num_elems);
-  return EncodeLevels(kBook<T>, values, runs, codes, meter ? &meter->lanes<T>() : nullptr);
-}
-
 void EncodeNf4(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                Counts* counts, Meter* meter) {
   const TileView& values = segment.values;
   uint8_t codes[kTileElems + 1];
-  counts->clipped += values.f32 != nullptr
-                         ? EncodeAs(resolved, segment, values.f32, codes, meter)
-                         : EncodeAs(resolved, segment, values.f64, codes, meter);
+  counts->clipped += values.Visit([&]<typename T>(const T* from) {
+    const Runs<T> runs(resolved, segment.params, segment.first_elem, values.num_elems);
+    return CodebookTable().Of<T>().encode(kBook<T>, runs, from, codes, LanesOf<T>(meter));
+  });
   codes[values.num_elems] = kZeroCode;
   PackNibbles(codes, RoundUp(values.num_elems, 2), /*first_high=*/true,
               reinterpret_cast<uint8_t*>(out.data()));
@@ -242,11 +236,10 @@ void DecodeNf4(const Resolved& resolved, std::span<const std::byte> packed, cons
                 codes);
   std::array<float, 16> levels;
   std::memcpy(levels.data(), params.planes[kCodebookPlane].data(), sizeof(levels));
-  if (out.f32 != nullptr) {
-    DecodeLevels(levels, Runs<float>(resolved, params, first_elem, out.num_elems), codes, out.f32);
-  } else {
-    DecodeLevels(levels, Runs<double>(resolved, params, first_elem, out.num_elems), codes, out.f64);
-  }
+  out.Visit([&]<typename T>(T* to) {
+    const Runs<T> runs(resolved, params, first_elem, out.num_elems);
+    CodebookTable().Of<T>().decode(levels, runs, codes, to);
+  });
 }
 
 // --- The scalar definitions ---
