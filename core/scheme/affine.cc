@@ -128,13 +128,9 @@ int64_t EncodeAs(const Resolved& resolved, const Segment& segment, const T* valu
 
 void EncodeAffineScheme(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                         Counts* counts, Meter* meter) {
-  if (segment.values.f32 != nullptr) {
-    counts->clipped += EncodeAs(resolved, segment, segment.values.f32, out,
-                                meter == nullptr ? nullptr : &meter->lanes<float>());
-  } else {
-    counts->clipped += EncodeAs(resolved, segment, segment.values.f64, out,
-                                meter == nullptr ? nullptr : &meter->lanes<double>());
-  }
+  counts->clipped += segment.values.Visit([&]<typename T>(const T* values) {
+    return EncodeAs(resolved, segment, values, out, LanesOf<T>(meter));
+  });
 }
 
 void DecodeAffineScheme(const Resolved& resolved, std::span<const std::byte> codes,
@@ -156,11 +152,7 @@ void DecodeAffineScheme(const Resolved& resolved, std::span<const std::byte> cod
     }
     from = unpacked;
   }
-  if (out.f32 != nullptr) {
-    DecodeAffine(type, from, out.num_elems, segment.view(), out.f32);
-  } else {
-    DecodeAffine(type, from, out.num_elems, segment.view(), out.f64);
-  }
+  out.Visit([&](auto* to) { DecodeAffine(type, from, out.num_elems, segment.view(), to); });
 }
 
 // compressed-tensors has no codes from -(2^(b-1)-1).

@@ -111,24 +111,16 @@ void EncodeFloat(const Resolved& resolved, const Segment& segment, std::span<std
   }
   const SegmentScales scales(resolved, segment.params, segment.first_elem, values.num_elems,
                              coding);
-  if (values.f32 != nullptr) {
-    counts->clipped += EncodeFloats(coding, values.f32, values.num_elems, out.data(),
-                                    meter != nullptr ? &meter->lanes<float>() : nullptr);
-  } else {
-    counts->clipped += EncodeFloats(coding, values.f64, values.num_elems, out.data(),
-                                    meter != nullptr ? &meter->lanes<double>() : nullptr);
-  }
+  counts->clipped += values.Visit([&]<typename T>(const T* from) {
+    return EncodeFloats(coding, from, values.num_elems, out.data(), LanesOf<T>(meter));
+  });
 }
 
 void DecodeFloat(const Resolved& resolved, std::span<const std::byte> codes,
                  const ParamView& params, int64_t first_elem, TileSpan out) {
   FloatCoding coding = {.dtype = CodeType(resolved)};
   const SegmentScales scales(resolved, params, first_elem, out.num_elems, coding);
-  if (out.f32 != nullptr) {
-    DecodeFloats(coding, codes.data(), out.num_elems, out.f32);
-  } else {
-    DecodeFloats(coding, codes.data(), out.num_elems, out.f64);
-  }
+  out.Visit([&](auto* to) { DecodeFloats(coding, codes.data(), out.num_elems, to); });
 }
 
 // --- The scalar definitions ---
@@ -168,11 +160,8 @@ void EncodeRef(const Resolved& resolved, const Segment& segment, const T* values
 
 void EncodeFloatRef(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                     Counts* counts) {
-  if (segment.values.f32 != nullptr) {
-    EncodeRef(resolved, segment, segment.values.f32, out, counts);
-  } else {
-    EncodeRef(resolved, segment, segment.values.f64, out, counts);
-  }
+  segment.values.Visit(
+      [&](const auto* values) { EncodeRef(resolved, segment, values, out, counts); });
 }
 
 void DecodeFloatRef(const Resolved& resolved, std::span<const std::byte> codes,
@@ -184,15 +173,11 @@ void DecodeFloatRef(const Resolved& resolved, std::span<const std::byte> codes,
     uint32_t code = 0;
     std::memcpy(&code, codes.data() + i * SizeOf(dtype), static_cast<size_t>(SizeOf(dtype)));
     const float scale = ScaleRef(resolved, params, first_elem + i);
-    if (out.f32 != nullptr) {
-      const float value = WidenFloat<float>(format, code);
-      const float y = scaled ? value * scale : value;
-      std::memcpy(out.f32 + i, &y, sizeof(y));
-    } else {
-      const double value = WidenFloat<double>(format, code);
-      const double y = scaled ? value * double{scale} : value;
-      std::memcpy(out.f64 + i, &y, sizeof(y));
-    }
+    out.Visit([&]<typename T>(T* to) {
+      const T value = WidenFloat<T>(format, code);
+      const T y = scaled ? value * T{scale} : value;
+      std::memcpy(to + i, &y, sizeof(y));
+    });
   }
 }
 

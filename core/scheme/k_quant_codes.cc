@@ -15,7 +15,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "core/simd/meter-inl.h"
+#include "core/simd/runs-inl.h"
 
 #ifndef QUANTD_CORE_SCHEME_K_QUANT_CODES_KERNELS
 #define QUANTD_CORE_SCHEME_K_QUANT_CODES_KERNELS
@@ -84,11 +84,9 @@ int64_t EncodeKRunsWith(const float* HWY_RESTRICT values, int64_t num_runs,
 int64_t EncodeKRunsImpl(const float* values, int64_t num_runs, const KRunParams* params,
                         const KRuns& found, int max_code, uint8_t* codes,
                         MeterLanes<float>* lanes) {
-  if (lanes != nullptr) {
-    return EncodeKRunsWith<MeterRegs<DK>>(values, num_runs, params, found, max_code, codes, *lanes);
-  }
-  MeterLanes<float> none;
-  return EncodeKRunsWith<NullRegs<DK>>(values, num_runs, params, found, max_code, codes, none);
+  return WithMeter(lanes, [&]<class Regs>(std::type_identity<Regs>, MeterLanes<float>& sums) {
+    return EncodeKRunsWith<Regs>(values, num_runs, params, found, max_code, codes, sums);
+  });
 }
 
 void DecodeKRunsImpl(const uint8_t* HWY_RESTRICT codes, int64_t num_runs, const KRunParams* params,

@@ -3,19 +3,20 @@
 #include "core/simd/float_codes.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/simd/float_codes.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "core/simd/meter-inl.h"
+#include "core/simd/kernel_table.h"
 #include "core/simd/narrower-inl.h"
-#include "core/simd/prefetch.h"
-#include "core/simd/rest-inl.h"
+#include "core/simd/runs-inl.h"
 
 #ifndef QUANTD_CORE_SIMD_FLOAT_CODES_TABLE
 #define QUANTD_CORE_SIMD_FLOAT_CODES_TABLE
@@ -25,10 +26,6 @@ template <typename T>
 struct FloatKernels {
   int64_t (*encode)(const FloatCoding&, const T*, int64_t, std::byte*, MeterLanes<T>*);
   void (*decode)(const FloatCoding&, const std::byte*, int64_t, T*);
-};
-struct FloatKernelTable {
-  FloatKernels<float> f32;
-  FloatKernels<double> f64;
 };
 
 }  // namespace quantd
@@ -139,19 +136,18 @@ HWY_NOINLINE int64_t CountClippedFloats(const FloatCoding& coding, const T* valu
 }
 
 // Encodes all runs; true if nothing was clipped and all was finite.
-template <class Narrower, bool kStochastic, bool kScaled, template <class> class Regs,
-          MiniFormat kFormat, typename T>
-HWY_NOINLINE bool EncodeRuns(const FloatCoding& coding, const T* values, int64_t num_elems,
+template <class Narrower, bool kStochastic, bool kScaled, class Regs, MiniFormat kFormat, typename T>
+HWY_NOINLINE bool EncodeFloatRuns(const FloatCoding& coding, const T* values, int64_t num_elems,
                              std::byte* codes, MeterLanes<T>& lanes) {
   using D = hn::CappedTag<T, 16>;
   const D d;
   constexpr T kBound = FloatLimits<kFormat, T>::kClipped;
   // The meter knows the extremes of what is not divided, and its signal whether there was NaN.
-  constexpr bool kWatches = kScaled || !std::is_same_v<Regs<D>, MeterRegs<D>>;
-  RunEncoder<Narrower, kStochastic, kScaled, kWatches, Regs<D>, T> encoder(coding);
+  constexpr bool kWatches = kScaled || !std::is_same_v<Regs, MeterRegs<D>>;
+  RunEncoder<Narrower, kStochastic, kScaled, kWatches, Regs, T> encoder(coding);
   bool within = true;
   for (size_t k = 0; k < 16; k += hn::MaxLanes(d)) {
-    Regs<D> regs(d, lanes, k);
+    Regs regs(d, lanes, k);
     const auto encode = [&](const ScaledRun& run) HWY_ATTR {
       encoder.Encode(run, values, reinterpret_cast<CodeOf<kFormat>*>(codes),
                      static_cast<int64_t>(k), regs);
@@ -166,69 +162,50 @@ HWY_NOINLINE bool EncodeRuns(const FloatCoding& coding, const T* values, int64_t
   return within;
 }
 
-template <MiniFormat kFormat, Rounding kRounding, bool kScaled, template <class> class Regs,
-          typename T>
-int64_t EncodeRounding(const FloatCoding& coding, const T* values, int64_t n, std::byte* codes,
+template <MiniFormat kFormat, Rounding kRounding, bool kScaled, class Regs, typename T>
+int64_t EncodeMeasured(const FloatCoding& coding, const T* values, int64_t n, std::byte* codes,
                        MeterLanes<T>& lanes) {
   if constexpr (kRounding == Rounding::kHalfEven) {
     MeterLanes<T> trial = lanes;
-    if (EncodeRuns<QuickNarrower<kFormat, T>, false, kScaled, Regs, kFormat>(coding, values, n,
-                                                                             codes, trial)) {
+    if (EncodeFloatRuns<QuickNarrower<kFormat, T>, false, kScaled, Regs, kFormat>(
+            coding, values, n, codes, trial)) {
       lanes = trial;
       return 0;
     }
   }
   constexpr bool kStochastic = kRounding == Rounding::kStochastic;
   const bool within =
-      EncodeRuns<CarefulNarrower<kFormat, kRounding, T>, kStochastic, kScaled, Regs, kFormat>(
+      EncodeFloatRuns<CarefulNarrower<kFormat, kRounding, T>, kStochastic, kScaled, Regs, kFormat>(
           coding, values, n, codes, lanes);
   return within ? 0 : CountClippedFloats<kFormat>(coding, values, n);
 }
 
 template <MiniFormat kFormat, Rounding kRounding, bool kScaled, typename T>
-int64_t EncodeMeasured(const FloatCoding& coding, const T* values, int64_t n, std::byte* codes,
-                       MeterLanes<T>* lanes) {
-  MeterLanes<T> none;
-  return lanes != nullptr
-             ? EncodeRounding<kFormat, kRounding, kScaled, MeterRegs>(coding, values, n, codes,
-                                                                      *lanes)
-             : EncodeRounding<kFormat, kRounding, kScaled, NullRegs>(coding, values, n, codes,
-                                                                     none);
+int64_t EncodeRounding(const FloatCoding& coding, const T* values, int64_t n, std::byte* codes,
+                       MeterLanes<T>* meter) {
+  return WithMeter(meter, [&]<class Regs>(std::type_identity<Regs>, MeterLanes<T>& lanes) {
+    return EncodeMeasured<kFormat, kRounding, kScaled, Regs>(coding, values, n, codes, lanes);
+  });
 }
 
 template <MiniFormat kFormat, bool kScaled, typename T>
 int64_t EncodeFormat(const FloatCoding& c, const T* values, int64_t n, std::byte* codes,
-                     MeterLanes<T>* lanes) {
-  switch (c.rounding) {
-    case Rounding::kHalfEven:
-      return EncodeMeasured<kFormat, Rounding::kHalfEven, kScaled>(c, values, n, codes, lanes);
-    case Rounding::kHalfAway:
-      return EncodeMeasured<kFormat, Rounding::kHalfAway, kScaled>(c, values, n, codes, lanes);
-    case Rounding::kHalfUp:
-      return EncodeMeasured<kFormat, Rounding::kHalfUp, kScaled>(c, values, n, codes, lanes);
-    case Rounding::kHalfDown:
-      return EncodeMeasured<kFormat, Rounding::kHalfDown, kScaled>(c, values, n, codes, lanes);
-    case Rounding::kTruncate:
-      return EncodeMeasured<kFormat, Rounding::kTruncate, kScaled>(c, values, n, codes, lanes);
-    case Rounding::kFloor:
-      return EncodeMeasured<kFormat, Rounding::kFloor, kScaled>(c, values, n, codes, lanes);
-    case Rounding::kCeil:
-      return EncodeMeasured<kFormat, Rounding::kCeil, kScaled>(c, values, n, codes, lanes);
-    case Rounding::kStochastic:
-      return EncodeMeasured<kFormat, Rounding::kStochastic, kScaled>(c, values, n, codes, lanes);
-  }
-  return 0;
+                     MeterLanes<T>* meter) {
+  static constexpr auto kEncode = []<size_t... kRounding>(std::index_sequence<kRounding...>) {
+    return std::array{EncodeRounding<kFormat, static_cast<Rounding>(kRounding), kScaled, T>...};
+  }(std::make_index_sequence<kNumRoundings>());
+  return kEncode[static_cast<size_t>(c.rounding)](c, values, n, codes, meter);
 }
 
 template <typename T>
 int64_t EncodeAny(const FloatCoding& c, const T* values, int64_t n, std::byte* codes,
-                  MeterLanes<T>* lanes) {
-  if (c.dtype == DType::kF16) return EncodeFormat<kHalfFormat, false>(c, values, n, codes, lanes);
-  if (c.dtype == DType::kBf16) {
-    return EncodeFormat<kBfloatFormat, false>(c, values, n, codes, lanes);
-  }
-  return c.scales != nullptr ? EncodeFormat<kE4m3Format, true>(c, values, n, codes, lanes)
-                    : EncodeFormat<kE4m3Format, false>(c, values, n, codes, lanes);
+                  MeterLanes<T>* meter) {
+  const bool scaled = c.dtype == DType::kF8E4M3 && c.scales != nullptr;
+  const auto encode = c.dtype == DType::kF16    ? EncodeFormat<kHalfFormat, false, T>
+                      : c.dtype == DType::kBf16 ? EncodeFormat<kBfloatFormat, false, T>
+                      : scaled                  ? EncodeFormat<kE4m3Format, true, T>
+                                                : EncodeFormat<kE4m3Format, false, T>;
+  return encode(c, values, n, codes, meter);
 }
 
 // Widens whole vectors; returns the number of elements done, 0 if there is NaN.
@@ -298,9 +275,9 @@ void DecodeAny(const FloatCoding& c, const std::byte* codes, int64_t n, T* value
              : DecodeFormat<kE4m3Format, false>(c, codes, n, values);
 }
 
-const FloatKernelTable& FloatCodeTable() {
-  static constexpr FloatKernelTable kTable = {{EncodeAny<float>, DecodeAny<float>},
-                                              {EncodeAny<double>, DecodeAny<double>}};
+const KernelTable<FloatKernels>& FloatCodeTable() {
+  static constexpr KernelTable<FloatKernels> kTable = {{EncodeAny<float>, DecodeAny<float>},
+                                                       {EncodeAny<double>, DecodeAny<double>}};
   return kTable;
 }
 

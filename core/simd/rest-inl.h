@@ -1,4 +1,4 @@
-// The end of an array that does not fill a vector. Compiled once per SIMD target.
+// The end of an array that does not fill a vector or a block. Compiled once per SIMD target.
 #if defined(QUANTD_CORE_SIMD_REST_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QUANTD_CORE_SIMD_REST_INL_H_
 #undef QUANTD_CORE_SIMD_REST_INL_H_
@@ -35,6 +35,19 @@ HWY_INLINE void StoreRest(hn::VFromD<D> v, D d, T* to, int64_t count) {
   HWY_ALIGN T pad[hn::MaxLanes(D())];
   hn::Store(v, d, pad);
   std::memcpy(reinterpret_cast<char*>(to), pad, static_cast<size_t>(count) * sizeof(T));
+}
+
+// Calls decode(block, out) for the blocks that hold `num_elems` values. The last one, if the values
+// end in it, is decoded aside.
+template <int64_t kBlockElems, typename T, class Decode>
+HWY_INLINE void DecodeBlocks(int64_t num_elems, T* values, Decode decode) {
+  T aside[kBlockElems];
+  for (int64_t block = 0; num_elems > 0; ++block, num_elems -= kBlockElems) {
+    const bool whole = num_elems >= kBlockElems;
+    decode(block, whole ? values : aside);
+    if (!whole) std::memcpy(values, aside, static_cast<size_t>(num_elems) * sizeof(T));
+    values += kBlockElems;
+  }
 }
 
 }  // namespace HWY_NAMESPACE

@@ -25,9 +25,8 @@
 #include <hwy/highway.h>
 
 #include "core/scheme/scheme.h"
-#include "core/simd/convert-inl.h"
-#include "core/simd/meter-inl.h"
-#include "core/simd/prefetch.h"
+#include "core/simd/kernel_table.h"
+#include "core/simd/runs-inl.h"
 
 #ifndef QUANTD_CORE_SCHEME_SCHEMES_Q8_0_BLOCK
 #define QUANTD_CORE_SCHEME_SCHEMES_Q8_0_BLOCK
@@ -52,11 +51,6 @@ struct Kernels {
   int64_t (*encode)(const T*, int64_t num_elems, std::byte* blocks, MeterLanes<T>*);
   void (*decode)(const std::byte* blocks, int64_t num_elems, T*);
 };
-struct KernelTable {
-  Kernels<float> f32;
-  Kernels<double> f64;
-};
-
 }  // namespace q8_0
 }  // namespace quantd
 #endif
@@ -137,14 +131,13 @@ HWY_INLINE V EncodeQ8Vec(D d, V x, V inverse, V factor, std::byte* codes) {
 }
 
 // Codes and figures of a batch.
-template <bool kClamps, template <class> class Regs, typename T>
+template <bool kClamps, class Regs, typename T>
 HWY_INLINE void EncodeQ8Codes(const Q8Batch<T>& batch, std::byte* HWY_RESTRICT out,
                               MeterLanes<T>& lanes) {
-  using D = hn::CappedTag<T, 16>;
-  const D d;
+  const hn::CappedTag<T, 16> d;
   constexpr int64_t kWidth = hn::MaxLanes(d);
   for (int64_t k = 0; k < 16; k += kWidth) {
-    Regs<D> regs(d, lanes, static_cast<size_t>(k));
+    Regs regs(d, lanes, static_cast<size_t>(k));
     const T* HWY_RESTRICT from = batch.values + k;
     std::byte* codes = out + offsetof(Block, codes) + k;
     int64_t left = batch.num_elems - k;
@@ -201,7 +194,7 @@ HWY_INLINE void PrepareQ8(const T* values, int64_t num_elems, T* padded, Q8Batch
   FindScales(batch);
 }
 
-template <template <class> class Regs, typename T>
+template <class Regs, typename T>
 HWY_NOINLINE int64_t EncodeQ8Blocks(const T* values, int64_t num_elems, std::byte* out,
                                     MeterLanes<T>& lanes) {
   // Scales are found a batch ahead, so that their divisions end while codes are made.
@@ -227,44 +220,34 @@ HWY_NOINLINE int64_t EncodeQ8Blocks(const T* values, int64_t num_elems, std::byt
 }
 
 template <typename T>
-int64_t EncodeQ8(const T* values, int64_t num_elems, std::byte* blocks, MeterLanes<T>* lanes) {
-  MeterLanes<T> none;
-  return lanes != nullptr ? EncodeQ8Blocks<MeterRegs>(values, num_elems, blocks, *lanes)
-                          : EncodeQ8Blocks<NullRegs>(values, num_elems, blocks, none);
+int64_t EncodeQ8(const T* values, int64_t num_elems, std::byte* blocks, MeterLanes<T>* meter) {
+  return WithMeter(meter, [&]<class Regs>(std::type_identity<Regs>, MeterLanes<T>& lanes) {
+    return EncodeQ8Blocks<Regs>(values, num_elems, blocks, lanes);
+  });
 }
 
 template <typename T>
-void DecodeQ8(const std::byte* HWY_RESTRICT blocks, int64_t num_elems, T* HWY_RESTRICT values) {
+void DecodeQ8(const std::byte* HWY_RESTRICT blocks, int64_t num_elems, T* values) {
   const hn::CappedTag<T, 16> d;
   const hn::Rebind<int8_t, decltype(d)> d8;
   const hn::Rebind<int32_t, decltype(d)> d32;
   constexpr int64_t kWidth = hn::MaxLanes(d);
-  T padded[kBlockElems];
-  for (; num_elems > 0; num_elems -= kBlockElems, blocks += sizeof(Block)) {
+  DecodeBlocks<kBlockElems>(num_elems, values, [&](int64_t block, T* HWY_RESTRICT out) HWY_ATTR {
+    const std::byte* from = blocks + block * int64_t{sizeof(Block)};
     uint16_t scale;
-    std::memcpy(&scale, blocks, sizeof(scale));
+    std::memcpy(&scale, from, sizeof(scale));
     const auto factor = hn::Set(d, WidenFloat<T>(kHalfFormat, scale));
-    const auto* codes = reinterpret_cast<const int8_t*>(blocks) + 2;
-    T* out = num_elems < kBlockElems ? padded : values;
+    const auto* codes = reinterpret_cast<const int8_t*>(from) + offsetof(Block, codes);
     for (int64_t i = 0; i < kBlockElems; i += kWidth) {
-      const auto code = hn::PromoteTo(d32, hn::LoadU(d8, codes + i));
-      if constexpr (sizeof(T) == 4) {
-        hn::StoreU(hn::Mul(hn::ConvertTo(d, code), factor), d, out + i);
-      } else {
-        hn::StoreU(hn::Mul(hn::PromoteTo(d, code), factor), d, out + i);
-      }
+      const auto code = FloatOf(d, hn::PromoteTo(d32, hn::LoadU(d8, codes + i)));
+      hn::StoreU(hn::Mul(code, factor), d, out + i);
     }
-    if (num_elems < kBlockElems) {
-      std::memcpy(values, padded, static_cast<size_t>(num_elems) * sizeof(T));
-      return;
-    }
-    values += kBlockElems;
-  }
+  });
 }
 
-const q8_0::KernelTable& Q8Table() {
-  static constexpr q8_0::KernelTable kTable = {{EncodeQ8<float>, DecodeQ8<float>},
-                                               {EncodeQ8<double>, DecodeQ8<double>}};
+const KernelTable<q8_0::Kernels>& Q8Table() {
+  static constexpr KernelTable<q8_0::Kernels> kTable = {{EncodeQ8<float>, DecodeQ8<float>},
+                                                        {EncodeQ8<double>, DecodeQ8<double>}};
   return kTable;
 }
 
@@ -289,25 +272,17 @@ absl::StatusOr<PackedLayout> PlanQ8(const SchemeInfo&, const QuantSpec& spec,
 
 void EncodeQ8Scheme(const Resolved&, const Segment& segment, std::span<std::byte> out,
                     Counts* counts, Meter* meter) {
-  const q8_0::KernelTable& kernels = HWY_DYNAMIC_DISPATCH(Q8Table)();
-  const TileView& values = segment.values;
-  if (values.f32 != nullptr) {
-    counts->clipped += kernels.f32.encode(values.f32, values.num_elems, out.data(),
-                                          meter != nullptr ? &meter->lanes<float>() : nullptr);
-  } else {
-    counts->clipped += kernels.f64.encode(values.f64, values.num_elems, out.data(),
-                                          meter != nullptr ? &meter->lanes<double>() : nullptr);
-  }
+  counts->clipped += segment.values.Visit([&]<typename T>(const T* values) {
+    return HWY_DYNAMIC_DISPATCH(Q8Table)().Of<T>().encode(values, segment.values.num_elems,
+                                                          out.data(), LanesOf<T>(meter));
+  });
 }
 
 void DecodeQ8Scheme(const Resolved&, std::span<const std::byte> codes, const ParamView&, int64_t,
                     TileSpan out) {
-  const q8_0::KernelTable& kernels = HWY_DYNAMIC_DISPATCH(Q8Table)();
-  if (out.f32 != nullptr) {
-    kernels.f32.decode(codes.data(), out.num_elems, out.f32);
-  } else {
-    kernels.f64.decode(codes.data(), out.num_elems, out.f64);
-  }
+  out.Visit([&]<typename T>(T* values) {
+    HWY_DYNAMIC_DISPATCH(Q8Table)().Of<T>().decode(codes.data(), out.num_elems, values);
+  });
 }
 
 // --- The scalar definitions ---
@@ -337,11 +312,9 @@ void EncodeRefBlocks(const T* values, int64_t num_elems, std::byte* out, Counts*
 
 void EncodeQ8Ref(const Resolved&, const Segment& segment, std::span<std::byte> out,
                  Counts* counts) {
-  if (segment.values.f32 != nullptr) {
-    EncodeRefBlocks(segment.values.f32, segment.values.num_elems, out.data(), counts);
-  } else {
-    EncodeRefBlocks(segment.values.f64, segment.values.num_elems, out.data(), counts);
-  }
+  segment.values.Visit([&](const auto* values) {
+    EncodeRefBlocks(values, segment.values.num_elems, out.data(), counts);
+  });
 }
 
 void DecodeQ8Ref(const Resolved&, std::span<const std::byte> codes, const ParamView&, int64_t,
@@ -351,12 +324,10 @@ void DecodeQ8Ref(const Resolved&, std::span<const std::byte> codes, const ParamV
     std::memcpy(&block, codes.data() + i / 32 * int64_t{sizeof(block)}, sizeof(block));
     // 8 + 11 bits: exact in f32 as well
     const double value = block.codes[i % 32] * WidenFloat<double>(kHalfFormat, block.scale);
-    if (out.f32 != nullptr) {
-      const float narrow = static_cast<float>(value);
-      std::memcpy(out.f32 + i, &narrow, sizeof(narrow));
-    } else {
-      std::memcpy(out.f64 + i, &value, sizeof(value));
-    }
+    out.Visit([&]<typename T>(T* values) {
+      const T y = static_cast<T>(value);
+      std::memcpy(values + i, &y, sizeof(y));
+    });
   }
 }
 
