@@ -19,212 +19,17 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "core/scheme/schemes/nvfp4.cc"
-#include <hwy/foreach_target.h>
-#include <hwy/highway.h>
-
-#include "core/scheme/scheme.h"
-#include "core/simd/convert-inl.h"
-#include "core/simd/meter-inl.h"
-#include "core/simd/nibbles-inl.h"
-#include "core/simd/prefetch.h"
-
-#ifndef QUANTD_CORE_SCHEME_SCHEMES_NVFP4_TABLE
-#define QUANTD_CORE_SCHEME_SCHEMES_NVFP4_TABLE
-namespace quantd {
-namespace nvfp4 {
-
-constexpr int64_t kBlockElems = 16;
-constexpr int64_t kTileBlocks = kTileElems / kBlockElems;
-constexpr int kMaxCode = 6, kMaxScale = 448;
-constexpr int kClipBound = 7;            // half a step beyond the outermost code
-constexpr uint32_t kZeroScale = 0x20;    // E4M3 0.125
-
-// What blocks next to each other are multiplied by.
-struct Factors {
-  float values[kTileBlocks];
-};
-
-template <typename T>
-struct Kernels {
-  // Returns the number of values that were clipped.
-  int64_t (*encode)(const T*, int64_t num_elems, const Factors&, std::byte* codes, MeterLanes<T>*);
-  void (*decode)(const std::byte* codes, int64_t num_elems, const Factors&, T*);
-};
-struct KernelTable {
-  Kernels<float> f32;
-  Kernels<double> f64;
-  // Both up to kTileBlocks.
-  void (*find_scales)(const float* absmax, int64_t num_blocks, float global, std::byte* scales);
-  void (*find_factors)(const std::byte* scales, int64_t num_blocks, float global, Factors&);
-};
-
-}  // namespace nvfp4
-}  // namespace quantd
-#endif
-
-HWY_BEFORE_NAMESPACE();
-namespace quantd {
-namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-using nvfp4::Factors;
-using nvfp4::kTileBlocks;
-
-constexpr int64_t kNvBlock = nvfp4::kBlockElems;
-
-void FindNvScales(const float* HWY_RESTRICT absmax, int64_t num_blocks, float global,
-                  std::byte* HWY_RESTRICT scales) {
-  const hn::CappedTag<float, 16> d;
-  const hn::RebindToUnsigned<decltype(d)> du;
-  const hn::Rebind<uint8_t, decltype(d)> d8;
-  constexpr int64_t kWidth = hn::MaxLanes(d);
-  for (int64_t i = 0; i < num_blocks; i += kWidth) {
-    const size_t bytes = static_cast<size_t>(std::min(num_blocks - i, kWidth));
-    float pad[kWidth] = {};
-    uint8_t codes[kWidth];
-    std::memcpy(pad, absmax + i, bytes * sizeof(float));
-    const auto step = hn::Div(hn::LoadU(d, pad), hn::Set(d, nvfp4::kMaxCode));
-    const auto scale =
-        hn::Min(hn::Mul(hn::Set(d, global), step), hn::Set(d, float{nvfp4::kMaxScale}));
-    const auto stored = NarrowQuickVec<kE4m3Format, false>(d, scale);
-    const auto is_zero = hn::RebindMask(du, hn::Eq(stored.value, hn::Zero(d)));
-    const auto code = hn::IfThenElse(is_zero, hn::Set(du, nvfp4::kZeroScale), stored.code);
-    hn::StoreU(hn::TruncateTo(d8, code), d8, codes);
-    std::memcpy(scales + i, codes, bytes);
-  }
-}
-
-void FindNvFactors(const std::byte* HWY_RESTRICT scales, int64_t num_blocks, float global,
-                   Factors& factors) {
-  const hn::CappedTag<float, 16> d;
-  const hn::RebindToUnsigned<decltype(d)> du;
-  constexpr int64_t kWidth = hn::MaxLanes(d);
-  for (int64_t i = 0; i < num_blocks; i += kWidth) {
-    uint8_t codes[kWidth] = {};
-    std::memcpy(codes, scales + i, static_cast<size_t>(std::min(num_blocks - i, kWidth)));
-    const auto scale = WidenFloatVec<kE4m3Format>(d, LoadWide(du, codes));
-    hn::StoreU(hn::Div(scale, hn::Set(d, global)), d, factors.values + i);
-  }
-}
-
-// One vector of values to codes; returns what they stand for. `reach` grows to the largest |x / d|.
-template <class D, typename T = hn::TFromD<D>, class V = hn::VFromD<D>>
-HWY_INLINE V EncodeNvVec(D d, V x, V factor, V& reach, uint8_t* packed, int64_t i) {
-  const hn::RebindToUnsigned<D> du;
-  const V q = hn::Div(x, factor);
-  const V magnitude = hn::Abs(q);
-  reach = hn::Max(reach, magnitude);
-  const auto narrowed =
-      NarrowQuickVec<kE2m1Format, false>(d, hn::Min(magnitude, hn::Set(d, T{nvfp4::kMaxCode})));
-  const auto negative = hn::RebindMask(du, hn::Lt(q, hn::Zero(d)));
-  const auto sign = hn::IfThenElseZero(negative, hn::Set(du, 8));
-  StoreNibbles(du, hn::OrAnd(sign, narrowed.code, hn::Set(du, 7)), packed, i);
-  V y = hn::Mul(narrowed.value, factor);
-  if constexpr (sizeof(T) == 4) y = hn::Min(y, hn::Set(d, std::numeric_limits<float>::max()));
-  return hn::CopySignToAbs(y, q);
-}
-
-template <typename T>
-int64_t CountClippedNv(const T* values, int64_t num_elems, const Factors& factors) {
-  int64_t clipped = 0;
-  for (int64_t i = 0; i < num_elems; ++i) {
-    const T q = LoadAt(values, i) / static_cast<T>(factors.values[i / kNvBlock]);
-    clipped += std::fabs(q) >= T{nvfp4::kClipBound};
-  }
-  return clipped;
-}
-
-template <template <class> class Regs, typename T>
-HWY_NOINLINE int64_t EncodeNvBlocks(const T* values, int64_t num_elems, const Factors& factors,
-                                    std::byte* out, MeterLanes<T>& lanes) {
-  using D = hn::CappedTag<T, 16>;
-  const D d;
-  constexpr int64_t kWidth = hn::MaxLanes(d);
-  const int64_t num_blocks = num_elems / kNvBlock, rest = num_elems % kNvBlock;
-  auto* const packed = reinterpret_cast<uint8_t*>(out);
-  T padded[kNvBlock] = {};
-  std::memcpy(padded, values + num_blocks * kNvBlock, static_cast<size_t>(rest) * sizeof(T));
-  auto reach = hn::Zero(d);
-  for (int64_t k = 0; k < kNvBlock; k += kWidth) {
-    Regs<D> regs(d, lanes, static_cast<size_t>(k));
-    for (int64_t block = 0; block < num_blocks; ++block) {
-      const int64_t i = block * kNvBlock + k;
-      PrefetchBehind(values + i);
-      const auto x = hn::LoadU(d, values + i);
-      const auto factor = hn::Set(d, static_cast<T>(factors.values[block]));
-      regs.Add(d, x, EncodeNvVec(d, x, factor, reach, packed, i));
-    }
-    if (rest > 0) {
-      const auto x = hn::LoadU(d, padded + k);
-      const auto factor = hn::Set(d, static_cast<T>(factors.values[num_blocks]));
-      const auto y = EncodeNvVec(d, x, factor, reach, packed, num_blocks * kNvBlock + k);
-      if (k < rest) regs.AddFirst(d, static_cast<size_t>(std::min(rest - k, kWidth)), x, y);
-    }
-    regs.Store(d, lanes, static_cast<size_t>(k));
-  }
-  const auto bound = hn::Set(d, T{nvfp4::kClipBound});
-  return hn::AllTrue(d, hn::Lt(reach, bound)) ? 0 : CountClippedNv(values, num_elems, factors);
-}
-
-template <typename T>
-int64_t EncodeNv(const T* values, int64_t num_elems, const Factors& factors, std::byte* codes,
-                 MeterLanes<T>* lanes) {
-  MeterLanes<T> none;
-  return lanes != nullptr ? EncodeNvBlocks<MeterRegs>(values, num_elems, factors, codes, *lanes)
-                          : EncodeNvBlocks<NullRegs>(values, num_elems, factors, codes, none);
-}
-
-template <typename T>
-void DecodeNv(const std::byte* HWY_RESTRICT codes, int64_t num_elems, const Factors& factors,
-              T* HWY_RESTRICT values) {
-  const hn::CappedTag<T, 16> d;
-  const hn::RebindToUnsigned<decltype(d)> du;
-  constexpr int64_t kWidth = hn::MaxLanes(d);
-  const auto* packed = reinterpret_cast<const uint8_t*>(codes);
-  const float* factor_of = factors.values;
-  T padded[kNvBlock];
-  for (; num_elems > 0; num_elems -= kNvBlock, values += kNvBlock, packed += kNvBlock / 2) {
-    const auto factor = hn::Set(d, static_cast<T>(*factor_of++));
-    T* out = num_elems < kNvBlock ? padded : values;
-    for (int64_t i = 0; i < kNvBlock; i += kWidth) {
-      auto y = hn::Mul(WidenFloatVec<kE2m1Format>(d, LoadNibbles(du, packed, i)), factor);
-      if constexpr (sizeof(T) == 4) {
-        const auto infinity = hn::Set(d, std::numeric_limits<float>::infinity());
-        const auto largest = hn::Set(d, std::numeric_limits<float>::max());
-        y = hn::IfThenElse(hn::Eq(hn::Abs(y), infinity), hn::CopySign(largest, y), y);
-      }
-      hn::StoreU(y, d, out + i);
-    }
-    if (num_elems < kNvBlock) {
-      std::memcpy(values, padded, static_cast<size_t>(num_elems) * sizeof(T));
-      return;
-    }
-  }
-}
-
-const nvfp4::KernelTable& NvTable() {
-  static constexpr nvfp4::KernelTable kTable = {{EncodeNv<float>, DecodeNv<float>},
-                                                {EncodeNv<double>, DecodeNv<double>},
-                                                FindNvScales,
-                                                FindNvFactors};
-  return kTable;
-}
-
-}  // namespace HWY_NAMESPACE
-}  // namespace quantd
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 #include "core/base/checked_math.h"
+#include "core/base/minifloat.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/block.h"
+#include "core/scheme/nvfp4_codes.h"
+#include "core/scheme/scheme.h"
 
 namespace quantd {
 namespace {
-
-HWY_EXPORT(NvTable);
 
 using nvfp4::kBlockElems;
 
@@ -275,8 +80,7 @@ void ResolveBlocks(const Resolved&, std::span<const Range> ranges, ParamPlanes o
   while (!ranges.empty()) {
     const size_t count = std::min(ranges.size(), size_t{nvfp4::kTileBlocks});
     for (size_t i = 0; i < count; ++i) absmax[i] = ReachOf(ranges[i]);
-    HWY_DYNAMIC_DISPATCH(NvTable)
-    ().find_scales(absmax, static_cast<int64_t>(count), global, scales);
+    nvfp4::ChosenTable().find_scales(absmax, static_cast<int64_t>(count), global, scales);
     ranges = ranges.subspan(count);
     scales += count;
   }
@@ -286,36 +90,28 @@ void ResolveBlocks(const Resolved&, std::span<const Range> ranges, ParamPlanes o
 void FactorsOf(const Resolved& resolved, const ParamView& params, int64_t first_elem,
                int64_t num_elems, nvfp4::Factors& factors) {
   const int64_t group = resolved.layout.groups.RunAt(first_elem).group - params.first_group;
-  HWY_DYNAMIC_DISPATCH(NvTable)
-  ().find_factors(params.planes[kScalePlane].data() + group, CeilDiv(num_elems, kBlockElems),
-                  LoadGlobal(params), factors);
+  nvfp4::ChosenTable().find_factors(params.planes[kScalePlane].data() + group,
+                                    CeilDiv(num_elems, kBlockElems), LoadGlobal(params), factors);
 }
 
 void EncodeNvfp4(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                  Counts* counts, Meter* meter) {
-  const nvfp4::KernelTable& kernels = HWY_DYNAMIC_DISPATCH(NvTable)();
-  const TileView& values = segment.values;
+  const int64_t num_elems = segment.values.num_elems;
   nvfp4::Factors factors;
-  FactorsOf(resolved, segment.params, segment.first_elem, values.num_elems, factors);
-  if (values.f32 != nullptr) {
-    counts->clipped += kernels.f32.encode(values.f32, values.num_elems, factors, out.data(),
-                                          meter != nullptr ? &meter->lanes<float>() : nullptr);
-  } else {
-    counts->clipped += kernels.f64.encode(values.f64, values.num_elems, factors, out.data(),
-                                          meter != nullptr ? &meter->lanes<double>() : nullptr);
-  }
+  FactorsOf(resolved, segment.params, segment.first_elem, num_elems, factors);
+  counts->clipped += segment.values.Visit([&]<typename T>(const T* values) {
+    return nvfp4::ChosenTable().Of<T>().encode(values, num_elems, factors, out.data(),
+                                               LanesOf<T>(meter));
+  });
 }
 
 void DecodeNvfp4(const Resolved& resolved, std::span<const std::byte> packed,
                  const ParamView& params, int64_t first_elem, TileSpan out) {
-  const nvfp4::KernelTable& kernels = HWY_DYNAMIC_DISPATCH(NvTable)();
   nvfp4::Factors factors;
   FactorsOf(resolved, params, first_elem, out.num_elems, factors);
-  if (out.f32 != nullptr) {
-    kernels.f32.decode(packed.data(), out.num_elems, factors, out.f32);
-  } else {
-    kernels.f64.decode(packed.data(), out.num_elems, factors, out.f64);
-  }
+  out.Visit([&]<typename T>(T* values) {
+    nvfp4::ChosenTable().Of<T>().decode(packed.data(), out.num_elems, factors, values);
+  });
 }
 
 // --- The scalar definitions ---
@@ -357,11 +153,8 @@ void EncodeRef(const Resolved& resolved, const Segment& segment, const T* values
 
 void EncodeNvfp4Ref(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                     Counts* counts) {
-  if (segment.values.f32 != nullptr) {
-    EncodeRef(resolved, segment, segment.values.f32, out, counts);
-  } else {
-    EncodeRef(resolved, segment, segment.values.f64, out, counts);
-  }
+  segment.values.Visit(
+      [&](const auto* values) { EncodeRef(resolved, segment, values, out, counts); });
 }
 
 void DecodeNvfp4Ref(const Resolved& resolved, std::span<const std::byte> packed,
@@ -411,4 +204,3 @@ const Scheme& nvfp4_scheme() {
 }
 
 }  // namespace quantd
-#endif  // HWY_ONCE
