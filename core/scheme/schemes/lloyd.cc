@@ -32,122 +32,14 @@
 #include "core/base/checked_math.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/codebook.h"
+#include "core/scheme/lloyd_levels.h"
 #include "core/scheme/scheme.h"
 #include "core/simd/bits.h"
-#include "core/stats/histogram.h"
 
 namespace quantd {
 namespace {
 
 constexpr size_t kCodebookPlane = 1;
-constexpr int kMaxRounds = 64;
-
-using Levels = std::array<double, 16>;
-
-// True where each bucket can hold one value alone, its edge near zero.
-bool IsOneValueABucket(DType dtype) {
-  switch (dtype) {
-    case DType::kBf16:
-    case DType::kInt8:
-    case DType::kUint8:
-    case DType::kF8E4M3:
-    case DType::kF8E5M2:
-      return true;
-    default:
-      return false;
-  }
-}
-
-// The points of a histogram.
-class Points {
- public:
-  Points(const Histogram& histogram, DType dtype)
-      : histogram_(histogram), one_value_(IsOneValueABucket(dtype)) {
-    for (const uint32_t sign : {0u, kSign}) {  // most buckets are far from all values
-      Span& span = sign == 0 ? positive_ : negative_;
-      span = {sign, sign | kInfinity};
-      while (span.begin < span.end && histogram.counts()[span.begin] == 0) ++span.begin;
-      while (span.begin < span.end && histogram.counts()[span.end - 1] == 0) --span.end;
-    }
-  }
-
-  int64_t total() const { return histogram_.num_finite(); }
-
-  // Calls fn(x, count) for the points with a count, in ascending order.
-  template <typename Fn>
-  void ForEach(Fn fn) const {
-    for (uint32_t bits = negative_.end; bits-- > negative_.begin;) Visit(bits, fn);
-    for (uint32_t bits = positive_.begin; bits < positive_.end; ++bits) Visit(bits, fn);
-  }
-
- private:
-  static constexpr uint32_t kSign = 0x8000, kInfinity = 0x7F80;  // in the upper 16 bits
-
-  // Buckets, by the upper bits.
-  struct Span {
-    uint32_t begin, end;
-  };
-
-  template <typename Fn>
-  void Visit(uint32_t bits, Fn fn) const {
-    const int64_t count = histogram_.counts()[bits];
-    if (count == 0) return;
-    const Histogram::Bucket bucket = Histogram::BucketOf(static_cast<uint16_t>(bits));
-    const double near = std::fabs(bucket.lower) < std::fabs(bucket.upper) ? bucket.lower
-                                                                          : bucket.upper;
-    fn(near == 0 ? 0.0 : one_value_ ? near : bucket.midpoint(), count);
-  }
-
-  const Histogram& histogram_;
-  const bool one_value_;
-  Span positive_, negative_;
-};
-
-Levels QuantileLevels(const Points& points) {
-  Levels levels = {};
-  size_t next = 0;
-  int64_t passed = 0;
-  points.ForEach([&](double x, int64_t count) {
-    passed += count;
-    while (next < levels.size() && static_cast<double>(passed) >=
-                                       static_cast<double>(2 * next + 1) / 32 *
-                                           static_cast<double>(points.total())) {
-      levels[next++] = x;
-    }
-  });
-  return levels;
-}
-
-// Returns the levels after one round.
-Levels NextLevels(const Points& points, const Levels& levels) {
-  Levels sums = {};
-  std::array<int64_t, 16> counts = {};
-  double worst = 0, worst_x = 0;
-  size_t cell = 0;
-  points.ForEach([&](double x, int64_t count) {
-    while (cell < 15 && x > (levels[cell] + levels[cell + 1]) / 2) ++cell;
-    const double weight = static_cast<double>(count);
-    sums[cell] += x * weight;
-    counts[cell] += count;
-    const double error = x - levels[cell];
-    if (error * error * weight > worst) {
-      worst = error * error * weight;
-      worst_x = x;
-    }
-  });
-  Levels next = levels;
-  bool filled = false;
-  for (size_t k = 0; k < next.size(); ++k) {
-    if (counts[k] > 0) {
-      next[k] = sums[k] / static_cast<double>(counts[k]);
-    } else if (!filled && worst > 0) {
-      next[k] = worst_x;
-      filled = true;
-    }
-  }
-  std::sort(next.begin(), next.end());
-  return next;
-}
 
 absl::StatusOr<PackedLayout> PlanLloyd(const SchemeInfo&, const QuantSpec&,
                                        const TensorDesc& tensor) {
@@ -166,13 +58,7 @@ absl::StatusOr<PackedLayout> PlanLloyd(const SchemeInfo&, const QuantSpec&,
 }
 
 void LearnLevels(const Resolved& resolved, const TensorEvidence& tensor, ParamPlanes out) {
-  const Points points(*tensor.histogram, resolved.tensor.dtype);
-  Levels levels = QuantileLevels(points);
-  for (int round = 0; round < kMaxRounds; ++round) {
-    const Levels next = NextLevels(points, levels);
-    if (next == levels) break;
-    levels = next;
-  }
+  const std::array<double, 16> levels = LloydLevels(*tensor.histogram, resolved.tensor.dtype);
   std::array<float, 16> rounded;
   std::copy(levels.begin(), levels.end(), rounded.begin());
   std::memcpy(out.planes[kCodebookPlane].data(), rounded.data(), sizeof(rounded));
@@ -258,8 +144,7 @@ void EncodeLloydRef(const Resolved&, const Segment& segment, std::span<std::byte
                     Counts* counts) {
   const TileView& values = segment.values;
   for (int64_t i = 0; i < values.num_elems; ++i) {
-    const double x =
-        values.f32 != nullptr ? double{LoadAt(values.f32, i)} : LoadAt(values.f64, i);
+    const double x = values.Visit([&](const auto* from) { return double{LoadAt(from, i)}; });
     const int code = EncodeOne(x, segment.params, counts);
     std::byte& byte = out[static_cast<size_t>(i / 2)];
     byte = i % 2 == 0 ? static_cast<std::byte>(code) : byte | static_cast<std::byte>(code << 4);
@@ -271,11 +156,7 @@ void DecodeLloydRef(const Resolved&, std::span<const std::byte> packed, const Pa
   for (int64_t i = 0; i < out.num_elems; ++i) {
     const int byte = std::to_integer<int>(packed[static_cast<size_t>(i / 2)]);
     const double level = LevelRef(params, i % 2 == 0 ? byte & 0x0F : byte >> 4);
-    if (out.f32 != nullptr) {
-      out.f32[i] = static_cast<float>(level);
-    } else {
-      out.f64[i] = level;
-    }
+    out.Visit([&]<typename T>(T* to) { to[i] = static_cast<T>(level); });
   }
 }
 
