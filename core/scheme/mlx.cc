@@ -214,10 +214,9 @@ void EncodeMlxRef(const Resolved& resolved, const Segment& segment, std::span<st
     float params[2];
     const int64_t group = GroupRef(resolved, segment.params, segment.first_elem + i);
     std::memcpy(params, segment.params.working.data() + group * 8, 8);
-    const int code =
-        values.f32 != nullptr
-            ? EncodeOne(LoadAt(values.f32, i), params, (1 << bits) - 1, counts)
-            : EncodeOne(LoadAt(values.f64, i), params, (1 << bits) - 1, counts);
+    const int code = values.Visit([&](const auto* from) {
+      return EncodeOne(LoadAt(from, i), params, (1 << bits) - 1, counts);
+    });
     for (int bit = 0; bit < bits; ++bit) {
       const auto at = static_cast<size_t>(i * bits + bit);
       out[at / 8] |= static_cast<std::byte>((code >> bit & 1) << at % 8);
@@ -250,11 +249,7 @@ void DecodeMlxRef(const Resolved& resolved, std::span<const std::byte> packed,
     const int64_t group = GroupRef(resolved, params, first_elem + i);
     const float scale = ParamRef(resolved, params, 1, group);
     const float bias = ParamRef(resolved, params, 2, group);
-    if (out.f32 != nullptr) {
-      out.f32[i] = static_cast<float>(code) * scale + bias;
-    } else {
-      out.f64[i] = static_cast<double>(code) * double{scale} + double{bias};
-    }
+    out.Visit([&]<typename T>(T* to) { to[i] = static_cast<T>(code) * T{scale} + T{bias}; });
   }
 }
 

@@ -27,8 +27,8 @@ struct MlxRun {
 
 template <typename T>
 struct MlxKernels {
-  // Writes the codes of the values of `runs`, unpacked, and returns how many are clipped: lie half a
-  // step or more outside of 0 to `max_code`. Adds values and what is decoded of their codes to
+  // Writes the codes of the values of `runs`, unpacked, and returns how many are clipped: lie half
+  // a step or more outside of 0 to `max_code`. Adds values and what is decoded of their codes to
   // `lanes`, run by run, unless that is null. `values` may lie at any alignment.
   int64_t (*encode)(int max_code, std::span<const MlxRun<T>> runs, const T* values, uint8_t* codes,
                     MeterLanes<T>* lanes);

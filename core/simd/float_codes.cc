@@ -136,7 +136,8 @@ HWY_NOINLINE int64_t CountClippedFloats(const FloatCoding& coding, const T* valu
 }
 
 // Encodes all runs; true if nothing was clipped and all was finite.
-template <class Narrower, bool kStochastic, bool kScaled, class Regs, MiniFormat kFormat, typename T>
+template <class Narrower, bool kStochastic, bool kScaled, class Regs, MiniFormat kFormat,
+          typename T>
 HWY_NOINLINE bool EncodeFloatRuns(const FloatCoding& coding, const T* values, int64_t num_elems,
                              std::byte* codes, MeterLanes<T>& lanes) {
   using D = hn::CappedTag<T, 16>;

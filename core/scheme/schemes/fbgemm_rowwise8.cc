@@ -126,9 +126,8 @@ void EncodeRowsRef(const Resolved& resolved, const Segment& segment, std::span<s
   const int64_t group = segment.first_elem / columns - segment.params.first_group;
   std::memcpy(row, segment.params.working.data() + group * 12, 12);
   for (int64_t i = 0; i < values.num_elems; ++i) {
-    const uint8_t code = values.f32 != nullptr
-                             ? EncodeOne(LoadAt(values.f32, i), row[1], row[2], counts)
-                             : EncodeOne(LoadAt(values.f64, i), row[1], row[2], counts);
+    const uint8_t code = values.Visit(
+        [&](const auto* from) { return EncodeOne(LoadAt(from, i), row[1], row[2], counts); });
     out[static_cast<size_t>(i)] = static_cast<std::byte>(code);
     const bool ends_row = (segment.first_elem + i + 1) % columns == 0;
     if (ends_row) std::memcpy(&out[static_cast<size_t>(i) + 1], row, 8);
@@ -141,11 +140,9 @@ void DecodeRowsRef(const Resolved&, std::span<const std::byte> packed, const Par
   std::memcpy(row, &packed[packed.size() - 8], 8);
   for (int64_t i = 0; i < out.num_elems; ++i) {
     const auto code = std::to_integer<uint8_t>(packed[static_cast<size_t>(i)]);
-    if (out.f32 != nullptr) {
-      out.f32[i] = std::fma(static_cast<float>(code), row[0], row[1]);
-    } else {
-      out.f64[i] = std::fma(static_cast<double>(code), double{row[0]}, double{row[1]});
-    }
+    out.Visit([&]<typename T>(T* to) {
+      to[i] = std::fma(static_cast<T>(code), T{row[0]}, T{row[1]});
+    });
   }
 }
 
