@@ -19,6 +19,7 @@
 #include "core/base/digest.h"
 
 #include <openssl/sha.h>
+#define XXH_STATIC_LINKING_ONLY  // states on the stack
 #if defined(__x86_64__)
 #include <xxh_x86dispatch.h>  // AVX2 and AVX-512 chosen at run time; the package has it for x86 only
 #else
@@ -34,32 +35,28 @@
 namespace quantd {
 namespace {
 
-constexpr size_t kHashBytes = sizeof(XXH128_canonical_t);
-
-XXH128_canonical_t Canonical(XXH128_hash_t hash) {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, hash);
-  return canonical;
-}
-
-// Goes over `bytes` leaf by leaf; `open` are those of a leaf that has begun. Calls fn(hash) of each
-// leaf that becomes whole.
+// Goes over `bytes` leaf by leaf; `open` are those of a leaf that has begun. Calls fn(hashes) with
+// those of leaves that become whole.
 template <typename Fn>
-void ForEachLeaf(std::span<const std::byte> bytes, std::vector<std::byte>& open, Fn fn) {
-  constexpr size_t kLeafBytes = PlaneDigest::kLeafBytes;
-  while (!bytes.empty()) {
-    if (open.empty() && bytes.size() >= kLeafBytes) {
-      fn(Canonical(XXH3_128bits(bytes.data(), kLeafBytes)));
-      bytes = bytes.subspan(kLeafBytes);
-      continue;
-    }
+void HashWhole(std::span<const std::byte> bytes, std::vector<std::byte>& open, Fn fn) {
+  if (!open.empty()) {
     const size_t step = std::min(bytes.size(), kLeafBytes - open.size());
     open.insert(open.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(step));
     bytes = bytes.subspan(step);
     if (open.size() < kLeafBytes) return;
-    fn(Canonical(XXH3_128bits(open.data(), kLeafBytes)));
+    LeafHash hash;
+    HashLeaves(open.data(), 1, &hash);
+    fn(std::span(&hash, 1));
     open.clear();
   }
+  LeafHash hashes[16];
+  while (bytes.size() >= kLeafBytes) {
+    const size_t leaves = std::min(bytes.size() / kLeafBytes, std::size(hashes));
+    HashLeaves(bytes.data(), leaves, hashes);
+    fn(std::span(hashes, leaves));
+    bytes = bytes.subspan(leaves * kLeafBytes);
+  }
+  open.insert(open.end(), bytes.begin(), bytes.end());
 }
 
 std::string HexOf(const uint8_t* bytes, size_t size) {
@@ -68,62 +65,59 @@ std::string HexOf(const uint8_t* bytes, size_t size) {
 
 }  // namespace
 
-struct PlaneDigest::State {
-  State() : root(XXH3_createState()) { XXH3_128bits_reset(root); }
-  ~State() { XXH3_freeState(root); }
-
-  XXH3_state_t* root;            // over the hashes of the whole leaves
-  std::vector<std::byte> open;   // the leaf that is being filled
-};
-
-void DigestPart::Begin(int64_t offset_bytes) {
-  const size_t in_leaf = static_cast<size_t>(offset_bytes) % PlaneDigest::kLeafBytes;
-  head_wanted_ = in_leaf == 0 ? 0 : PlaneDigest::kLeafBytes - in_leaf;
+void DigestPart::Begin(int64_t offset_bytes, int64_t size_bytes) {
+  const size_t in_leaf = static_cast<size_t>(offset_bytes) % kLeafBytes;
+  head_wanted_ = in_leaf == 0 ? 0 : kLeafBytes - in_leaf;
   head_.clear();
   hashes_.clear();
   tail_.clear();
+  hashes_.reserve(static_cast<size_t>(size_bytes) / kLeafBytes);
 }
 
 void DigestPart::Update(std::span<const std::byte> bytes) {
   const size_t head = std::min(bytes.size(), head_wanted_ - head_.size());
-  hashes_.reserve(hashes_.size() + (bytes.size() / PlaneDigest::kLeafBytes + 1) * kHashBytes);
   head_.insert(head_.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(head));
-  ForEachLeaf(bytes.subspan(head), tail_, [this](const XXH128_canonical_t& hash) {
-    hashes_.insert(hashes_.end(), hash.digest, hash.digest + kHashBytes);
+  HashWhole(bytes.subspan(head), tail_, [this](std::span<const LeafHash> hashes) {
+    hashes_.insert(hashes_.end(), hashes.begin(), hashes.end());
   });
 }
 
-PlaneDigest::PlaneDigest() : state_(std::make_unique<State>()) {}
-PlaneDigest::~PlaneDigest() = default;
-PlaneDigest::PlaneDigest(PlaneDigest&&) noexcept = default;
-PlaneDigest& PlaneDigest::operator=(PlaneDigest&&) noexcept = default;
+void PlaneDigest::FreeState::operator()(XXH3_state_s* state) const { XXH3_freeState(state); }
+
+void PlaneDigest::AddHashes(std::span<const LeafHash> hashes) {
+  if (hashes.empty()) return;
+  if (root_ == nullptr) {
+    root_.reset(XXH3_createState());
+    XXH3_128bits_reset(root_.get());
+  }
+  XXH3_128bits_update(root_.get(), hashes.data(), hashes.size_bytes());
+}
 
 void PlaneDigest::Update(std::span<const std::byte> bytes) {
-  ForEachLeaf(bytes, state_->open, [this](const XXH128_canonical_t& hash) {
-    XXH3_128bits_update(state_->root, hash.digest, kHashBytes);
-  });
+  HashWhole(bytes, open_, [this](std::span<const LeafHash> hashes) { AddHashes(hashes); });
 }
 
 void PlaneDigest::Append(const DigestPart& part) {
   Update(part.head_);
-  if (!part.hashes_.empty()) {
-    XXH3_128bits_update(state_->root, part.hashes_.data(), part.hashes_.size());
-  }
+  AddHashes(part.hashes_);
   Update(part.tail_);
 }
 
 std::string PlaneDigest::Text() const {
-  XXH128_hash_t hash = XXH3_128bits_digest(state_->root);
-  if (!state_->open.empty()) {
-    XXH3_state_t* whole = XXH3_createState();
-    XXH3_copyState(whole, state_->root);
-    const XXH128_canonical_t last =
-        Canonical(XXH3_128bits(state_->open.data(), state_->open.size()));
-    XXH3_128bits_update(whole, last.digest, kHashBytes);
-    hash = XXH3_128bits_digest(whole);
-    XXH3_freeState(whole);
+  XXH3_state_t whole;
+  if (root_ == nullptr) {
+    XXH3_128bits_reset(&whole);
+  } else {
+    XXH3_copyState(&whole, root_.get());
   }
-  return absl::StrCat(kForm, HexOf(Canonical(hash).digest, kHashBytes));
+  if (!open_.empty()) {
+    XXH128_canonical_t last;
+    XXH128_canonicalFromHash(&last, XXH3_128bits(open_.data(), open_.size()));
+    XXH3_128bits_update(&whole, last.digest, sizeof(last.digest));
+  }
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&whole));
+  return absl::StrCat(kForm, HexOf(canonical.digest, sizeof(canonical.digest)));
 }
 
 std::string DigestOf(std::span<const std::byte> plane) {

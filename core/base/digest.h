@@ -10,6 +10,9 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "core/base/leaf_hashes.h"
+
+struct XXH3_state_s;
 
 namespace quantd {
 
@@ -18,15 +21,15 @@ namespace quantd {
 // Feeds on the part's bytes in order, in any pieces. May be used again. Not thread-safe.
 class DigestPart {
  public:
-  // Begins the part at byte `offset_bytes` of the plane.
-  void Begin(int64_t offset_bytes);
+  // Begins the part at byte `offset_bytes` of the plane; it will have about `size_bytes`.
+  void Begin(int64_t offset_bytes, int64_t size_bytes = 0);
   void Update(std::span<const std::byte> bytes);
 
  private:
   friend class PlaneDigest;
   size_t head_wanted_ = 0;        // bytes before the first leaf's beginning
   std::vector<std::byte> head_;   // of those
-  std::vector<uint8_t> hashes_;   // canonical, of whole leaves
+  std::vector<LeafHash> hashes_;  // of whole leaves
   std::vector<std::byte> tail_;   // of a leaf that is not whole
 };
 
@@ -37,14 +40,9 @@ class DigestPart {
 // Feeds on the plane's bytes in order, in any pieces or parts. Not thread-safe.
 class PlaneDigest {
  public:
-  static constexpr size_t kLeafBytes = 4096;
+  static constexpr size_t kLeafBytes = quantd::kLeafBytes;
   static constexpr absl::string_view kForm = "xxh3_4k:";
   static constexpr absl::string_view kFormerForm = "xxh3:";
-
-  PlaneDigest();
-  ~PlaneDigest();
-  PlaneDigest(PlaneDigest&&) noexcept;
-  PlaneDigest& operator=(PlaneDigest&&) noexcept;
 
   // Appends `bytes` to the plane.
   void Update(std::span<const std::byte> bytes);
@@ -56,8 +54,13 @@ class PlaneDigest {
   std::string Text() const;
 
  private:
-  struct State;
-  std::unique_ptr<State> state_;
+  struct FreeState {
+    void operator()(XXH3_state_s* state) const;
+  };
+  void AddHashes(std::span<const LeafHash> hashes);
+
+  std::unique_ptr<XXH3_state_s, FreeState> root_;  // over the hashes of whole leaves; null: none yet
+  std::vector<std::byte> open_;                    // the leaf that is being filled
 };
 
 // Returns the digest text of one plane that is in memory as a whole.

@@ -47,8 +47,8 @@ void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes
                   DecodedStripe& result) {
   const PackedLayout& layout = plan.resolved.layout;
   const int64_t elem_bytes = SizeOf(dtype), first_byte = layout.CodeOffset(stripe.begin);
-  result.codes.Begin(first_byte);
-  result.values.Begin(stripe.begin * elem_bytes);
+  result.codes.Begin(first_byte, codes.size_bytes());
+  result.values.Begin(stripe.begin * elem_bytes, std::ssize(values));
   result.crc32c = 0;
   for (const std::span<const std::byte> piece : codes.pieces()) result.codes.Update(piece);
   std::byte scratch[kTileElems * sizeof(double)];

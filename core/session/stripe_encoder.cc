@@ -147,7 +147,7 @@ class StripeEncoder::Run {
         first_byte_(layout_.CodeOffset(stripe.begin)),
         result_(result) {
     result.Reset();
-    result.digest.Begin(first_byte_);
+    result.digest.Begin(first_byte_, std::ssize(codes));
   }
 
   // `own` is null where `params` are known.
