@@ -146,10 +146,7 @@ class CalibrationSession::Impl final : public JobSource {
   }
 
   absl::StatusOr<CalibrationState> Finish() {
-    QUANTD_RETURN_IF_ERROR(jobs_->status());
-    if (!jobs_->ended()) {
-      return absl::FailedPreconditionError("the session has input left; call Await");
-    }
+    QUANTD_RETURN_IF_ERROR(jobs_->result());
     CalibrationState state;
     state.non_finite = evidence_.non_finite();
     std::vector<GroupStats> stats = evidence_.TakeStats();

@@ -21,7 +21,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <deque>
 #include <optional>
 #include <utility>
 
@@ -94,10 +93,7 @@ class DequantizeSession::Impl final : public JobSource {
   }
 
   absl::StatusOr<DecodingReport> Finish() {
-    QUANTD_RETURN_IF_ERROR(jobs_->status());
-    if (!jobs_->ended()) {
-      return absl::FailedPreconditionError("the session has output left; call Await");
-    }
+    QUANTD_RETURN_IF_ERROR(jobs_->result());
     DecodingReport report;
     for (const PlaneDigest& digest : digests_) report.plane_digests.push_back(digest.Text());
     report.values_digest = values_digest_.Text();

@@ -25,41 +25,44 @@ OrderedJobs::OrderedJobs(JobSource& source, Executor& executor, int64_t max_in_f
       max_in_flight_(max_in_flight),
       on_event_(std::move(on_event)) {}
 
-bool OrderedJobs::RunOne() { return RunJob(/*is_helper=*/false); }
+bool OrderedJobs::RunOne() {
+  MutexLock lock(&mutex_);
+  return RunJobs(1) == 1;
+}
 
-bool OrderedJobs::RunJob(bool is_helper) {
-  Entry* entry = nullptr;
-  bool wake = false;
-  {
-    MutexLock lock(&mutex_);
+int OrderedJobs::RunJobs(int most) {
+  for (int done = 0; done < most; ++done) {
     const bool may_begin = !stopped_ && status_.ok() && std::ssize(entries_) < max_in_flight_;
     std::unique_ptr<Job> job = may_begin ? source_.Next() : nullptr;
-    if (job == nullptr) {
-      // Under the same lock, so that whoever finds work later knows that this helper is gone.
-      if (is_helper) --helpers_;
-      return false;
-    }
-    entry = &entries_.emplace_back();
-    entry->job = std::move(job);
+    if (job == nullptr) return done;
+    Entry& entry = entries_.emplace_back();
+    entry.job = std::move(job);
     ++running_;
-    wake = ShallWakeOne();
-  }
-  if (wake) SubmitHelper();
-  ScopedFloatEnv float_env;
-  entry->job->Run();
-  bool event = false;
-  {
-    MutexLock lock(&mutex_);
-    entry->done = true;
+    const bool wake_first = ShallWakeOne();
+    mutex_.Unlock();
+    if (wake_first) SubmitHelper();
+    {
+      ScopedFloatEnv float_env;
+      entry.job->Run();
+    }
+    mutex_.Lock();
+    entry.done = true;
     --running_;
     CommitDue();
     ++changes_;
-    wake = ShallWakeOne();
-    event = EventIsDue();
+    const bool wake = done + 1 == most && ShallWakeOne();  // else this thread goes on
+    if (const bool event = EventIsDue(); wake || event) {
+      mutex_.Unlock();
+      Tell(wake, event);
+      mutex_.Lock();
+    }
   }
+  return most;
+}
+
+void OrderedJobs::Tell(bool wake, bool event) {
   if (wake) SubmitHelper();
   if (event && on_event_) on_event_();
-  return true;
 }
 
 void OrderedJobs::CommitDue() {
@@ -106,8 +109,13 @@ void OrderedJobs::SubmitHelper() {
 }
 
 void OrderedJobs::Help() {
-  for (int i = 0; i < kJobsPerTurn; ++i) {
-    if (!RunJob(/*is_helper=*/true)) return;
+  {
+    MutexLock lock(&mutex_);
+    if (RunJobs(kJobsPerTurn) < kJobsPerTurn) {
+      // Under the same lock, so that whoever finds work later knows that this helper is gone.
+      --helpers_;
+      return;
+    }
   }
   SubmitHelper();
 }
@@ -121,8 +129,7 @@ void OrderedJobs::Wake(absl::FunctionRef<void()> change) {
     wake = ShallWakeOne();
     event = EventIsDue();
   }
-  if (wake) SubmitHelper();
-  if (event && on_event_) on_event_();
+  Tell(wake, event);
 }
 
 void OrderedJobs::Change(absl::FunctionRef<void()> change) {
@@ -133,23 +140,18 @@ void OrderedJobs::Change(absl::FunctionRef<void()> change) {
     ++changes_;
     event = EventIsDue();
   }
-  if (event && on_event_) on_event_();
+  Tell(/*wake=*/false, event);
 }
 
 void OrderedJobs::Await() {
-  int64_t seen = -1;
-  const auto changed = [this, &seen]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return changes_ != seen; };
+  MutexLock lock(&mutex_);
   for (;;) {
-    {
-      MutexLock lock(&mutex_);
-      if (changes_ == seen) {  // since before this thread looked for work, in vain
-        if (running_ == 0 && !committing_) return;
-        mutex_.Await(absl::Condition(&changed));
-      }
-      seen = changes_;
+    while (RunJobs(kJobsPerTurn) > 0) {
     }
-    while (RunOne()) {
-    }
+    if (running_ == 0 && !committing_) return;
+    const int64_t seen = changes_;
+    const auto changed = [this, seen]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return changes_ != seen; };
+    mutex_.Await(absl::Condition(&changed));
   }
 }
 
@@ -177,6 +179,12 @@ void OrderedJobs::Stop() {
 absl::Status OrderedJobs::status() {
   MutexLock lock(&mutex_);
   return status_;
+}
+
+absl::Status OrderedJobs::result() {
+  MutexLock lock(&mutex_);
+  if (!status_.ok() || EndedLocked()) return status_;
+  return absl::FailedPreconditionError("the session has not ended; call Await");
 }
 
 bool OrderedJobs::ended() {

@@ -2,8 +2,8 @@
 #define QUANTD_CORE_SESSION_ORDERED_JOBS_H_
 
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <list>
 #include <memory>
 #include <utility>
 
@@ -93,6 +93,8 @@ class OrderedJobs : public std::enable_shared_from_this<OrderedJobs> {
 
   // OK while nothing has failed.
   absl::Status status();
+  // The same, but kFailedPrecondition before the end.
+  absl::Status result();
   // True when all jobs are committed, or one has failed or all are cancelled and none runs.
   bool ended();
   // True while jobs are at work, or wait for their turn.
@@ -107,7 +109,10 @@ class OrderedJobs : public std::enable_shared_from_this<OrderedJobs> {
     bool done = false;
   };
 
-  bool RunJob(bool is_helper);
+  // Does at most `most` jobs, which the lock is not held for; returns their number.
+  int RunJobs(int most) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Does what is to be done under no lock.
+  void Tell(bool wake, bool event) ABSL_LOCKS_EXCLUDED(mutex_);
   void CommitDue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // True if one more helper shall be submitted, when the lock is released.
   bool ShallWakeOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -123,7 +128,7 @@ class OrderedJobs : public std::enable_shared_from_this<OrderedJobs> {
   const std::function<void()> on_event_;
 
   Mutex mutex_;
-  std::deque<Entry> entries_ ABSL_GUARDED_BY(mutex_);  // in order; addresses stay
+  std::list<Entry> entries_ ABSL_GUARDED_BY(mutex_);  // in order
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   int running_ ABSL_GUARDED_BY(mutex_) = 0;         // jobs between Next and the end of Run
   int helpers_ ABSL_GUARDED_BY(mutex_) = 0;         // submitted, or at work

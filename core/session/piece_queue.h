@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <deque>
+#include <list>
 #include <memory>
 #include <span>
 #include <string>
@@ -90,8 +90,6 @@ class PieceQueue {
 
  private:
   static constexpr size_t kSmallBytes = 4096;
-  using Block = std::vector<std::byte>;
-
   void GatherAll(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
       const size_t step = std::min(bytes.size(), block_bytes_);
@@ -102,10 +100,10 @@ class PieceQueue {
 
   void Gather(std::span<const std::byte> bytes) {
     if (block_ == nullptr || block_bytes_ - block_used_ < bytes.size()) {
-      block_ = std::make_shared<Block>(block_bytes_);
+      block_ = std::make_shared_for_overwrite<std::byte[]>(block_bytes_);
       block_used_ = 0;
     }
-    std::byte* place = block_->data() + block_used_;
+    std::byte* place = block_.get() + block_used_;
     std::memcpy(place, bytes.data(), bytes.size());
     block_used_ += bytes.size();
     Piece* last = pieces_.empty() ? nullptr : &pieces_.back();
@@ -117,10 +115,10 @@ class PieceQueue {
   }
 
   const size_t block_bytes_;
-  std::deque<Piece> pieces_;
+  std::list<Piece> pieces_;
   int64_t size_bytes_ = 0;
   bool has_scarce_ = false;
-  std::shared_ptr<Block> block_;  // that small pieces are copied into
+  std::shared_ptr<std::byte[]> block_;  // that small pieces are copied into
   size_t block_used_ = 0;
 };
 

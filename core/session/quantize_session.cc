@@ -27,7 +27,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <deque>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -152,10 +152,7 @@ class QuantizeSession::Impl final : public JobSource {
   }
 
   absl::StatusOr<EncodingReport> Finish() {
-    QUANTD_RETURN_IF_ERROR(jobs_->status());
-    if (!jobs_->ended()) {
-      return absl::FailedPreconditionError("the session has output left; call Await");
-    }
+    QUANTD_RETURN_IF_ERROR(jobs_->result());
     EncodingReport report = report_;
     for (const PlaneDigest& digest : digests_) report.digests.push_back(digest.Text());
     return report;
@@ -509,7 +506,7 @@ class QuantizeSession::Impl final : public JobSource {
   StripeCutter encode_cutter_;  // the next stripe to encode
   StripeCutter scan_cutter_;    // the next one whose values are to come: the same, or ahead
   CheckedInput input_;
-  std::deque<std::shared_ptr<HeldBand>> held_;  // not all encoded; the last one may not be all here
+  std::list<std::shared_ptr<HeldBand>> held_;  // not all encoded; the last one may not be all here
   std::shared_ptr<BandParams> band_params_;     // of the long band at hand, whose ranges are given
   std::vector<std::unique_ptr<EncodeJob>> spare_;
   bool sink_is_full_ = false;
