@@ -50,7 +50,6 @@ void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes
   result.codes.Begin(first_byte, codes.size_bytes());
   result.values.Begin(stripe.begin * elem_bytes, std::ssize(values));
   result.crc32c = 0;
-  for (const std::span<const std::byte> piece : codes.pieces()) result.codes.Update(piece);
   std::byte scratch[kTileElems * sizeof(double)];
   std::vector<std::byte> row;  // of layouts with trailers, whose parts want all of a row
   if (layout.trailer_bytes > 0) row.resize(static_cast<size_t>(layout.row_bytes()));
@@ -75,6 +74,9 @@ void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes
     if (crc) result.crc32c = Crc32c(tile, result.crc32c);
     begin = end;
   }
+  // Behind the values, that codes which come from memory do so while values are made, not while
+  // nothing else is done (256 MiB of f32: 22 against 25 ms).
+  for (const std::span<const std::byte> piece : codes.pieces()) result.codes.Update(piece);
 }
 
 }  // namespace quantd
