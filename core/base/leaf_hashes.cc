@@ -1,21 +1,18 @@
 #include "core/base/leaf_hashes.h"
 
-#include <bit>
-#include <cstring>
-
 #if defined(__x86_64__)
 #include <xxh_x86dispatch.h>  // AVX2 and AVX-512 chosen at run time; the package has it for x86 only
 #else
 #include <xxhash.h>
 #endif
 
-// XXH3-128 of several leaves at once. A leaf is short, and each of its steps waits for the one before
-// and loads a key that crosses cache lines; four leaves side by side share the keys, which lie
-// aligned, and wait for nothing (43 GB/s become 60 with AVX-512). Where vectors have less than four
-// lanes, the library does as well.
+// XXH3-128 of several leaves at once. A leaf is short, and each of its steps waits for the one
+// before and loads a key that crosses cache lines; four leaves side by side share the keys, which
+// lie aligned, and wait for nothing (43 GB/s become 60 with AVX-512). Where vectors have less than
+// four lanes, the library does as well.
 //
-//   lane i of 8, for each 64 bytes at `p`:  acc[i] += lo32(p[i] ^ key[i]) * hi32(p[i] ^ key[i]) + p[i ^ 1]
-//   after 16 of them, a block:              acc[i] = (acc[i] ^ acc[i] >> 47 ^ key[i]) * kPrime32_1
+//   lane i of 8, every 64 bytes p:  acc[i] += lo32(p[i] ^ key[i]) * hi32(p[i] ^ key[i]) + p[i ^ 1]
+//   after 16 of them, a block:      acc[i] = (acc[i] ^ acc[i] >> 47 ^ key[i]) * kPrime32_1
 //
 // Source: xxHash 0.8.1, xxhash.h, XXH3_hashLong_128b_internal, with its default secret.
 // The entry is HashLeaves. Tested by tests/core/base/leaf_hashes_test.cc.
