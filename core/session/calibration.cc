@@ -18,8 +18,6 @@
 #include "core/session/calibration.h"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cmath>
 #include <functional>
 #include <utility>
@@ -96,12 +94,31 @@ absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationSta
   return ranges;
 }
 
-class CalibrationSession::Impl final : public JobSource {
+namespace {
+
+EvidenceWants WantsOf(const Plan& plan, const CalibrationOptions& options) {
+  return {.moments = true,
+          .histogram = options.histogram || EvidenceWantsOf(plan).histogram,
+          .non_finite = IsFloat(plan.resolved.tensor.dtype)};
+}
+
+// What one job scans.
+struct ScanWork {
+  static constexpr bool kReusable = false;
+  Stripe stripe;
+  PieceRange values;
+  EvidenceCollector::Part part;
+};
+
+class Session final : public CalibrationSession {
  public:
-  Impl(Plan plan, const CalibrationOptions& options, const SessionContext& context,
-       MemoryBudget::Reservation reservation, std::optional<GramAccumulator> gram,
-       std::function<void()> on_event)
-      : plan_(std::move(plan)),
+  Session(Plan plan, const CalibrationOptions& options, const SessionContext& context,
+          MemoryBudget::Reservation reservation, std::optional<GramAccumulator> gram,
+          std::function<void()> on_event)
+      : CalibrationSession(context, plan.stripes_in_flight, plan.input_bytes,
+                           absl::StrCat("tensor \"", plan.resolved.tensor.name, "\""),
+                           std::move(on_event)),
+        plan_(std::move(plan)),
         options_(options),
         reservation_(std::move(reservation)),
         tensor_(plan_.resolved.tensor),
@@ -112,41 +129,15 @@ class CalibrationSession::Impl final : public JobSource {
                   WantsOf(plan_, options), 0, num_elems_),
         columns_(options.column_moments ? tensor_.shape.last_dim() : 0),
         gram_(std::move(gram)),
-        cutter_(plan_.resolved.layout, num_elems_),
-        input_(plan_.input_bytes, absl::StrCat("tensor \"", tensor_.name, "\"")),
-        jobs_(std::make_shared<OrderedJobs>(*this, *context.executor, plan_.stripes_in_flight,
-                                            std::move(on_event))) {}
-  ~Impl() override { jobs_->Stop(); }
+        cutter_(plan_.resolved.layout, num_elems_) {}
+  ~Session() override { Stop(); }
 
-  static EvidenceWants WantsOf(const Plan& plan, const CalibrationOptions& options) {
-    return {.moments = true,
-            .histogram = options.histogram || EvidenceWantsOf(plan).histogram,
-            .non_finite = IsFloat(plan.resolved.tensor.dtype)};
+  void Push(Piece piece) override {
+    TakeIn([&] { input_.Push(piece); });
   }
-
-  OrderedJobs& jobs() { return *jobs_; }
-  const Plan& plan() const { return plan_; }
-  void Push(Piece piece) {
-    std::vector<Piece> settled;  // let go of when the lock is released, like `piece`
-    jobs_->Change([&] {
-      input_.Push(piece);
-      if (!MayScan()) settled = input_.Settle();
-    });
-  }
-  void EndInput() {
-    jobs_->Change([&] { input_.End(); });
-  }
-  void FailInput(const absl::Status& status) {
-    jobs_->Wake([&] { input_.Fail(status); });
-  }
-  SessionWork work() {
-    SessionWork work;
-    work.statistics = std::chrono::nanoseconds(scanning_ns_.load());
-    return work;
-  }
-
-  absl::StatusOr<CalibrationState> Finish() {
-    QUANTD_RETURN_IF_ERROR(jobs_->result());
+  const Plan& plan() const override { return plan_; }
+  absl::StatusOr<CalibrationState> Finish() override {
+    QUANTD_RETURN_IF_ERROR(result());
     CalibrationState state;
     state.non_finite = evidence_.non_finite();
     std::vector<GroupStats> stats = evidence_.TakeStats();
@@ -167,73 +158,46 @@ class CalibrationSession::Impl final : public JobSource {
     return state;
   }
 
-  // --- JobSource ---
-
-  std::unique_ptr<Job> Next() override {
-    if (MayScan()) {
-      auto job = std::make_unique<ScanJob>(*this);
-      job->stripe = cutter_.stripe();
-      input_.Take(job->stripe.num_elems() * elem_bytes_, job->values);
-      cutter_.Next();
-      return job;
-    }
-    if (!MayFail()) return nullptr;
-    failed_ = true;
-    return std::make_unique<FailingJob>(input_.error());
-  }
-  bool MayHaveNext() override { return MayScan() || MayFail(); }
-  bool Exhausted() override { return failed_ || (cutter_.done() && input_.error().ok()); }
-  bool WantsInput() override { return input_.may_come() && !MayScan(); }
-  void Recycle(std::unique_ptr<Job>) override {}
-
- private:
-  class ScanJob final : public Job {
-   public:
-    explicit ScanJob(Impl& impl) : impl_(impl) {}
-    void Run() override { impl_.Scan(*this); }
-    absl::Status Commit() override { return impl_.Commit(*this); }
-
-    Stripe stripe;
-    PieceRange values;
-    EvidenceCollector::Part part;
-
-   private:
-    Impl& impl_;
-  };
-
-  bool MayScan() const {
-    return !cutter_.done() &&
-           input_.size_bytes() >= cutter_.stripe().num_elems() * elem_bytes_;
-  }
-  bool MayFail() const { return !failed_ && !input_.error().ok() && !MayScan(); }
-  // Moments of columns and the Gram matrix take the rows in order: their chain is that of commits.
-  bool has_chain() const { return options_.column_moments || gram_.has_value(); }
-
-  void Scan(ScanJob& job) {
-    const auto begin = std::chrono::steady_clock::now();
-    job.part = evidence_.Scan(job.stripe, job.values.bytes);
-    if (!has_chain()) job.values.Clear();  // lent memory goes back
-    scanning_ns_ += (std::chrono::steady_clock::now() - begin).count();
+  void Run(ScanWork& work) {
+    const ScopedTimer timer(statistics_ns_);
+    work.part = evidence_.Scan(work.stripe, work.values.bytes);
+    if (!has_chain()) work.values.Clear();  // lent memory goes back
   }
 
-  absl::Status Commit(ScanJob& job) {
-    evidence_.Merge(job.part);
+  absl::Status Commit(ScanWork& work) {
+    evidence_.Merge(work.part);
     if (!has_chain()) return absl::OkStatus();
     if (WorksAsF32(tensor_.dtype)) {
-      AddRows<float>(job);
+      AddRows<float>(work);
     } else {
-      AddRows<double>(job);
+      AddRows<double>(work);
     }
     return absl::OkStatus();
   }
 
+ private:
+  bool HasStripe() const override {
+    return !cutter_.done() &&
+           input_.size_bytes() >= cutter_.stripe().num_elems() * elem_bytes_;
+  }
+  bool AllBegun() const override { return cutter_.done(); }
+  std::unique_ptr<Job> Begin() override {
+    auto job = NewJob<JobOf<Session, ScanWork>>(*this);
+    job->stripe = cutter_.stripe();
+    input_.Take(job->stripe.num_elems() * elem_bytes_, job->values);
+    cutter_.Next();
+    return job;
+  }
+  // Moments of columns and the Gram matrix take the rows in order: their chain is that of commits.
+  bool has_chain() const { return options_.column_moments || gram_.has_value(); }
+
   // As f32, with 0 for what is not finite.
   template <typename T>
-  void AddRows(const ScanJob& job) {
-    TileReader<T> reader(tensor_.dtype, job.values.bytes, job.stripe.begin);
+  void AddRows(const ScanWork& work) {
+    TileReader<T> reader(tensor_.dtype, work.values.bytes, work.stripe.begin);
     float rows[kTileElems];
-    for (int64_t begin = job.stripe.begin; begin < job.stripe.end; begin += kTileElems) {
-      const int64_t end = std::min(begin + kTileElems, job.stripe.end);
+    for (int64_t begin = work.stripe.begin; begin < work.stripe.end; begin += kTileElems) {
+      const int64_t end = std::min(begin + kTileElems, work.stripe.end);
       const T* values = reader.Read(begin, end);
       for (int64_t i = 0; i < end - begin; ++i) {
         const auto value = static_cast<float>(LoadAt(values, i));
@@ -255,18 +219,10 @@ class CalibrationSession::Impl final : public JobSource {
   EvidenceCollector evidence_;
   ColumnMoments columns_;                // the committer's
   std::optional<GramAccumulator> gram_;  // likewise
-  std::atomic<int64_t> scanning_ns_ = 0;
-
-  // The dispatcher's, under the lock of jobs_.
-  StripeCutter cutter_;
-  CheckedInput input_;
-  bool failed_ = false;  // the job that says so is dispatched
-
-  const std::shared_ptr<OrderedJobs> jobs_;
+  StripeCutter cutter_;                  // the dispatcher's, under the lock
 };
 
-CalibrationSession::CalibrationSession(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-CalibrationSession::~CalibrationSession() = default;
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<CalibrationSession>> CalibrationSession::Create(
     Plan plan, const CalibrationOptions& options, const SessionContext& context,
@@ -282,7 +238,7 @@ absl::StatusOr<std::unique_ptr<CalibrationSession>> CalibrationSession::Create(
   const GroupMap& map = EvidenceMapOf(plan, whole);
   const int64_t stripe_elems = std::min(num_elems, kStripeElems);
   int64_t resident_bytes = EvidenceCollector::ResidentBytes(
-      layout, map, num_elems, tensor.dtype, Impl::WantsOf(plan, options), num_elems, plan.threads,
+      layout, map, num_elems, tensor.dtype, WantsOf(plan, options), num_elems, plan.threads,
       plan.stripes_in_flight);
   const auto hold = [&resident_bytes](int64_t bytes) {
     resident_bytes = SaturatingAdd(resident_bytes, bytes);
@@ -304,17 +260,8 @@ absl::StatusOr<std::unique_ptr<CalibrationSession>> CalibrationSession::Create(
     QUANTD_ASSIGN_OR_RETURN(gram, GramAccumulator::Create(columns));
   }
   ScopedFloatEnv float_env;
-  return std::unique_ptr<CalibrationSession>(new CalibrationSession(
-      std::make_unique<Impl>(std::move(plan), options, context, std::move(reservation),
-                             std::move(gram), std::move(on_event))));
+  return std::make_unique<Session>(std::move(plan), options, context, std::move(reservation),
+                                   std::move(gram), std::move(on_event));
 }
-
-void CalibrationSession::Push(Piece piece) { impl_->Push(std::move(piece)); }
-void CalibrationSession::EndInput() { impl_->EndInput(); }
-void CalibrationSession::FailInput(const absl::Status& status) { impl_->FailInput(status); }
-absl::StatusOr<CalibrationState> CalibrationSession::Finish() { return impl_->Finish(); }
-const Plan& CalibrationSession::plan() const { return impl_->plan(); }
-OrderedJobs& CalibrationSession::jobs() { return impl_->jobs(); }
-SessionWork CalibrationSession::work() { return impl_->work(); }
 
 }  // namespace quantd

@@ -53,32 +53,23 @@ struct CalibratedRanges {
 absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationState& state);
 
 // Streams over one tensor and keeps statistics only, in one pass on all threads.
-class CalibrationSession final : public StripeSession {
+class CalibrationSession : public StripeSession {
  public:
   // `plan` may be of any pass. kResourceExhausted: the state does not fit the budget, with the
   // number. kInvalidArgument: moments or Gram of a tensor that has no column.
   static absl::StatusOr<std::unique_ptr<CalibrationSession>> Create(
       Plan plan, const CalibrationOptions& options, const SessionContext& context,
       std::function<void()> on_event = {});
-  ~CalibrationSession() override;
 
   // Hands the next bytes over; bytes past the tensor's end are kOutOfRange.
-  void Push(Piece piece);
-  void EndInput() override;
-  void FailInput(const absl::Status& status) override;
-  void Ready() override {}
-  SessionWork work() override;
-
+  virtual void Push(Piece piece) = 0;
   // Returns the state, once; the status where that is an error; kFailedPrecondition: not ended.
-  absl::StatusOr<CalibrationState> Finish();
+  virtual absl::StatusOr<CalibrationState> Finish() = 0;
 
-  const Plan& plan() const;
+  virtual const Plan& plan() const = 0;
 
- private:
-  class Impl;
-  explicit CalibrationSession(std::unique_ptr<Impl> impl);
-  OrderedJobs& jobs() override;
-  std::unique_ptr<Impl> impl_;
+ protected:
+  using StripeSession::StripeSession;
 };
 
 }  // namespace quantd

@@ -18,8 +18,6 @@
 #include "core/session/dequantize_session.h"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -28,7 +26,6 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/checked_math.h"
 #include "core/base/digest.h"
-#include "core/base/float_env.h"
 #include "core/base/status_macros.h"
 #include "core/session/ordered_jobs.h"
 #include "core/session/piece_queue.h"
@@ -37,11 +34,26 @@
 
 namespace quantd {
 
-class DequantizeSession::Impl final : public JobSource {
+namespace {
+
+// What one job decodes.
+struct DecodeWork {
+  static constexpr bool kReusable = true;
+  Stripe stripe;
+  PieceRange codes;
+  std::span<std::byte> values;
+  DecodedStripe result;
+};
+
+std::string NameOf(const PlaneDesc& plane) { return absl::StrCat("plane \"", plane.name, "\""); }
+
+class Session final : public DequantizeSession {
  public:
-  Impl(Plan plan, DType output_dtype, PayloadSink& sink, const SessionContext& context,
-       MemoryBudget::Reservation reservation, std::function<void()> on_event)
-      : plan_(std::move(plan)),
+  Session(Plan plan, DType output_dtype, PayloadSink& sink, const SessionContext& context,
+          MemoryBudget::Reservation reservation, std::function<void()> on_event)
+      : DequantizeSession(context, plan.stripes_in_flight, plan.resolved.layout.planes[0].size_bytes,
+                          NameOf(plan.resolved.layout.planes[0]), std::move(on_event)),
+        plan_(std::move(plan)),
         output_dtype_(output_dtype),
         sink_(sink),
         crc_(sink.wants_crc()),
@@ -52,100 +64,74 @@ class DequantizeSession::Impl final : public JobSource {
         cutter_(layout_, num_elems_, /*whole_rows=*/layout_.trailer_bytes > 0),
         check_cutter_(layout_, num_elems_, layout_.trailer_bytes > 0),
         received_(layout_.planes.size()),
-        codes_(layout_.planes[0].size_bytes, NameOfPlane(0)),
-        jobs_(std::make_shared<OrderedJobs>(*this, *context.executor, plan_.stripes_in_flight,
-                                            std::move(on_event))) {
-    params_.resize(layout_.planes.size());
+        params_(layout_.planes.size()) {
     for (size_t plane = 1; plane < params_.size(); ++plane) {
       params_[plane] = context.pool->Acquire(static_cast<size_t>(layout_.planes[plane].size_bytes));
       view_.planes[plane] = params_[plane].span();
     }
   }
-  ~Impl() override { jobs_->Stop(); }
+  ~Session() override { Stop(); }
 
-  OrderedJobs& jobs() { return *jobs_; }
-  const Plan& plan() const { return plan_; }
-
-  void Push(int plane, Piece piece) {
-    std::vector<Piece> settled;  // let go of when the lock is released, like `piece`
-    jobs_->Change([&] {
-      Take(plane, piece);
-      if (!HasStripe()) settled = codes_.Settle();
-    });
+  void Push(int plane, Piece piece) override {
+    TakeIn([&] { Take(plane, piece); });
   }
-  void EndInput() {
-    jobs_->Change([&] {
-      codes_.End();
-      for (size_t plane = 1; plane < received_.size(); ++plane) {
-        const int64_t size_bytes = layout_.planes[plane].size_bytes;
-        if (received_[plane] == size_bytes) continue;
-        codes_.Fail(absl::DataLossError(absl::StrCat(NameOfPlane(plane), " has ", size_bytes,
-                                                     " bytes; ", size_bytes - received_[plane],
-                                                     " of them are missing")));
-      }
-    });
-  }
-  void FailInput(const absl::Status& status) {
-    jobs_->Wake([&] { codes_.Fail(status); });
-  }
-  void Ready() {
-    jobs_->Wake([&] { sink_is_full_ = false; });
-  }
-
-  absl::StatusOr<DecodingReport> Finish() {
-    QUANTD_RETURN_IF_ERROR(jobs_->result());
+  absl::StatusOr<DecodingReport> Finish() override {
+    QUANTD_RETURN_IF_ERROR(result());
     DecodingReport report;
     for (const PlaneDigest& digest : digests_) report.plane_digests.push_back(digest.Text());
     report.values_digest = values_digest_.Text();
     return report;
   }
-  SessionWork work() {
-    SessionWork work;
-    work.stripes = stripes_.load();
-    work.encoding = std::chrono::nanoseconds(decoding_ns_.load());
-    return work;
+  const Plan& plan() const override { return plan_; }
+
+  void Run(DecodeWork& work) {
+    const ScopedTimer timer(encoding_ns_);
+    DecodeStripe(plan_, work.stripe, work.codes.bytes, view_, output_dtype_, crc_, work.values,
+                 work.result);
+    work.codes.Clear();  // lent memory goes back
   }
 
-  // --- JobSource ---
-
-  std::unique_ptr<Job> Next() override {
-    if (MayDecode()) return NextDecode();
-    if (!MayFail()) return nullptr;
-    failed_ = true;
-    return std::make_unique<FailingJob>(codes_.error());
-  }
-  bool MayHaveNext() override { return MayDecode() || MayFail(); }
-  bool Exhausted() override { return failed_ || (cutter_.done() && ParamsComplete()); }
-  bool WantsInput() override {
-    if (!codes_.error().ok()) return false;
-    return (codes_.may_come() || !ParamsComplete()) && !HasStripe();
-  }
-  void Recycle(std::unique_ptr<Job> job) override {
-    if (auto* decode = dynamic_cast<DecodeJob*>(job.get())) {
-      job.release();
-      spare_.emplace_back(decode);
+  absl::Status Commit(DecodeWork& work) {
+    digests_[0].Append(work.result.codes);
+    values_digest_.Append(work.result.values);
+    if (!work.values.empty()) {
+      sink_.Commit(work.stripe.begin * SizeOf(output_dtype_), std::ssize(work.values),
+                   work.result.crc32c);
     }
+    ++stripes_;
+    return absl::OkStatus();
   }
 
  private:
-  class DecodeJob final : public Job {
-   public:
-    explicit DecodeJob(Impl& impl) : impl_(impl) {}
-    void Run() override { impl_.Decode(*this); }
-    absl::Status Commit() override { return impl_.Commit(*this); }
-
-    Stripe stripe;
-    PieceRange codes;
-    std::span<std::byte> values;
-    DecodedStripe result;
-
-   private:
-    Impl& impl_;
-  };
-
-  std::string NameOfPlane(size_t plane) const {
-    return absl::StrCat("plane \"", layout_.planes[plane].name, "\"");
+  bool HasStripe() const override {
+    return !cutter_.done() && input_.size_bytes() >= CodeBytesOf(cutter_.stripe());
   }
+  bool AllBegun() const override { return cutter_.done() && ParamsComplete(); }
+  bool MayTakeMore() const override {
+    return input_.error().ok() && (input_.may_come() || !ParamsComplete()) && !HasStripe();
+  }
+  void CheckEnd() override {
+    input_.End();
+    for (size_t plane = 1; plane < received_.size(); ++plane) {
+      const PlaneDesc& desc = layout_.planes[plane];
+      input_.Fail(MissingBytes(NameOf(desc), desc.size_bytes, received_[plane]));
+    }
+  }
+  std::unique_ptr<Job> Begin() override {
+    const Stripe& stripe = cutter_.stripe();
+    const int64_t elem_bytes = SizeOf(output_dtype_);
+    const std::optional<std::span<std::byte>> values =
+        AcquireFrom(sink_, stripe.begin * elem_bytes, stripe.num_elems() * elem_bytes);
+    if (!values.has_value()) return nullptr;
+    auto job = NewJob<JobOf<Session, DecodeWork>>(*this);
+    job->stripe = stripe;
+    job->values = *values;
+    job->codes.Clear();
+    input_.Take(CodeBytesOf(stripe), job->codes);
+    cutter_.Next();
+    return job;
+  }
+
   bool ParamsComplete() const {
     for (size_t plane = 1; plane < received_.size(); ++plane) {
       if (received_[plane] < layout_.planes[plane].size_bytes) return false;
@@ -156,35 +142,29 @@ class DequantizeSession::Impl final : public JobSource {
     if (stripe.num_elems() == 0) return 0;
     return layout_.CodeOffset(stripe.end) - layout_.CodeOffset(stripe.begin);
   }
-  bool HasStripe() const {
-    return !cutter_.done() && codes_.size_bytes() >= CodeBytesOf(cutter_.stripe());
-  }
-  bool MayDecode() const { return HasStripe() && !sink_is_full_; }
-  bool MayFail() const { return !failed_ && !codes_.error().ok() && !HasStripe(); }
 
   // Takes a piece in, under the lock.
   void Take(int plane, Piece& piece) {
     if (plane < 0 || plane >= std::ssize(layout_.planes)) {
-      codes_.Fail(absl::InvalidArgumentError(
+      input_.Fail(absl::InvalidArgumentError(
           absl::StrCat("plane ", plane, " is not one of the tensor's ", layout_.planes.size())));
     } else if (plane > 0) {
       TakeParams(static_cast<size_t>(plane), piece.bytes);
     } else {
       const absl::Status status =
-          CheckParams(codes_.received_bytes() + static_cast<int64_t>(piece.bytes.size()));
-      if (!status.ok()) return codes_.Fail(status);
-      codes_.Push(piece);
+          CheckParams(input_.received_bytes() + static_cast<int64_t>(piece.bytes.size()));
+      if (!status.ok()) return input_.Fail(status);
+      input_.Push(piece);
     }
   }
 
   void TakeParams(size_t plane, std::span<const std::byte> bytes) {
-    if (!codes_.error().ok()) return;
+    if (!input_.error().ok()) return;
     const int64_t left_bytes = layout_.planes[plane].size_bytes - received_[plane];
     const int64_t more_bytes = std::ssize(bytes) - left_bytes;
     if (more_bytes > 0) {
-      return codes_.Fail(absl::OutOfRangeError(absl::StrCat(
-          NameOfPlane(plane), " has ", layout_.planes[plane].size_bytes, " bytes; ", more_bytes,
-          " more were sent")));
+      return input_.Fail(TooManyBytes(NameOf(layout_.planes[plane]),
+                                      layout_.planes[plane].size_bytes, more_bytes));
     }
     if (!bytes.empty()) {
       std::memcpy(params_[plane].data() + received_[plane], bytes.data(), bytes.size());
@@ -215,56 +195,9 @@ class DequantizeSession::Impl final : public JobSource {
               : CeilDiv(needed_groups, desc.groups_per_entry) * layout_.EntryBytes(plane);
       if (received_[plane] >= needed_bytes) continue;
       return absl::FailedPreconditionError(
-          absl::StrCat("codes came before their parameters: ", NameOfPlane(plane), " needs ",
+          absl::StrCat("codes came before their parameters: ", NameOf(desc), " needs ",
                        needed_bytes, " bytes by now and has ", received_[plane]));
     }
-    return absl::OkStatus();
-  }
-
-  std::unique_ptr<Job> NextDecode() {
-    const Stripe& stripe = cutter_.stripe();
-    const int64_t elem_bytes = SizeOf(output_dtype_);
-    std::span<std::byte> values;
-    if (stripe.num_elems() > 0) {
-      const std::optional<std::span<std::byte>> memory =
-          sink_.Acquire(stripe.begin * elem_bytes, stripe.num_elems() * elem_bytes);
-      if (!memory.has_value()) {
-        sink_is_full_ = true;
-        return nullptr;
-      }
-      values = *memory;
-    }
-    std::unique_ptr<DecodeJob> job;
-    if (spare_.empty()) {
-      job = std::make_unique<DecodeJob>(*this);
-    } else {
-      job = std::move(spare_.back());
-      spare_.pop_back();
-    }
-    job->stripe = stripe;
-    job->values = values;
-    job->codes.Clear();
-    codes_.Take(CodeBytesOf(stripe), job->codes);
-    cutter_.Next();
-    return job;
-  }
-
-  void Decode(DecodeJob& job) {
-    const auto begin = std::chrono::steady_clock::now();
-    DecodeStripe(plan_, job.stripe, job.codes.bytes, view_, output_dtype_, crc_, job.values,
-                 job.result);
-    job.codes.Clear();  // lent memory goes back
-    decoding_ns_ += (std::chrono::steady_clock::now() - begin).count();
-  }
-
-  absl::Status Commit(DecodeJob& job) {
-    digests_[0].Append(job.result.codes);
-    values_digest_.Append(job.result.values);
-    if (!job.values.empty()) {
-      sink_.Commit(job.stripe.begin * SizeOf(output_dtype_), std::ssize(job.values),
-                   job.result.crc32c);
-    }
-    ++stripes_;
     return absl::OkStatus();
   }
 
@@ -278,21 +211,16 @@ class DequantizeSession::Impl final : public JobSource {
   // The committer's, but for those of parameters, which are kept under the lock of jobs_.
   std::vector<PlaneDigest> digests_;  // by plane
   PlaneDigest values_digest_;
-  std::atomic<int64_t> stripes_ = 0, decoding_ns_ = 0;
 
-  // The dispatcher's, under the lock of jobs_.
+  // The dispatcher's, under the lock.
   StripeCutter cutter_;        // the next stripe to decode
   StripeCutter check_cutter_;  // the next one whose codes are not all here
   std::vector<int64_t> received_;  // bytes of parameter planes, by plane
   std::vector<BufferPool::Buffer> params_;  // by plane, whole; what has come is not written again
   ParamView view_;                          // of them
-  CheckedInput codes_;                      // has the errors of all planes
-  std::vector<std::unique_ptr<DecodeJob>> spare_;
-  bool sink_is_full_ = false;
-  bool failed_ = false;  // the job that says so is dispatched
-
-  const std::shared_ptr<OrderedJobs> jobs_;
 };
+
+}  // namespace
 
 int64_t DequantizeResidentBytes(const Plan& plan, DType output_dtype) {
   const PackedLayout& layout = plan.resolved.layout;
@@ -307,9 +235,6 @@ int64_t DequantizeResidentBytes(const Plan& plan, DType output_dtype) {
                        SaturatingMul(plan.stripes_in_flight, stripe_bytes));
 }
 
-DequantizeSession::DequantizeSession(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-DequantizeSession::~DequantizeSession() = default;
-
 absl::StatusOr<std::unique_ptr<DequantizeSession>> DequantizeSession::Create(
     Plan plan, DType output_dtype, PayloadSink& sink, const SessionContext& context,
     std::function<void()> on_event) {
@@ -322,18 +247,8 @@ absl::StatusOr<std::unique_ptr<DequantizeSession>> DequantizeSession::Create(
   QUANTD_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation,
                           context.budget->Reserve(DequantizeResidentBytes(plan, output_dtype),
                                                   absl::StrCat("tensor \"", tensor.name, "\"")));
-  return std::unique_ptr<DequantizeSession>(new DequantizeSession(
-      std::make_unique<Impl>(std::move(plan), output_dtype, sink, context, std::move(reservation),
-                             std::move(on_event))));
+  return std::make_unique<Session>(std::move(plan), output_dtype, sink, context,
+                                   std::move(reservation), std::move(on_event));
 }
-
-void DequantizeSession::Push(int plane, Piece piece) { impl_->Push(plane, std::move(piece)); }
-void DequantizeSession::EndInput() { impl_->EndInput(); }
-void DequantizeSession::FailInput(const absl::Status& status) { impl_->FailInput(status); }
-void DequantizeSession::Ready() { impl_->Ready(); }
-absl::StatusOr<DecodingReport> DequantizeSession::Finish() { return impl_->Finish(); }
-const Plan& DequantizeSession::plan() const { return impl_->plan(); }
-OrderedJobs& DequantizeSession::jobs() { return impl_->jobs(); }
-SessionWork DequantizeSession::work() { return impl_->work(); }
 
 }  // namespace quantd

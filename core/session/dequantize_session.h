@@ -24,7 +24,7 @@ struct DecodingReport {
 
 // Turns the planes of one tensor back into values, which are plane 0 of the sink. `plan.resolved`
 // tells the scheme and the original tensor.
-class DequantizeSession final : public StripeSession {
+class DequantizeSession : public StripeSession {
  public:
   // Gives values of `output_dtype` (f64, f32, f16, bf16). `sink` outlives the session. Reserves what
   // it holds: the parameter planes and the stripes in flight. kInvalidArgument: another dtype.
@@ -32,27 +32,18 @@ class DequantizeSession final : public StripeSession {
   static absl::StatusOr<std::unique_ptr<DequantizeSession>> Create(
       Plan plan, DType output_dtype, PayloadSink& sink, const SessionContext& context,
       std::function<void()> on_event = {});
-  ~DequantizeSession() override;
 
   // Hands over the next bytes of plane `plane`. kFailedPrecondition where codes come before the
   // parameters of their stripe, kOutOfRange for bytes past the plane's end, kInvalidArgument for
   // another plane.
-  void Push(int plane, Piece piece);
-  void EndInput() override;
-  void FailInput(const absl::Status& status) override;
-  void Ready() override;
-  SessionWork work() override;
-
+  virtual void Push(int plane, Piece piece) = 0;
   // Returns the report; the status where that is an error; kFailedPrecondition: not ended.
-  absl::StatusOr<DecodingReport> Finish();
+  virtual absl::StatusOr<DecodingReport> Finish() = 0;
 
-  const Plan& plan() const;
+  virtual const Plan& plan() const = 0;
 
- private:
-  class Impl;
-  explicit DequantizeSession(std::unique_ptr<Impl> impl);
-  OrderedJobs& jobs() override;
-  std::unique_ptr<Impl> impl_;
+ protected:
+  using StripeSession::StripeSession;
 };
 
 // Returns what a session of `plan` that gives values of `output_dtype` holds.

@@ -97,7 +97,7 @@ bool OrderedJobs::EndedLocked() {
 bool OrderedJobs::EventIsDue() {
   bool event = false;
   if (!told_ended_ && EndedLocked()) event = told_ended_ = true;
-  if (input_awaited_ && !stopped_ && source_.WantsInput()) {
+  if (input_awaited_ && !stopped_ && source_.TakesInput()) {
     input_awaited_ = false;
     event = true;
   }
@@ -199,7 +199,7 @@ bool OrderedJobs::busy() {
 
 bool OrderedJobs::WantsInput() {
   MutexLock lock(&mutex_);
-  input_awaited_ = !source_.WantsInput();
+  input_awaited_ = !source_.TakesInput();
   return !input_awaited_;
 }
 

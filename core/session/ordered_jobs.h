@@ -36,6 +36,8 @@ class Job {
   virtual void Run() = 0;
   // An error ends everything: no job after this one is committed.
   virtual absl::Status Commit() = 0;
+  // True if it can be filled and run again.
+  virtual bool reusable() const { return false; }
 };
 
 // What is wrong with the input, in its turn.
@@ -63,7 +65,7 @@ class JobSource {
   // True when all jobs there will ever be have been given.
   virtual bool Exhausted() = 0;
   // True if more input is wanted.
-  virtual bool WantsInput() = 0;
+  virtual bool TakesInput() = 0;
 };
 
 // Thread-safe.

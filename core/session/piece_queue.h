@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "core/exec/piece.h"
 #include "core/session/tiles.h"
 
@@ -122,6 +123,18 @@ class PieceQueue {
   size_t block_used_ = 0;
 };
 
+// What is wrong with more or fewer bytes than the `total_bytes` of `name`.
+inline absl::Status TooManyBytes(absl::string_view name, int64_t total_bytes, int64_t more_bytes) {
+  return absl::OutOfRangeError(
+      absl::StrCat(name, " has ", total_bytes, " bytes; ", more_bytes, " more were sent"));
+}
+inline absl::Status MissingBytes(absl::string_view name, int64_t total_bytes,
+                                 int64_t received_bytes) {
+  if (received_bytes == total_bytes) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(name, " has ", total_bytes, " bytes; ",
+                                          total_bytes - received_bytes, " of them are missing"));
+}
+
 // The bytes of one tensor, or of one plane, as they come, and what is wrong with them: that is told
 // when what came before it has been taken. Not thread-safe.
 class CheckedInput {
@@ -136,20 +149,14 @@ class CheckedInput {
     const auto piece_bytes = static_cast<int64_t>(piece.bytes.size());
     const int64_t left_bytes = total_bytes_ - received_bytes_;
     if (piece_bytes > left_bytes) {
-      error_ = absl::OutOfRangeError(absl::StrCat(name_, " has ", total_bytes_, " bytes; ",
-                                                  piece_bytes - left_bytes, " more were sent"));
+      error_ = TooManyBytes(name_, total_bytes_, piece_bytes - left_bytes);
       piece.bytes = piece.bytes.first(static_cast<size_t>(left_bytes));
     }
     received_bytes_ += std::min(piece_bytes, left_bytes);
     queue_.Push(piece);
   }
   // Says that no more comes.
-  void End() {
-    if (received_bytes_ == total_bytes_) return;
-    Fail(absl::DataLossError(absl::StrCat(name_, " has ", total_bytes_, " bytes; ",
-                                          total_bytes_ - received_bytes_,
-                                          " of them are missing")));
-  }
+  void End() { Fail(MissingBytes(name_, total_bytes_, received_bytes_)); }
   void Fail(const absl::Status& status) { error_.Update(status); }
 
   const absl::Status& error() const { return error_; }

@@ -24,8 +24,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <chrono>
-#include <cmath>
 #include <cstring>
 #include <list>
 #include <memory>
@@ -48,52 +46,37 @@
 namespace quantd {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+// What one job encodes: a stripe.
+struct EncodeWork {
+  static constexpr bool kReusable = true;
+  Stripe stripe;
+  PieceRange values;
+  std::span<std::byte> codes;
+  std::shared_ptr<HeldBand> held;      // where the values lie, or, of a single stripe, null
+  std::shared_ptr<BandParams> params;  // null: own
+  ParamBuffer own;
+  StripeResult result;
+};
 
-absl::Status CheckImportance(const QuantizeOptions& options, const Plan& plan) {
-  if (options.importance.empty()) return absl::OkStatus();
-  const Shape& shape = plan.resolved.tensor.shape;
-  if (!plan.scheme->info.takes_importance) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("scheme ", plan.scheme->info.name, " takes no importance"));
-  }
-  const int64_t columns = shape.last_dim();
-  const int64_t rows = shape.rank() < 2 ? 1 : shape.dim(shape.rank() - 2);
-  const int64_t batch_elems = SaturatingMul(columns, rows);
-  const int64_t batches =
-      batch_elems == 0 ? 1 : std::max<int64_t>(shape.num_elems() / batch_elems, 1);
-  const int64_t given = std::ssize(options.importance);
-  if (given != columns && given != batches * columns) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "importance holds ", given, " weights; the tensor has ", columns, " columns",
-        batches > 1 ? absl::StrCat(", ", batches * columns, " with its batches") : ""));
-  }
-  for (size_t i = 0; i < options.importance.size(); ++i) {
-    const float weight = options.importance[i];
-    if (weight >= 0 && std::isfinite(weight)) continue;
-    return absl::InvalidArgumentError(absl::StrCat("importance[", i, "] is ", weight,
-                                                   "; weights are finite and not negative"));
-  }
-  return absl::OkStatus();
-}
+// What one job scans: a stripe of a band that is held.
+struct ScanWork {
+  static constexpr bool kReusable = false;
+  Stripe stripe;
+  PieceRange values;
+  std::span<std::byte> place;  // that the values are copied to; empty: they stay where they are
+  std::shared_ptr<HeldBand> held;
+  EvidenceCollector::Part part;
+};
 
-Importance ImportanceOf(const QuantizeOptions& options, const Shape& shape) {
-  Importance importance;
-  importance.weights = options.importance;
-  importance.columns = std::max<int64_t>(shape.last_dim(), 1);
-  const int64_t rows = shape.rank() < 2 ? 1 : shape.dim(shape.rank() - 2);
-  importance.batch_elems = SaturatingMul(importance.columns, std::max<int64_t>(rows, 1));
-  return importance;
-}
-
-}  // namespace
-
-class QuantizeSession::Impl final : public JobSource {
+class Session final : public QuantizeSession {
  public:
-  Impl(Plan plan, QuantizeOptions options, PayloadSink& sink, const SessionContext& context,
-       MemoryBudget::Reservation reservation, ChosenCalibrator calibrator,
-       std::function<void()> on_event)
-      : plan_(std::move(plan)),
+  Session(Plan plan, QuantizeOptions options, PayloadSink& sink, const SessionContext& context,
+          MemoryBudget::Reservation reservation, ChosenCalibrator calibrator,
+          std::function<void()> on_event)
+      : QuantizeSession(context, plan.stripes_in_flight, plan.input_bytes,
+                        absl::StrCat("tensor \"", plan.resolved.tensor.name, "\""),
+                        std::move(on_event)),
+        plan_(std::move(plan)),
         options_(std::move(options)),
         sink_(sink),
         context_(context),
@@ -110,10 +93,7 @@ class QuantizeSession::Impl final : public JobSource {
         whole_(WholeTensor(num_elems_)),
         digests_(layout_.planes.size()),
         encode_cutter_(layout_, num_elems_),
-        scan_cutter_(layout_, num_elems_),
-        input_(plan_.input_bytes, absl::StrCat("tensor \"", resolved_.tensor.name, "\"")),
-        jobs_(std::make_shared<OrderedJobs>(*this, *context.executor, plan_.stripes_in_flight,
-                                            std::move(on_event))) {
+        scan_cutter_(layout_, num_elems_) {
     report_.has_figures = options_.figures;
     for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
       const PlaneDesc& desc = layout_.planes[plane];
@@ -127,114 +107,125 @@ class QuantizeSession::Impl final : public JobSource {
       shared_params_ = std::make_shared<BandParams>(GroupSpan{0, layout_.groups.num_groups});
     }
   }
-  ~Impl() override { jobs_->Stop(); }
+  ~Session() override { Stop(); }
 
-  OrderedJobs& jobs() { return *jobs_; }
-  const Plan& plan() const { return plan_; }
-
-  void Push(Piece piece) {
-    std::vector<Piece> settled;  // let go of when the lock is released, like `piece`
-    jobs_->Change([&] {
-      input_.Push(piece);
-      if (!scan_cutter_.done() && input_.size_bytes() < NextInputBytes()) {
-        settled = input_.Settle();
-      }
-    });
+  void Push(Piece piece) override {
+    TakeIn([&] { input_.Push(piece); });
   }
-  void EndInput() {
-    jobs_->Change([&] { input_.End(); });
-  }
-  void FailInput(const absl::Status& status) {
-    jobs_->Wake([&] { input_.Fail(status); });
-  }
-  void Ready() {
-    jobs_->Wake([&] { sink_is_full_ = false; });
-  }
-
-  absl::StatusOr<EncodingReport> Finish() {
-    QUANTD_RETURN_IF_ERROR(jobs_->result());
+  absl::StatusOr<EncodingReport> Finish() override {
+    QUANTD_RETURN_IF_ERROR(result());
     EncodingReport report = report_;
     for (const PlaneDigest& digest : digests_) report.digests.push_back(digest.Text());
     return report;
   }
+  const Plan& plan() const override { return plan_; }
 
-  SessionWork work() {
-    SessionWork work;
-    work.stripes = stripes_.load();
-    work.statistics = std::chrono::nanoseconds(statistics_ns_.load());
-    work.encoding = std::chrono::nanoseconds(encoding_ns_.load());
-    return work;
+  // --- Work, on any thread ---
+
+  void Run(EncodeWork& job) {
+    const ScopedTimer timer(encoding_ns_);
+    if (plan_.pass == Pass::kBuffered && job.held == nullptr) {  // one stripe is the tensor
+      const std::shared_ptr<HeldBand> held = MakeHeld(job.stripe);
+      held->evidence->Merge(held->evidence->Scan(job.stripe, job.values.bytes));
+      ResolveHeld(*held);
+      job.params = held->params;
+    }
+    if (job.params != nullptr) {
+      BandParams& band = *job.params;
+      if (plan_.known_params) {
+        std::call_once(band.resolved, [&] {
+          band.params.Reset(layout_, band.groups);
+          encoder_.Resolve(constants_, {}, band.params);
+        });
+      }
+      encoder_.Encode(job.stripe, job.values.bytes,
+                      band.params.PlanesFrom(layout_, constants_, band.groups.first), job.codes,
+                      job.result);
+    } else {
+      encoder_.ResolveAndEncode(job.stripe, job.values.bytes, constants_, job.codes, job.own,
+                                job.result);
+    }
+    job.values.Clear();  // lent memory goes back
   }
 
-  // --- JobSource ---
+  void Run(ScanWork& job) {
+    const ScopedTimer timer(statistics_ns_);
+    if (!job.place.empty()) {
+      std::byte* out = job.place.data();
+      for (const std::span<const std::byte> piece : job.values.bytes.pieces()) {
+        std::memcpy(out, piece.data(), piece.size());
+        out += piece.size();
+      }
+      job.values.Clear();
+      job.values.bytes.Append(job.place);
+    }
+    job.part = job.held->evidence->Scan(job.stripe, job.values.bytes);
+    job.values.Clear();
+  }
 
-  std::unique_ptr<Job> Next() override {
-    if (MayEncode()) {
-      if (std::unique_ptr<Job> job = NextEncode(); job != nullptr) return job;
-    }
-    if (MayScan()) return NextScan();
-    if (MayFail()) {
-      failed_ = true;
-      return std::make_unique<FailingJob>(input_.error());
-    }
-    return nullptr;
+  // --- Commits, one at a time, in order ---
+
+  absl::Status Commit(ScanWork& job) {
+    HeldBand& held = *job.held;
+    held.evidence->Merge(job.part);
+    if (job.stripe.end < held.end) return absl::OkStatus();
+    const ScopedTimer timer(statistics_ns_);
+    ResolveHeld(held);
+    held.resolved.store(true, std::memory_order_release);
+    return absl::OkStatus();
   }
-  bool MayHaveNext() override { return MayEncode() || MayScan() || MayFail(); }
-  bool Exhausted() override { return failed_ || (encode_cutter_.done() && input_.error().ok()); }
-  bool WantsInput() override {
-    return !scan_cutter_.done() && input_.may_come() && input_.size_bytes() < NextInputBytes();
-  }
-  void Recycle(std::unique_ptr<Job> job) override {
-    if (auto* encode = dynamic_cast<EncodeJob*>(job.get())) {
-      job.release();
-      spare_.emplace_back(encode);
+
+  absl::Status Commit(EncodeWork& job) {
+    StripeResult& result = job.result;
+    if (result.non_finite > 0 && *resolved_.spec.nonfinite == NonFinite::kReject) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor \"", resolved_.tensor.name, "\" has a value that is not finite at ",
+                       CoordinatesText(resolved_.tensor.shape, result.first_non_finite.front()),
+                       "; to accept it use nonfinite=saturate"));
     }
+    if (job.stripe.index == 0) PutPlanes(PlaneRole::kConstant, {}, nullptr);
+    if (job.params == nullptr) {
+      PutPlanes(PlaneRole::kPerGroup, job.own.groups(), &job.own);
+    } else if (!std::exchange(job.params->is_put, true)) {
+      PutPlanes(PlaneRole::kPerGroup, job.params->groups, &job.params->params);
+    }
+    report_.figures.Merge(result.figures);
+    report_.clipped += result.clipped;
+    report_.inexact_inputs += result.inexact;
+    report_.non_finite += result.non_finite;
+    for (const int64_t elem : result.first_non_finite) {
+      if (report_.first_non_finite_elems.size() == kMaxNonFiniteListed) break;
+      report_.first_non_finite_elems.push_back(elem);
+    }
+    digests_[0].Append(result.digest);
+    if (!job.codes.empty()) {
+      sink_.Commit(layout_.CodeOffset(job.stripe.begin), std::ssize(job.codes), result.crc32c);
+    }
+    job.held = nullptr;
+    job.params = nullptr;
+    ++stripes_;
+    return absl::OkStatus();
   }
 
  private:
-  // Encodes one stripe.
-  class EncodeJob final : public Job {
-   public:
-    explicit EncodeJob(Impl& impl) : impl_(impl) {}
-    void Run() override { impl_.Encode(*this); }
-    absl::Status Commit() override { return impl_.Commit(*this); }
-
-    Stripe stripe;
-    PieceRange values;
-    std::span<std::byte> codes;
-    std::shared_ptr<HeldBand> held;      // where the values lie, or, of a single stripe, null
-    std::shared_ptr<BandParams> params;  // null: own
-    ParamBuffer own;
-    StripeResult result;
-
-   private:
-    Impl& impl_;
-  };
-
-  // Scans one stripe of a band that is held.
-  class ScanJob final : public Job {
-   public:
-    explicit ScanJob(Impl& impl) : impl_(impl) {}
-    void Run() override { impl_.Scan(*this); }
-    absl::Status Commit() override { return impl_.Commit(*this); }
-
-    Stripe stripe;
-    PieceRange values;
-    std::span<std::byte> place;  // that the values are copied to; empty: they stay where they are
-    std::shared_ptr<HeldBand> held;
-    EvidenceCollector::Part part;
-
-   private:
-    Impl& impl_;
-  };
-
-  // --- Dispatch, under the lock of jobs_ ---
+  // --- Dispatch, under the lock ---
 
   // True if the stripe's values are held before they are encoded.
   bool Holds(const Stripe& stripe) const {
     return plan_.held_bytes > 0 && (plan_.pass == Pass::kBuffered || stripe.long_band());
   }
   int64_t NextInputBytes() const { return scan_cutter_.stripe().num_elems() * elem_bytes_; }
+  bool HasStripe() const override {
+    return !scan_cutter_.done() && input_.size_bytes() >= NextInputBytes();
+  }
+  bool MayBegin() const override { return MayEncode() || MayScan(); }
+  std::unique_ptr<Job> Begin() override {
+    if (MayEncode()) {
+      if (std::unique_ptr<Job> job = BeginEncode(); job != nullptr) return job;
+    }
+    return MayScan() ? BeginScan() : nullptr;
+  }
+  bool AllBegun() const override { return encode_cutter_.done(); }
 
   bool MayEncode() const {
     if (encode_cutter_.done() || sink_is_full_) return false;
@@ -242,47 +233,30 @@ class QuantizeSession::Impl final : public JobSource {
     if (Holds(stripe)) {
       return !held_.empty() && held_.front()->resolved.load(std::memory_order_acquire);
     }
-    return scan_cutter_.stripe().index == stripe.index && input_.size_bytes() >= NextInputBytes();
+    return scan_cutter_.stripe().index == stripe.index && HasStripe();
   }
   bool MayScan() const {
-    if (scan_cutter_.done() || !Holds(scan_cutter_.stripe())) return false;
+    if (!HasStripe() || !Holds(scan_cutter_.stripe())) return false;
     constexpr size_t kMaxHeld = 2;
     const bool begins = held_.empty() || held_.back()->taken_end == held_.back()->end;
-    return input_.size_bytes() >= NextInputBytes() && (!begins || held_.size() < kMaxHeld);
+    return !begins || held_.size() < kMaxHeld;
   }
-  // True if the input has failed and all that it can still give has been given.
-  bool MayFail() const {
-    if (failed_ || input_.error().ok()) return false;
-    if (encode_cutter_.done()) return true;
-    if (Holds(encode_cutter_.stripe())) {
-      return held_.empty() ? input_.size_bytes() < NextInputBytes()
-                           : held_.front()->taken_end < held_.front()->end && !MayScan();
+  bool InputIsSpent() const override {
+    if (!encode_cutter_.done() && Holds(encode_cutter_.stripe()) && !held_.empty()) {
+      return held_.front()->taken_end < held_.front()->end && !MayScan();
     }
-    return input_.size_bytes() < NextInputBytes();
+    return !HasStripe();
   }
 
-  std::unique_ptr<Job> NextEncode() {
+  std::unique_ptr<Job> BeginEncode() {
     const Stripe& stripe = encode_cutter_.stripe();
     const int64_t offset = layout_.CodeOffset(stripe.begin);
     const int64_t size_bytes = stripe.num_elems() == 0 ? 0 : layout_.CodeOffset(stripe.end) - offset;
-    std::span<std::byte> codes;
-    if (size_bytes > 0) {
-      const std::optional<std::span<std::byte>> memory = sink_.Acquire(offset, size_bytes);
-      if (!memory.has_value()) {
-        sink_is_full_ = true;
-        return nullptr;
-      }
-      codes = *memory;
-    }
-    std::unique_ptr<EncodeJob> job;
-    if (spare_.empty()) {
-      job = std::make_unique<EncodeJob>(*this);
-    } else {
-      job = std::move(spare_.back());
-      spare_.pop_back();
-    }
+    const std::optional<std::span<std::byte>> codes = AcquireFrom(sink_, offset, size_bytes);
+    if (!codes.has_value()) return nullptr;
+    auto job = NewJob<JobOf<Session, EncodeWork>>(*this);
     job->stripe = stripe;
-    job->codes = codes;
+    job->codes = *codes;
     job->held = nullptr;
     job->values.Clear();
     job->params = shared_params_;
@@ -307,8 +281,8 @@ class QuantizeSession::Impl final : public JobSource {
     return job;
   }
 
-  std::unique_ptr<Job> NextScan() {
-    auto job = std::make_unique<ScanJob>(*this);
+  std::unique_ptr<Job> BeginScan() {
+    auto job = std::make_unique<JobOf<Session, ScanWork>>(*this);
     job->stripe = scan_cutter_.stripe();
     const bool begins = held_.empty() || held_.back()->taken_end == held_.back()->end;
     if (begins) held_.push_back(MakeHeld(job->stripe));
@@ -333,64 +307,6 @@ class QuantizeSession::Impl final : public JobSource {
   // Whose evidence is gathered: that of groups, once the constants are known.
   const GroupMap& evidence_map() const {
     return plan_.known_constants ? layout_.groups : EvidenceMapOf(plan_, whole_);
-  }
-
-  // --- Work, on any thread ---
-
-  void Encode(EncodeJob& job) {
-    const Clock::time_point begin = Clock::now();
-    if (plan_.pass == Pass::kBuffered && job.held == nullptr) {  // one stripe is the tensor
-      const std::shared_ptr<HeldBand> held = MakeHeld(job.stripe);
-      held->evidence->Merge(held->evidence->Scan(job.stripe, job.values.bytes));
-      ResolveHeld(*held);
-      job.params = held->params;
-    }
-    if (job.params != nullptr) {
-      BandParams& band = *job.params;
-      if (plan_.known_params) {
-        std::call_once(band.resolved, [&] {
-          band.params.Reset(layout_, band.groups);
-          encoder_.Resolve(constants_, {}, band.params);
-        });
-      }
-      encoder_.Encode(job.stripe, job.values.bytes,
-                      band.params.PlanesFrom(layout_, constants_, band.groups.first), job.codes,
-                      job.result);
-    } else {
-      encoder_.ResolveAndEncode(job.stripe, job.values.bytes, constants_, job.codes, job.own,
-                                job.result);
-    }
-    job.values.Clear();  // lent memory goes back
-    encoding_ns_ += (Clock::now() - begin).count();
-  }
-
-  void Scan(ScanJob& job) {
-    const Clock::time_point begin = Clock::now();
-    if (!job.place.empty()) {
-      std::byte* out = job.place.data();
-      for (const std::span<const std::byte> piece : job.values.bytes.pieces()) {
-        std::memcpy(out, piece.data(), piece.size());
-        out += piece.size();
-      }
-      job.values.Clear();
-      job.values.bytes.Append(job.place);
-    }
-    job.part = job.held->evidence->Scan(job.stripe, job.values.bytes);
-    job.values.Clear();
-    statistics_ns_ += (Clock::now() - begin).count();
-  }
-
-  // --- Commits, one at a time, in order ---
-
-  absl::Status Commit(ScanJob& job) {
-    HeldBand& held = *job.held;
-    held.evidence->Merge(job.part);
-    if (job.stripe.end < held.end) return absl::OkStatus();
-    const Clock::time_point begin = Clock::now();
-    ResolveHeld(held);
-    statistics_ns_ += (Clock::now() - begin).count();
-    held.resolved.store(true, std::memory_order_release);
-    return absl::OkStatus();
   }
 
   // Makes what depends on all of a band: the constants, where it is the tensor, and parameters that
@@ -431,38 +347,6 @@ class QuantizeSession::Impl final : public JobSource {
     plan_.scheme->resolve_constants(resolved_, evidence, constants_);
   }
 
-  absl::Status Commit(EncodeJob& job) {
-    StripeResult& result = job.result;
-    if (result.non_finite > 0 && *resolved_.spec.nonfinite == NonFinite::kReject) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("tensor \"", resolved_.tensor.name, "\" has a value that is not finite at ",
-                       CoordinatesText(resolved_.tensor.shape, result.first_non_finite.front()),
-                       "; to accept it use nonfinite=saturate"));
-    }
-    if (job.stripe.index == 0) PutPlanes(PlaneRole::kConstant, {}, nullptr);
-    if (job.params == nullptr) {
-      PutPlanes(PlaneRole::kPerGroup, job.own.groups(), &job.own);
-    } else if (!std::exchange(job.params->is_put, true)) {
-      PutPlanes(PlaneRole::kPerGroup, job.params->groups, &job.params->params);
-    }
-    report_.figures.Merge(result.figures);
-    report_.clipped += result.clipped;
-    report_.inexact_inputs += result.inexact;
-    report_.non_finite += result.non_finite;
-    for (const int64_t elem : result.first_non_finite) {
-      if (report_.first_non_finite_elems.size() == kMaxNonFiniteListed) break;
-      report_.first_non_finite_elems.push_back(elem);
-    }
-    digests_[0].Append(result.digest);
-    if (!job.codes.empty()) {
-      sink_.Commit(layout_.CodeOffset(job.stripe.begin), std::ssize(job.codes), result.crc32c);
-    }
-    job.held = nullptr;
-    job.params = nullptr;
-    ++stripes_;
-    return absl::OkStatus();
-  }
-
   void PutPlanes(PlaneRole role, GroupSpan groups, const ParamBuffer* params) {
     for (size_t plane = 1; plane < layout_.planes.size(); ++plane) {
       const PlaneDesc& desc = layout_.planes[plane];
@@ -500,29 +384,20 @@ class QuantizeSession::Impl final : public JobSource {
   // The committer's.
   EncodingReport report_;
   std::vector<PlaneDigest> digests_;  // by plane
-  std::atomic<int64_t> stripes_ = 0, statistics_ns_ = 0, encoding_ns_ = 0;
 
-  // The dispatcher's, under the lock of jobs_.
+  // The dispatcher's, under the lock.
   StripeCutter encode_cutter_;  // the next stripe to encode
   StripeCutter scan_cutter_;    // the next one whose values are to come: the same, or ahead
-  CheckedInput input_;
   std::list<std::shared_ptr<HeldBand>> held_;  // not all encoded; the last one may not be all here
   std::shared_ptr<BandParams> band_params_;     // of the long band at hand, whose ranges are given
-  std::vector<std::unique_ptr<EncodeJob>> spare_;
-  bool sink_is_full_ = false;
-  bool failed_ = false;  // the job that says so is dispatched
-
-  const std::shared_ptr<OrderedJobs> jobs_;
 };
 
-QuantizeSession::QuantizeSession(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-QuantizeSession::~QuantizeSession() = default;
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<QuantizeSession>> QuantizeSession::Create(
     Plan plan, QuantizeOptions options, PayloadSink& sink, const SessionContext& context,
     std::function<void()> on_event) {
   const Resolved& resolved = plan.resolved;
-  const PackedLayout& layout = resolved.layout;
   if (plan.pass == Pass::kTwoPass) {
     return absl::FailedPreconditionError(
         absl::StrCat("tensor \"", resolved.tensor.name, "\" (", plan.input_bytes,
@@ -531,46 +406,16 @@ absl::StatusOr<std::unique_ptr<QuantizeSession>> QuantizeSession::Create(
                      "Calibrate and send it again with the ranges, or use group=, axis=0, scale= "
                      "or a given range"));
   }
-  const auto num_groups = static_cast<size_t>(layout.groups.num_groups);
-  const bool wants_groups =
-      layout.band_evidence != kNoEvidence && (layout.tensor_evidence & ~kGroupRanges) == 0;
-  if (wants_groups && !options.ranges.empty() && options.ranges.size() != num_groups) {
-    return absl::InvalidArgumentError(absl::StrCat("ranges hold ", options.ranges.size(),
-                                                   " groups; the tensor has ", num_groups));
-  }
-  const bool given = resolved.spec.given_range.has_value();
-  if (plan.known_constants && (layout.tensor_evidence & kRange) != 0 && !given &&
-      !options.tensor_range) {
-    return absl::InvalidArgumentError(
-        "ranges hold no range of the whole tensor, which the scheme needs");
-  }
-  if (plan.known_constants && (layout.tensor_evidence & kHistogram) != 0 && !options.histogram) {
-    return absl::InvalidArgumentError("ranges hold no histogram, which the scheme needs");
-  }
-  if (plan.known_params && wants_groups && !given && options.ranges.empty() && num_groups > 0) {
-    return absl::InvalidArgumentError("the plan counts on ranges and none are given");
-  }
-  QUANTD_RETURN_IF_ERROR(CheckImportance(options, plan));
-  if (!wants_groups) options.ranges.clear();
+  QUANTD_RETURN_IF_ERROR(CheckOptions(plan, options));
   QUANTD_ASSIGN_OR_RETURN(const ChosenCalibrator calibrator, FindCalibrator(resolved.spec.range));
   QUANTD_ASSIGN_OR_RETURN(
       MemoryBudget::Reservation reservation,
       context.budget->Reserve(plan.resident_bytes,
                               absl::StrCat("tensor \"", resolved.tensor.name, "\"")));
   ScopedFloatEnv float_env;
-  return std::unique_ptr<QuantizeSession>(new QuantizeSession(
-      std::make_unique<Impl>(std::move(plan), std::move(options), sink, context,
-                             std::move(reservation), calibrator, std::move(on_event))));
+  return std::make_unique<Session>(std::move(plan), std::move(options), sink, context,
+                                   std::move(reservation), calibrator, std::move(on_event));
 }
-
-void QuantizeSession::Push(Piece piece) { impl_->Push(std::move(piece)); }
-void QuantizeSession::EndInput() { impl_->EndInput(); }
-void QuantizeSession::FailInput(const absl::Status& status) { impl_->FailInput(status); }
-void QuantizeSession::Ready() { impl_->Ready(); }
-absl::StatusOr<EncodingReport> QuantizeSession::Finish() { return impl_->Finish(); }
-const Plan& QuantizeSession::plan() const { return impl_->plan(); }
-OrderedJobs& QuantizeSession::jobs() { return impl_->jobs(); }
-SessionWork QuantizeSession::work() { return impl_->work(); }
 
 absl::StatusOr<QuantizedTensor> QuantizeAll(const QuantSpec& spec, const TensorDesc& tensor,
                                             std::span<const std::byte> values,

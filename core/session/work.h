@@ -1,6 +1,7 @@
 #ifndef QUANTD_CORE_SESSION_WORK_H_
 #define QUANTD_CORE_SESSION_WORK_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 
@@ -13,16 +14,16 @@ struct SessionWork {
   std::chrono::nanoseconds encoding{};    // of all threads together, like the others
 };
 
-// Adds the time between its beginning and its end to a sum that outlives it.
+// Adds the time between its beginning and its end, in nanoseconds, to a sum that outlives it.
 class ScopedTimer {
  public:
-  explicit ScopedTimer(std::chrono::nanoseconds& sum) : sum_(sum) {}
-  ~ScopedTimer() { sum_ += std::chrono::steady_clock::now() - begin_; }
+  explicit ScopedTimer(std::atomic<int64_t>& sum_ns) : sum_ns_(sum_ns) {}
+  ~ScopedTimer() { sum_ns_ += (std::chrono::steady_clock::now() - begin_).count(); }
   ScopedTimer(const ScopedTimer&) = delete;
   ScopedTimer& operator=(const ScopedTimer&) = delete;
 
  private:
-  std::chrono::nanoseconds& sum_;
+  std::atomic<int64_t>& sum_ns_;
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 

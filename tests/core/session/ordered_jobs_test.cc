@@ -34,7 +34,7 @@ class Numbers final : public JobSource {
     ++recycled;
   }
   bool Exhausted() override { return given == total_; }
-  bool WantsInput() override { return available < total_ && given == available; }
+  bool TakesInput() override { return available < total_ && given == available; }
 
   // Under the lock of the jobs.
   int64_t given = 0, recycled = 0, available = 0;
