@@ -59,10 +59,6 @@ void HashWhole(std::span<const std::byte> bytes, std::vector<std::byte>& open, F
   open.insert(open.end(), bytes.begin(), bytes.end());
 }
 
-std::string HexOf(const uint8_t* bytes, size_t size) {
-  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(bytes), size));
-}
-
 }  // namespace
 
 void DigestPart::Begin(int64_t offset_bytes, int64_t size_bytes) {
@@ -115,9 +111,9 @@ std::string PlaneDigest::Text() const {
     XXH128_canonicalFromHash(&last, XXH3_128bits(open_.data(), open_.size()));
     XXH3_128bits_update(&whole, last.digest, sizeof(last.digest));
   }
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&whole));
-  return absl::StrCat(kForm, HexOf(canonical.digest, sizeof(canonical.digest)));
+  const XXH128_hash_t hash = XXH3_128bits_digest(&whole);
+  return absl::StrCat(kForm, absl::Hex(hash.high64, absl::kZeroPad16),
+                      absl::Hex(hash.low64, absl::kZeroPad16));
 }
 
 std::string DigestOf(std::span<const std::byte> plane) {
@@ -129,7 +125,8 @@ std::string DigestOf(std::span<const std::byte> plane) {
 std::string Sha256Hex(std::span<const std::byte> bytes) {
   std::array<uint8_t, SHA256_DIGEST_LENGTH> hash;
   SHA256(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), hash.data());
-  return HexOf(hash.data(), hash.size());
+  return absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(hash.data()), hash.size()));
 }
 
 uint64_t HashName(absl::string_view text) { return XXH3_64bits(text.data(), text.size()); }

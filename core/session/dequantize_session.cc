@@ -78,6 +78,7 @@ class Session final : public DequantizeSession {
   absl::StatusOr<DecodingReport> Finish() override {
     QUANTD_RETURN_IF_ERROR(result());
     DecodingReport report;
+    report.plane_digests.reserve(digests_.size());
     for (const PlaneDigest& digest : digests_) report.plane_digests.push_back(digest.Text());
     report.values_digest = values_digest_.Text();
     return report;
