@@ -12,7 +12,7 @@
 // are committed, by one thread at a time: the Gram matrix of n columns, n / 2 multiplications a
 // value, is as slow as one core, and values, lent pieces too, are then kept until their turn.
 //
-// Entry: CalibrationSession::Impl::Next, and RangesOf. Tested by
+// Entry: Session::Begin, and RangesOf. Tested by
 // tests/core/session/calibration_test.cc, dequantize_faults_test.cc (CalibrationFaultsTest) and
 // quantize_session_test.cc (GivenRangesGiveTheSameBytes).
 #include "core/session/calibration.h"

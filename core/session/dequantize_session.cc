@@ -13,7 +13,7 @@
 // Beside quantizing, there is nothing to scan and to hold: one pass, with the parameter planes and
 // the stripes in flight in memory.
 //
-// Entry: Impl::Next. Tested by tests/core/session/dequantize_session_test.cc,
+// Entry: Session::Begin. Tested by tests/core/session/dequantize_session_test.cc,
 // dequantize_faults_test.cc and same_bytes_test.cc.
 #include "core/session/dequantize_session.h"
 

@@ -5,7 +5,7 @@
 //   a job ends            while another thread commits: that one looks at the oldest job once more
 //                         before it stops
 //   there is room again   after a commit, whose thread then wakes one more helper
-//   a thread awaits       until it has found nothing to do and nothing has changed since it looked
+//   a thread awaits       under the lock under which it found nothing to do
 //
 // Entry: RunOne, which all threads call; Wake and Change bring work. Tested by
 // tests/core/session/ordered_jobs_test.cc and session_faults_test.cc.

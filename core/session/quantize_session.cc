@@ -17,7 +17,7 @@
 // Values that are held are read twice, the second time from memory; all others once, and found in
 // the cache by what comes after.
 //
-// Entry: Impl::Next. Tested by tests/core/session/quantize_session_test.cc, same_bytes_test.cc,
+// Entry: Session::Begin. Tested by tests/core/session/quantize_session_test.cc, same_bytes_test.cc,
 // small_inputs_test.cc, session_faults_test.cc and memory_test.cc.
 #include "core/session/quantize_session.h"
 

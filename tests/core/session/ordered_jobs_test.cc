@@ -51,8 +51,8 @@ class Numbers final : public JobSource {
     NumberJob(Numbers& source, int64_t number) : source_(source), number_(number) {}
     void Run() override {
       EXPECT_EQ(runs_++, 0);
+      ++source_.runs;  // before others can tell that it has done its work
       source_.run(number_);
-      ++source_.runs;
     }
     absl::Status Commit() override {
       EXPECT_EQ(runs_, 1);
