@@ -139,7 +139,7 @@ class Chain final : public JobSource {
   bool MayHaveNext() override { return given_ < total_ && given_ == ended_; }
   void Recycle(std::unique_ptr<Job>) override { ++ended_; }
   bool Exhausted() override { return ended_ == total_; }
-  bool WantsInput() override { return false; }
+  bool TakesInput() override { return false; }
 
  private:
   class Link final : public Job {
