@@ -34,6 +34,13 @@ struct CentredLanes {
   std::array<T, 16> squares, deltas;
 };
 
+// Lanes, folded. Of a lane that is NaN the sum is NaN, and so is the largest error.
+template <typename T>
+struct LaneTotals {
+  double sum, signal, error, cross;
+  T min, max, max_error;
+};
+
 }  // namespace quantd
 #endif
 
@@ -92,6 +99,56 @@ void SumCentredImpl(const T* HWY_RESTRICT x, int64_t num_elems, T middle, Centre
   }
 }
 
+// Adds lanes i and i + 8, then i and i + 4, + 2, + 1.
+template <typename T>
+HWY_INLINE double FoldLanes(const std::array<T, 16>& lanes) {
+  const hn::CappedTag<double, 8> d;
+  constexpr size_t kWidth = hn::MaxLanes(d);
+  HWY_ALIGN double wide[16];
+  for (size_t i = 0; i < 16; i += kWidth) {
+    if constexpr (sizeof(T) == 4) {
+      const hn::Rebind<float, decltype(d)> df;
+      hn::Store(hn::PromoteTo(d, hn::LoadU(df, lanes.data() + i)), d, wide + i);
+    } else {
+      hn::Store(hn::LoadU(d, lanes.data() + i), d, wide + i);
+    }
+  }
+  size_t half = 8;
+  for (; half >= kWidth; half /= 2) {
+    for (size_t i = 0; i < half; i += kWidth) {
+      hn::Store(hn::Add(hn::Load(d, wide + i), hn::LoadU(d, wide + i + half)), d, wide + i);
+    }
+  }
+  for (; half >= 1; half /= 2) {
+    for (size_t i = 0; i < half; ++i) wide[i] += wide[i + half];
+  }
+  return wide[0];
+}
+
+template <typename T>
+LaneTotals<T> TotalsImpl(const MeterLanes<T>& lanes) {
+  const hn::CappedTag<T, 16> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  constexpr size_t kWidth = hn::MaxLanes(d);
+  auto min = hn::LoadU(d, lanes.min.data()), max = hn::LoadU(d, lanes.max.data());
+  // As integers, so that NaN and infinity come out on top.
+  auto max_error = hn::BitCast(di, hn::LoadU(d, lanes.max_error.data()));
+  for (size_t i = kWidth; i < 16; i += kWidth) {
+    min = hn::Min(min, hn::LoadU(d, lanes.min.data() + i));
+    max = hn::Max(max, hn::LoadU(d, lanes.max.data() + i));
+    max_error = hn::Max(max_error, hn::BitCast(di, hn::LoadU(d, lanes.max_error.data() + i)));
+  }
+  return {FoldLanes(lanes.sum),
+          FoldLanes(lanes.signal),
+          FoldLanes(lanes.error),
+          FoldLanes(lanes.cross),
+          hn::GetLane(hn::MinOfLanes(d, min)),
+          hn::GetLane(hn::MaxOfLanes(d, max)),
+          hn::GetLane(hn::BitCast(d, hn::MaxOfLanes(di, max_error)))};
+}
+
+LaneTotals<float> TotalsF32(const MeterLanes<float>& lanes) { return TotalsImpl(lanes); }
+LaneTotals<double> TotalsF64(const MeterLanes<double>& lanes) { return TotalsImpl(lanes); }
 void SumLanesF32(const float* x, const float* y, int64_t num_elems, MeterLanes<float>& lanes) {
   SumLanesImpl(x, y, num_elems, lanes);
 }
@@ -115,6 +172,8 @@ namespace {
 
 HWY_EXPORT(SumLanesF32);
 HWY_EXPORT(SumLanesF64);
+HWY_EXPORT(TotalsF32);
+HWY_EXPORT(TotalsF64);
 HWY_EXPORT(SumCentredF32);
 HWY_EXPORT(SumCentredF64);
 
@@ -123,6 +182,12 @@ void SumLanes(const float* x, const float* y, int64_t n, MeterLanes<float>& lane
 }
 void SumLanes(const double* x, const double* y, int64_t n, MeterLanes<double>& lanes) {
   HWY_DYNAMIC_DISPATCH(SumLanesF64)(x, y, n, lanes);
+}
+LaneTotals<float> Totals(const MeterLanes<float>& lanes) {
+  return HWY_DYNAMIC_DISPATCH(TotalsF32)(lanes);
+}
+LaneTotals<double> Totals(const MeterLanes<double>& lanes) {
+  return HWY_DYNAMIC_DISPATCH(TotalsF64)(lanes);
 }
 void SumCentred(const float* x, int64_t n, float centre, CentredLanes<float>& lanes) {
   HWY_DYNAMIC_DISPATCH(SumCentredF32)(x, n, centre, lanes);
@@ -193,24 +258,21 @@ TileFigures MeasureCarefullyImpl(const T* x, const T* y, int64_t num_elems) {
 template <typename T>
 std::optional<TileFigures> FiguresOfImpl(const MeterLanes<T>& lanes, const T* x,
                                          int64_t num_elems) {
-  // As floats of the same bits: NaN must win, so compare by "not less".
-  T max_error = 0;
-  for (const T error : lanes.max_error) {
-    if (!(error <= max_error)) max_error = error;
-    if (std::isnan(max_error)) break;
-  }
+  const LaneTotals<T> totals = Totals(lanes);
   TileFigures figures;
-  figures.signal_energy = Fold(lanes.signal);
+  figures.signal_energy = totals.signal;
   if (!std::isfinite(figures.signal_energy)) return std::nullopt;  // min and max may be any value
-  figures.min = *std::min_element(lanes.min.begin(), lanes.min.end()) + T{0};  // -0 counts as +0
-  figures.max = *std::max_element(lanes.max.begin(), lanes.max.end()) + T{0};
+  figures.min = totals.min + T{0};  // -0 counts as +0
+  figures.max = totals.max + T{0};
   const double reach = std::max(std::fabs(figures.min), std::fabs(figures.max));
-  if (!SquaresAreSafe(static_cast<T>(reach)) || !SquaresAreSafe(max_error)) return std::nullopt;
+  if (!SquaresAreSafe(static_cast<T>(reach)) || !SquaresAreSafe(totals.max_error)) {
+    return std::nullopt;
+  }
   figures.count = num_elems;
-  figures.sum = Fold(lanes.sum);
-  figures.error_energy = Fold(lanes.error);
-  figures.cross_energy = Fold(lanes.cross);
-  figures.max_error = max_error;
+  figures.sum = totals.sum;
+  figures.error_energy = totals.error;
+  figures.cross_energy = totals.cross;
+  figures.max_error = totals.max_error;
   const double n = static_cast<double>(num_elems);
   const double mean = figures.sum / n;
   figures.m2 = figures.signal_energy - n * mean * mean;
