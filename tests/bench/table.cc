@@ -125,6 +125,12 @@ int RunTable(int argc, char** argv, Baselines baselines) {
     const std::string_view arg = argv[i];
     if (arg.rfind("--json=", 0) == 0) {
       json_path = arg.substr(7);
+    } else if (arg.rfind("--simd=", 0) == 0) {
+      const absl::Status status = ChooseSimdTarget(std::string(arg.substr(7)));
+      if (!status.ok()) {
+        std::fprintf(stderr, "%s\n", status.ToString().c_str());
+        return 2;
+      }
     } else {
       args.push_back(argv[i]);
     }

@@ -42,8 +42,9 @@ class TableReporter : public benchmark::BenchmarkReporter {
   std::map<std::pair<std::string, std::string>, Cell> cells_;
 };
 
-// Parses Google Benchmark's flags and `--json=PATH`, sets `repetitions` (at least 10 pairs) with
-// random interleaving unless told otherwise, and runs everything. Returns an exit code.
+// Parses Google Benchmark's flags, `--json=PATH` and `--simd=TARGET`, sets `repetitions` (at least
+// 10 pairs) with random interleaving unless told otherwise, and runs everything. Returns an exit
+// code.
 int RunTable(int argc, char** argv, Baselines baselines);
 
 }  // namespace quantd::bench
