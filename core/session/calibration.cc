@@ -181,7 +181,7 @@ class Session final : public CalibrationSession {
            input_.size_bytes() >= cutter_.stripe().num_elems() * elem_bytes_;
   }
   bool AllBegun() const override { return cutter_.done(); }
-  std::unique_ptr<Job> Begin() override {
+  std::unique_ptr<StripeJob> Begin() override {
     auto job = NewJob<JobOf<Session, ScanWork>>(*this);
     job->stripe = cutter_.stripe();
     input_.Take(job->stripe.num_elems() * elem_bytes_, job->values);

@@ -118,7 +118,7 @@ class Session final : public DequantizeSession {
       input_.Fail(MissingBytes(NameOf(desc), desc.size_bytes, received_[plane]));
     }
   }
-  std::unique_ptr<Job> Begin() override {
+  std::unique_ptr<StripeJob> Begin() override {
     const Stripe& stripe = cutter_.stripe();
     const int64_t elem_bytes = SizeOf(output_dtype_);
     const std::optional<std::span<std::byte>> values =

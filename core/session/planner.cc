@@ -168,14 +168,14 @@ int64_t ResidentBytes(const Plan& plan, const PlanInputs& inputs, int64_t stripe
   if (plan.known_constants && (layout.tensor_evidence & kGroupRanges) != 0) {
     add(SaturatingMul(num_groups, sizeof(Range)));
   }
-  if (plan.held_bytes > 0) {
+  const bool of_tensor = plan.pass == Pass::kBuffered;
+  if (of_tensor || plan.held_bytes > 0) {
     const GroupMap whole = WholeTensor(num_elems);
     const EvidenceWants wants = EvidenceWantsOf(plan);
-    const bool of_tensor = plan.pass == Pass::kBuffered;
+    const int threads = plan.held_bytes > 0 ? inputs.threads : 1;  // one stripe: its job scans it
     const GroupMap& map = plan.known_constants ? layout.groups : EvidenceMapOf(plan, whole);
     const int64_t evidence = EvidenceCollector::ResidentBytes(
-        layout, map, num_elems, dtype, wants, of_tensor ? num_elems : band_elems, inputs.threads,
-        stripes);
+        layout, map, num_elems, dtype, wants, of_tensor ? num_elems : band_elems, threads, stripes);
     add(SaturatingMul(of_tensor ? 1 : 2, evidence));
     add(SaturatingMul(map.num_groups, sizeof(Range)));
   }

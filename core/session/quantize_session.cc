@@ -219,9 +219,9 @@ class Session final : public QuantizeSession {
     return !scan_cutter_.done() && input_.size_bytes() >= NextInputBytes();
   }
   bool MayBegin() const override { return MayEncode() || MayScan(); }
-  std::unique_ptr<Job> Begin() override {
+  std::unique_ptr<StripeJob> Begin() override {
     if (MayEncode()) {
-      if (std::unique_ptr<Job> job = BeginEncode(); job != nullptr) return job;
+      if (std::unique_ptr<StripeJob> job = BeginEncode(); job != nullptr) return job;
     }
     return MayScan() ? BeginScan() : nullptr;
   }
@@ -248,7 +248,7 @@ class Session final : public QuantizeSession {
     return !HasStripe();
   }
 
-  std::unique_ptr<Job> BeginEncode() {
+  std::unique_ptr<StripeJob> BeginEncode() {
     const Stripe& stripe = encode_cutter_.stripe();
     const int64_t offset = layout_.CodeOffset(stripe.begin);
     const int64_t size_bytes = stripe.num_elems() == 0 ? 0 : layout_.CodeOffset(stripe.end) - offset;
@@ -281,7 +281,7 @@ class Session final : public QuantizeSession {
     return job;
   }
 
-  std::unique_ptr<Job> BeginScan() {
+  std::unique_ptr<StripeJob> BeginScan() {
     auto job = std::make_unique<JobOf<Session, ScanWork>>(*this);
     job->stripe = scan_cutter_.stripe();
     const bool begins = held_.empty() || held_.back()->taken_end == held_.back()->end;

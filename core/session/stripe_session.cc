@@ -46,7 +46,10 @@ std::optional<std::span<std::byte>> StripeSession::AcquireFrom(PayloadSink& sink
 
 std::unique_ptr<Job> StripeSession::Next() {
   if (MayBegin()) {
-    if (std::unique_ptr<Job> job = Begin(); job != nullptr) return job;
+    if (std::unique_ptr<StripeJob> job = Begin(); job != nullptr) {
+      if (!HasStripe()) job->settled = input_.Settle();  // what is left of a piece
+      return job;
+    }
   }
   if (!MayFail()) return nullptr;
   failed_ = true;

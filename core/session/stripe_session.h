@@ -56,12 +56,20 @@ class StripeSession : private JobSource {
   absl::Status status() { return jobs_->status(); }
 
  protected:
+  class StripeJob : public Job {
+   public:
+    // Pieces that it lets go of when it has run: that is under no lock.
+    std::vector<Piece> settled;
+  };
   // A job whose Run and Commit are the session's, and what it works on.
   template <typename Session, typename Work>
-  class JobOf final : public Job, public Work {
+  class JobOf final : public StripeJob, public Work {
    public:
     explicit JobOf(Session& session) : session_(session) {}
-    void Run() override { session_.Run(static_cast<Work&>(*this)); }
+    void Run() override {
+      session_.Run(static_cast<Work&>(*this));
+      settled.clear();
+    }
     absl::Status Commit() override { return session_.Commit(static_cast<Work&>(*this)); }
     bool reusable() const override { return Work::kReusable; }
 
@@ -88,7 +96,7 @@ class StripeSession : private JobSource {
   // True if a job can begin.
   virtual bool MayBegin() const { return HasStripe() && !sink_is_full_; }
   // Begins it; null: the sink has no memory.
-  virtual std::unique_ptr<Job> Begin() = 0;
+  virtual std::unique_ptr<StripeJob> Begin() = 0;
   // True if what has come gives no more jobs.
   virtual bool InputIsSpent() const { return !HasStripe(); }
   // True if all that shall come has come, and all its jobs have begun.
