@@ -51,7 +51,10 @@ void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes
   result.values.Begin(stripe.begin * elem_bytes, std::ssize(values));
   result.crc32c = 0;
   std::byte scratch[kTileElems * sizeof(double)];
-  std::vector<std::byte> row;  // of layouts with trailers, whose parts want all of a row
+  // Of layouts with trailers, whose parts want the row's end: read once a row.
+  std::vector<std::byte> row;
+  const std::byte* row_at = nullptr;
+  int64_t row_offset = 0, row_codes_end = 0;
   if (layout.trailer_bytes > 0) row.resize(static_cast<size_t>(layout.row_bytes()));
   for (int64_t begin = stripe.begin; begin < stripe.end;) {
     const int64_t end = TileEnd(layout, begin, stripe.end);
@@ -59,10 +62,19 @@ void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes
       const int64_t row_end = (part / layout.row_elems + 1) * layout.row_elems;
       const int64_t part_end = std::min(end, row_end);
       const int64_t offset = layout.CodeOffset(part);
-      const int64_t codes_end =
-          layout.CodeOffset(layout.trailer_bytes > 0 ? std::min(row_end, stripe.end) : part_end);
-      const std::byte* at = codes.Read(offset - first_byte, codes_end - offset,
-                                       layout.trailer_bytes > 0 ? row.data() : scratch);
+      int64_t codes_end = layout.CodeOffset(part_end);
+      const std::byte* at = nullptr;
+      if (layout.trailer_bytes == 0) {
+        at = codes.Read(offset - first_byte, codes_end - offset, scratch);
+      } else {
+        if (row_codes_end <= offset) {
+          row_offset = offset;
+          row_codes_end = layout.CodeOffset(std::min(row_end, stripe.end));
+          row_at = codes.Read(offset - first_byte, row_codes_end - offset, row.data());
+        }
+        codes_end = row_codes_end;
+        at = row_at + (offset - row_offset);
+      }
       DecodePart(plan, {at, static_cast<size_t>(codes_end - offset)}, params, part,
                  part_end - part, dtype, values.data() + (part - stripe.begin) * elem_bytes);
       part = part_end;
