@@ -24,7 +24,7 @@
 #include "core/simd/targets.h"
 #include "server/config_file.h"
 #include "server/flags.h"
-#include "server/log.h"
+#include "server/observe/log.h"
 #include "server/server.h"
 
 namespace quantd {

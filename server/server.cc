@@ -18,9 +18,9 @@
 #include "core/base/status_macros.h"
 #include "core/simd/targets.h"
 #include "core/stats/blas.h"
-#include "server/log.h"
-#include "server/metrics_endpoint.h"
-#include "server/quantize_service.h"
+#include "server/calls/quantize_service.h"
+#include "server/observe/log.h"
+#include "server/observe/metrics_endpoint.h"
 
 namespace quantd {
 namespace {

@@ -10,9 +10,9 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "core/session/session_context.h"
-#include "server/idle_watch.h"
-#include "server/metrics.h"
-#include "server/tokens.h"
+#include "server/admit/idle_watch.h"
+#include "server/net/tokens.h"
+#include "server/observe/metrics.h"
 
 namespace quantd {
 

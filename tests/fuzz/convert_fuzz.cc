@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "proto/convert.h"
-#include "server/requests.h"
+#include "server/calls/requests.h"
 #include "tests/fuzz/fuzz_input.h"
 #include "tests/support/cuts.h"
 

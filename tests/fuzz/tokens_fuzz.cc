@@ -3,7 +3,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "server/tokens.h"
+#include "server/net/tokens.h"
 #include "tests/fuzz/fuzz_input.h"
 
 namespace quantd::fuzz {

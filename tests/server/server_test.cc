@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "core/scheme/registry.h"
-#include "server/listen.h"
+#include "server/net/listen.h"
 #include "tests/server/stub_client.h"
 #include "tests/support/temp_dir.h"
 

@@ -22,8 +22,8 @@
 
 #include "client/client.h"
 #include "core/scheme/registry.h"
+#include "server/net/shared_regions.h"
 #include "server/server.h"
-#include "server/shared_regions.h"
 #include "tests/server/stub_client.h"
 #include "tests/support/temp_dir.h"
 

@@ -1,0 +1,141 @@
+#include "server/calls/requests.h"
+
+#include <google/protobuf/message_lite.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/base/status_detail.h"
+#include "core/base/status_macros.h"
+#include "proto/convert.h"
+
+namespace quantd {
+absl::StatusOr<Plan> PlanFor(const QuantSpec& spec, const TensorDesc& tensor,
+                             const ServiceContext& context, PlanInputs inputs) {
+  inputs.threads = std::max(context.worker_threads, 1);
+  absl::StatusOr<Plan> plan =
+      MakePlan(spec, tensor, context.limits.session_budget_bytes, inputs);
+  if (plan.ok() || absl::IsResourceExhausted(plan.status())) return plan;
+  return WithField(plan.status(), "spec");
+}
+
+absl::StatusOr<QuantizeHead> ReadHead(const v1::QuantizeStart& start,
+                                      const ServiceContext& context) {
+  QuantizeHead head;
+  QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(start.tensor()));
+  QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(start.spec()));
+  QUANTD_ASSIGN_OR_RETURN(head.chunks, ChunkOptionsOf(start.max_chunk_bytes(), start.omit_crc()));
+  head.options.figures = !start.omit_figures();
+  if (start.has_ranges()) {
+    QUANTD_ASSIGN_OR_RETURN(CalibratedRanges ranges, FromProto(start.ranges()));
+    head.options.ranges = std::move(ranges.groups);
+    if (start.ranges().has_tensor()) head.options.tensor_range = ranges.tensor;
+    head.options.histogram = std::move(ranges.histogram);
+  }
+  head.options.importance.assign(start.importance().begin(), start.importance().end());
+  PlanInputs inputs;
+  inputs.has_ranges = start.has_ranges();
+  inputs.importance_elems = start.importance_size();
+  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, inputs));
+  return head;
+}
+
+absl::StatusOr<DequantizeHead> ReadHead(const v1::DequantizeStart& start,
+                                        const ServiceContext& context) {
+  DequantizeHead head;
+  QUANTD_ASSIGN_OR_RETURN(TensorDesc tensor, FromProto(start.tensor()));
+  QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(start.spec()));
+  QUANTD_ASSIGN_OR_RETURN(head.chunks, ChunkOptionsOf(start.max_chunk_bytes(), start.omit_crc()));
+  head.output_dtype = DType::kF32;
+  if (start.output_data_type() != v1::DATA_TYPE_UNSPECIFIED) {
+    QUANTD_ASSIGN_OR_RETURN(head.output_dtype,
+                            FromProto(start.output_data_type(), "output_data_type"));
+  }
+  // Whoever dequantizes has the parameters, so no pass over the values is needed.
+  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, {.has_ranges = true}));
+  tensor.dtype = head.output_dtype;
+  QUANTD_ASSIGN_OR_RETURN(head.output_bytes, SizeBytes(tensor));
+  return head;
+}
+
+absl::StatusOr<CalibrateHead> ReadHead(const v1::CalibrateStart& start,
+                                       const ServiceContext& context) {
+  CalibrateHead head;
+  QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(start.tensor()));
+  QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(start.spec()));
+  QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, {}));
+  head.options = {.histogram = start.histogram(),
+                  .column_moments = start.column_moments(),
+                  .gram = start.gram()};
+  for (const v1::CalibrationState& state : start.merge()) {
+    QUANTD_ASSIGN_OR_RETURN(head.merge.emplace_back(), FromProto(state, "merge"));
+  }
+  return head;
+}
+
+absl::Status ParseMessage(absl::string_view bytes, absl::string_view what,
+                          google::protobuf::MessageLite& message) {
+  if (message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(what, " is not a well-formed message"));
+}
+
+v1::QuantizeStarted StartedMessage(const Plan& plan) {
+  v1::QuantizeStarted started;
+  *started.mutable_tensor() = ToProto(plan.resolved.tensor);
+  *started.mutable_plan() = ToProto(plan);
+  return started;
+}
+
+v1::DequantizeStarted StartedMessage(const DequantizeHead& head) {
+  v1::DequantizeStarted started;
+  TensorDesc tensor = head.plan.resolved.tensor;
+  tensor.dtype = head.output_dtype;
+  *started.mutable_tensor() = ToProto(tensor);
+  for (const PlaneDesc& plane : head.plan.resolved.layout.planes) {
+    *started.add_planes() = ToProto(plane);
+  }
+  return started;
+}
+
+std::vector<IncomingPlane> IncomingPlanes(const Plan& plan) {
+  std::vector<IncomingPlane> planes;
+  for (const PlaneDesc& plane : plan.resolved.layout.planes) {
+    planes.push_back({plane.name, plane.size_bytes, 0});
+  }
+  return planes;
+}
+
+TensorOutcome OutcomeOf(QuantizeSession& session) {
+  TensorOutcome outcome;
+  outcome.scheme = session.plan().scheme->info.name;
+  const SessionWork work = session.work();
+  outcome.stripes = work.stripes;
+  outcome.statistics = absl::FromChrono(work.statistics);
+  outcome.encode = absl::FromChrono(work.encoding);
+  return outcome;
+}
+
+void AddReport(const Plan& plan, const EncodingReport& report, TensorOutcome& outcome) {
+  outcome.output_bytes = plan.output_bytes;
+  outcome.result = TensorOutcome::Result::kOk;
+  outcome.clipped = report.clipped;
+  outcome.non_finite = report.non_finite;
+}
+
+absl::StatusOr<int> FindPlane(const std::vector<IncomingPlane>& planes, absl::string_view name) {
+  for (size_t i = 0; i < planes.size(); ++i) {
+    if (planes[i].name == name) return static_cast<int>(i);
+  }
+  return absl::NotFoundError(absl::StrCat(
+      "unknown plane \"", absl::CHexEscape(name),
+      "\"; known: ", absl::StrJoin(planes, ", ", [](std::string* out, const IncomingPlane& plane) {
+        absl::StrAppend(out, plane.name);
+      })));
+}
+
+}  // namespace quantd

@@ -1,0 +1,306 @@
+#include "server/calls/tensor_stream.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_detail.h"
+#include "core/base/status_macros.h"
+#include "quantd/v1/quantization.pb.h"
+#include "server/admit/admission.h"
+#include "server/calls/grpc_status.h"
+
+namespace quantd {
+namespace {
+
+// Failed tensors whose `end` has not come yet; a peer that never sends it is stopped here.
+constexpr size_t kMaxFailedTensors = 4096;
+
+// Stripes that a turn does before it looks at other frames: what a chunk of 1 MiB has of f32.
+constexpr int kStripesPerStep = 4;
+
+// The error frames of both streams have the same form.
+grpc::ByteBuffer ErrorFrame(uint64_t tensor_id, const absl::Status& status) {
+  v1::StreamingQuantizeResponse frame;
+  frame.set_tensor_id(tensor_id);
+  *frame.mutable_error() = ToTensorError(status);
+  return SerializeFrame(frame);
+}
+
+}  // namespace
+
+TensorStream::TensorStream(CallContext& context, RpcMetrics& metrics, FrameOutbox& outbox,
+                           const CancelToken& cancel, OpenTensorFn open)
+    : context_(context),
+      metrics_(metrics),
+      outbox_(outbox),
+      cancel_(cancel),
+      open_(std::move(open)),
+      event_(std::make_shared<std::atomic<bool>>(false)),
+      wake_([event = event_, waker = outbox.Waker()] {
+        event->store(true);
+        waker();
+      }),
+      shared_chunks_(context.shared == nullptr
+                         ? nullptr
+                         : std::make_shared<SharedChunks>(context.shared, outbox)) {}
+
+TensorStream::~TensorStream() {
+  for (auto& [id, entry] : tensors_) {
+    Record(entry.tensor.get(), TensorOutcome::Result::kCancelled);
+  }
+  if (shared_chunks_ != nullptr) shared_chunks_->Close();
+}
+
+absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
+  QUANTD_ASSIGN_OR_RETURN(ParsedFrame frame, ParseFrame(buffer, kRequestFrame));
+  if (!any_start_ && frame.kind != FrameKind::kStart) {
+    // The beginning of the stream may have been lost on the way.
+    return absl::FailedPreconditionError("the stream does not open with a start frame");
+  }
+  switch (frame.kind) {
+    case FrameKind::kStart:
+      any_start_ = true;
+      return Open(std::move(frame));
+    case FrameKind::kChunk: {
+      const int64_t more_bytes =
+          static_cast<int64_t>(frame.data_bytes) - context_.service.limits.frame_bytes;
+      if (more_bytes > 0) {
+        auto reservation = context_.session.budget->Reserve(2 * more_bytes, "a request frame");
+        if (!reservation.ok()) return Fail(frame.tensor_id, reservation.status(), true);
+        frame_reservation_ = *std::move(reservation);
+      }
+      return AcceptChunk(std::move(frame));
+    }
+    case FrameKind::kEnd:
+      return EndTensor(frame.tensor_id);
+    case FrameKind::kNone:
+    case FrameKind::kError:
+    case FrameKind::kReleased:
+      break;
+  }
+  return absl::InvalidArgumentError("a frame has neither start nor chunk nor end");
+}
+
+absl::Status TensorStream::Open(ParsedFrame frame) {
+  const uint64_t id = frame.tensor_id;
+  failed_.erase(id);
+  const auto same = tensors_.find(id);
+  if (same != tensors_.end() && !same->second.ending) {
+    return Fail(id,
+                absl::FailedPreconditionError(
+                    absl::StrCat("tensor_id=", id, " is already open on this stream")),
+                true);
+  }
+  if (std::ssize(tensors_) >= context_.service.limits.max_open_tensors) {
+    return Fail(id,
+                WithLimit(absl::ResourceExhaustedError(absl::StrCat(
+                              "the stream has ", tensors_.size(), " open tensors; at most ",
+                              context_.service.limits.max_open_tensors, " are allowed")),
+                          "open_tensors", context_.service.limits.max_open_tensors),
+                true);
+  }
+  // A stream that has tensors open cannot wait for memory: what they hold would never come free. But
+  // those whose `end` has come are about to be done.
+  const bool may_wait = std::ssize(tensors_) == num_ending_;
+  const bool must_wait = same != tensors_.end() || (may_wait && context_.service.admission->crowded());
+  needed_bytes_ = context_.service.limits.stream_bytes();
+  if (!must_wait) {
+    const absl::Status status = TryOpen(frame);
+    if (status.ok()) return status;
+    if (!may_wait || !MayWait(status)) return Fail(id, status, true);
+  }
+  pending_ = std::move(frame);
+  return absl::OkStatus();
+}
+
+absl::Status TensorStream::TryOpen(const ParsedFrame& frame) {
+  if (stream_reservation_.bytes() == 0) {
+    QUANTD_ASSIGN_OR_RETURN(
+        stream_reservation_,
+        context_.session.budget->Reserve(context_.service.limits.stream_bytes(), "a stream"));
+  }
+  QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<OpenTensor> tensor,
+                          open_(frame.tensor_id, frame.message, wake_));
+  tensors_[frame.tensor_id].tensor = std::move(tensor);
+  return absl::OkStatus();
+}
+
+bool TensorStream::MayWait(const absl::Status& status) {
+  const std::optional<int64_t> shortage_bytes = ShortageOf(status);
+  if (!shortage_bytes.has_value()) return false;
+  needed_bytes_ = context_.service.limits.stream_bytes() +
+                  (stream_reservation_.bytes() > 0 ? *shortage_bytes : 0);
+  return needed_bytes_ <= context_.session.budget->limit_bytes();
+}
+
+absl::StatusOr<Progress> TensorStream::WorkOnPending() {
+  if (num_ending_ > 0) return Progress::kBusy;
+  const bool may_wait = tensors_.empty();
+  if (may_wait) {
+    // Whoever waits holds nothing that others might wait for.
+    if (stream_reservation_.bytes() > 0 && !outbox_.Drained()) return Progress::kDraining;
+    stream_reservation_ = MemoryBudget::Reservation();
+    if (!context_.has_turn && context_.service.admission->crowded()) return Progress::kWaiting;
+  }
+  const absl::Status status = TryOpen(*pending_);
+  if (!status.ok() && may_wait && MayWait(status)) {
+    stream_reservation_ = MemoryBudget::Reservation();
+    return Progress::kWaiting;
+  }
+  if (!status.ok()) {
+    QUANTD_RETURN_IF_ERROR(Refuse(status));
+  }
+  pending_.reset();
+  return Progress::kMore;
+}
+
+absl::Status TensorStream::Refuse(const absl::Status& status) {
+  const uint64_t id = pending_->tensor_id;
+  pending_.reset();
+  return Fail(id, status, true);
+}
+
+absl::Status TensorStream::AcceptChunk(ParsedFrame frame) {
+  const uint64_t id = frame.tensor_id;
+  // Even what is dropped must be told to a client that waits for its memory.
+  absl::StatusOr<ReceivedChunk> chunk = ReceiveChunk(std::move(frame), shared_chunks_.get());
+  if (failed_.contains(id)) return absl::OkStatus();
+  const auto found = tensors_.find(id);
+  if (found == tensors_.end() || found->second.ending) {
+    return Fail(id,
+                absl::FailedPreconditionError(
+                    absl::StrCat("chunk of tensor_id=", id, ", which is not open")),
+                true);
+  }
+  OpenTensor& tensor = *found->second.tensor;
+  const absl::Status status = chunk.ok() ? tensor.Accept(*std::move(chunk)) : chunk.status();
+  if (!status.ok()) return Fail(id, status, true);
+  current_ = &tensor;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Progress> TensorStream::Work() {
+  if (event_->exchange(false)) QUANTD_RETURN_IF_ERROR(TellEnded());
+  if (num_ending_ > 0) {  // responses may have been sent
+    for (auto& [id, entry] : tensors_) entry.tensor->session().Ready();
+  }
+  if (pending_.has_value()) return WorkOnPending();
+  if (current_ == nullptr) {
+    if (shared_chunks_ != nullptr) shared_chunks_->Flush();
+    return Progress::kIdle;
+  }
+  StripeSession& session = current_->session();
+  session.Ready();
+  for (int i = 0; i < kStripesPerStep; ++i) {
+    if (session.Help()) continue;
+    if (!session.WantsInput() && !session.ended()) return Progress::kBusy;
+    current_ = nullptr;
+    frame_reservation_ = MemoryBudget::Reservation();
+    break;
+  }
+  return Progress::kMore;
+}
+
+absl::Status TensorStream::TellEnded() {
+  std::vector<uint64_t> ended;
+  for (auto& [id, entry] : tensors_) {
+    if (entry.tensor->session().ended()) ended.push_back(id);
+  }
+  for (const uint64_t id : ended) QUANTD_RETURN_IF_ERROR(TellEnded(id, tensors_[id]));
+  return absl::OkStatus();
+}
+
+absl::Status TensorStream::TellEnded(uint64_t id, Entry& entry) {
+  OpenTensor& tensor = *entry.tensor;
+  const absl::Status status = tensor.session().status();
+  if (!status.ok()) return Fail(id, status, /*more_to_come=*/!entry.ending);
+  if (!entry.ending) return absl::OkStatus();
+  absl::StatusOr<grpc::ByteBuffer> end = tensor.Finish();
+  if (!end.ok()) return Fail(id, end.status(), false);
+  Record(&tensor, TensorOutcome::Result::kOk);
+  if (current_ == &tensor) current_ = nullptr;
+  tensors_.erase(id);
+  --num_ending_;
+  ++num_done_;
+  outbox_.Send(*std::move(end));
+  return absl::OkStatus();
+}
+
+absl::Status TensorStream::EndTensor(uint64_t id) {
+  if (failed_.erase(id) > 0) return absl::OkStatus();
+  const auto found = tensors_.find(id);
+  if (found == tensors_.end() || found->second.ending) {
+    return Fail(
+        id,
+        absl::FailedPreconditionError(absl::StrCat("end of tensor_id=", id, ", which is not open")),
+        false);
+  }
+  Entry& entry = found->second;
+  entry.ending = true;
+  ++num_ending_;
+  StripeSession& session = entry.tensor->session();
+  session.EndInput();
+  // Little is left, mostly; small tensors are answered at once.
+  while (session.Help()) {
+  }
+  return session.ended() ? TellEnded(id, entry) : absl::OkStatus();
+}
+
+bool TensorStream::busy() const {
+  for (const auto& [id, entry] : tensors_) {
+    if (entry.tensor->session().busy()) return true;
+  }
+  return false;
+}
+
+void TensorStream::Cancel() {
+  for (auto& [id, entry] : tensors_) entry.tensor->session().Cancel(absl::CancelledError("cancelled"));
+}
+
+absl::Status TensorStream::Fail(uint64_t id, const absl::Status& status, bool more_to_come) {
+  const auto found = tensors_.find(id);
+  OpenTensor* const tensor = found == tensors_.end() ? nullptr : found->second.tensor.get();
+  if (tensor != nullptr && current_ == tensor) current_ = nullptr;
+  if (tensor != nullptr && found->second.ending) --num_ending_;
+  frame_reservation_ = MemoryBudget::Reservation();
+  Record(tensor,
+         cancel_.cancelled() ? TensorOutcome::Result::kCancelled : TensorOutcome::Result::kFailed);
+  context_.service.metrics.CountRefusal(status);
+  tensors_.erase(id);
+  ++num_failed_;
+  outbox_.Send(ErrorFrame(id, status));
+  if (!more_to_come) return absl::OkStatus();
+  failed_.insert(id);
+  if (failed_.size() <= kMaxFailedTensors) return absl::OkStatus();
+  return WithLimit(absl::ResourceExhaustedError(absl::StrCat(
+                       failed_.size(), " tensors have failed and not been ended; at most ",
+                       kMaxFailedTensors, " are allowed on a stream")),
+                   "failed_tensors", kMaxFailedTensors);
+}
+
+void TensorStream::Record(OpenTensor* tensor, TensorOutcome::Result result) {
+  TensorOutcome outcome;
+  if (tensor != nullptr) outcome = tensor->outcome();
+  outcome.result = result;
+  times_.statistics += outcome.statistics;
+  times_.encode += outcome.encode;
+  metrics_.TensorEnded(outcome);
+}
+
+absl::Status TensorStream::Close() {
+  std::vector<uint64_t> open;
+  for (const auto& [id, entry] : tensors_) open.push_back(id);
+  for (const uint64_t id : open) {
+    QUANTD_RETURN_IF_ERROR(Fail(
+        id, absl::DataLossError("the stream was closed before the tensor's end frame"), false));
+  }
+  return absl::OkStatus();
+}
+
+std::string TensorStream::Summary() const {
+  return absl::StrCat(num_done_, " tensors done, ", num_failed_, " failed");
+}
+
+}  // namespace quantd

@@ -1,0 +1,33 @@
+#ifndef QUANTD_SERVER_NET_CALLER_H_
+#define QUANTD_SERVER_NET_CALLER_H_
+
+#include <grpcpp/server_context.h>
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace quantd {
+
+class TokenTable;
+
+// Who makes a call. Names of different kinds never meet: "token:NAME", "tls:SUBJECT", "unix", or
+// the peer's address without the port, "ipv4:127.0.0.1". May hold any bytes that a certificate may.
+struct Caller {
+  std::string name;
+  int64_t max_streams = 0;          // at once; 0: not limited by the token
+  int64_t max_in_flight_bytes = 0;  // likewise
+};
+
+// Returns who makes `call`. Where there are `tokens`, one of them is needed: kUnauthenticated,
+// which does not tell whether it was missing or wrong.
+absl::StatusOr<Caller> IdentifyCaller(const grpc::CallbackServerContext& call,
+                                      const TokenTable* tokens);
+
+// Returns what is before the port of a peer as gRPC names it; one of UNIX is "unix".
+std::string PeerWithoutPort(const std::string& peer);
+
+}  // namespace quantd
+
+#endif  // QUANTD_SERVER_NET_CALLER_H_

@@ -1,0 +1,171 @@
+#include "server/observe/call_record.h"
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/calls/grpc_status.h"
+
+namespace quantd {
+namespace {
+
+bool IsLowerHex(absl::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) {
+    return absl::ascii_isdigit(static_cast<unsigned char>(c)) || (c >= 'a' && c <= 'f');
+  });
+}
+
+bool IsZero(absl::string_view text) {
+  return text.find_first_not_of('0') == absl::string_view::npos;
+}
+
+double Millis(absl::Duration duration) { return absl::ToDoubleMilliseconds(duration); }
+
+// W3C Trace Context, section 3.2.2: | 2 version | - | 32 trace id | - | 16 parent id | - | 2 flags
+// |
+constexpr size_t kTraceIdBegin = 3, kTraceIdEnd = 35, kParentBegin = 36, kParentEnd = 52,
+                 kFlagsBegin = 53, kTraceparentEnd = 55;
+
+}  // namespace
+
+absl::string_view ValidTraceparent(absl::string_view text) {
+  if (text.size() < kTraceparentEnd) return {};
+  const absl::string_view version = text.substr(0, 2);
+  // Later versions may have more fields, of which nothing is known: those are not passed on.
+  const bool known_end =
+      text.size() == kTraceparentEnd || (version != "00" && text[kTraceparentEnd] == '-');
+  const absl::string_view trace = text.substr(kTraceIdBegin, kTraceIdEnd - kTraceIdBegin);
+  const absl::string_view parent = text.substr(kParentBegin, kParentEnd - kParentBegin);
+  if (!known_end || version == "ff" || text[kTraceIdBegin - 1] != '-' || text[kTraceIdEnd] != '-' ||
+      text[kParentEnd] != '-' || !IsLowerHex(version) || !IsLowerHex(trace) || IsZero(trace) ||
+      !IsLowerHex(parent) || IsZero(parent) || !IsLowerHex(text.substr(kFlagsBegin, 2))) {
+    return {};
+  }
+  return text.substr(0, kTraceparentEnd);
+}
+
+CallRecord::CallRecord(ServiceContext& context, grpc::CallbackServerContext& call,
+                       const Caller& caller, absl::string_view rpc, CallKind kind)
+    : context_(context),
+      call_(call),
+      caller_name_(absl::Utf8SafeCHexEscape(caller.name)),
+      rpc_(rpc),
+      kind_(kind),
+      metrics_(context.metrics.rpc(rpc)) {
+  context_.active_calls.fetch_add(1);
+  context_.started_calls.fetch_add(1);
+  metrics_.CallBegan();
+  const auto found = call.client_metadata().find("traceparent");
+  if (found != call.client_metadata().end()) {
+    traceparent_ = std::string(ValidTraceparent({found->second.data(), found->second.size()}));
+  }
+}
+
+CallRecord::~CallRecord() { context_.active_calls.fetch_sub(1); }
+
+void CallRecord::AddReceived(int64_t bytes) {
+  received_bytes_ += bytes;
+  metrics_.AddReceived(bytes);
+}
+
+void CallRecord::AddSent(int64_t bytes) {
+  sent_bytes_ += bytes;
+  metrics_.AddSent(bytes);
+}
+
+void CallRecord::AddQueueWait(absl::Duration wait) {
+  times_.queue += wait;
+  metrics_.AddQueueWait(wait);
+}
+
+void CallRecord::AddTimes(absl::Duration statistics, absl::Duration encode) {
+  times_.statistics += statistics;
+  times_.encode += encode;
+}
+
+absl::Time CallRecord::deadline() const {
+  const auto deadline = call_.deadline();
+  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
+                                                                  : absl::FromChrono(deadline);
+}
+
+absl::Status CallRecord::Cancellation() const {
+  // A client hangs up when its own deadline passes, which may be before ours: grpc-timeout is
+  // rounded up, by at most 1 in 100, and has taken its way.
+  const absl::Time until = deadline();
+  const absl::Duration allowed = until - start_;
+  const absl::Duration early = allowed / 100 + std::min(allowed / 10, absl::Milliseconds(100));
+  if (until != absl::InfiniteFuture() && absl::Now() >= until - early) {
+    return absl::DeadlineExceededError("the call's deadline has passed");
+  }
+  return absl::CancelledError("the call was cancelled");
+}
+
+void CallRecord::AddTrailers(const absl::Status& status) {
+  std::string timing =
+      absl::StrFormat("queue;dur=%.3f, statistics;dur=%.3f, encode;dur=%.3f", Millis(times_.queue),
+                      Millis(times_.statistics), Millis(times_.encode));
+  if (kind_ == CallKind::kStream)
+    absl::StrAppendFormat(&timing, ", send;dur=%.3f", Millis(times_.send));
+  call_.AddTrailingMetadata("server-timing", timing);
+  if (!traceparent_.empty()) call_.AddTrailingMetadata("traceparent", traceparent_);
+  AddRetryTrailer(status, call_);
+}
+
+void CallRecord::End(const absl::Status& status, absl::string_view summary) {
+  const absl::Duration elapsed = absl::Now() - start_;
+  metrics_.CallEnded(status.code(), elapsed);
+  context_.metrics.CountRefusal(status);
+  spdlog::logger* const logger = context_.call_logger.get();
+  const auto level = kind_ == CallKind::kStream ? spdlog::level::info : spdlog::level::debug;
+  if (logger == nullptr || !logger->should_log(level)) return;
+  logger->log(level, "{}",
+              context_.json_log ? JsonFields(status, summary, elapsed)
+                                : TextLine(status, summary, elapsed));
+}
+
+std::string CallRecord::TextLine(const absl::Status& status, absl::string_view summary,
+                                 absl::Duration elapsed) const {
+  std::string line = absl::StrCat(
+      rpc_, " from ", caller_name_, " at ", call_.peer(), ": ",
+      status.ok() ? "OK"
+                  : absl::Utf8SafeCHexEscape(absl::StrCat(absl::StatusCodeToString(status.code()),
+                                                          ": ", status.message())));
+  if (!summary.empty()) absl::StrAppend(&line, "; ", summary);
+  absl::StrAppendFormat(&line, "; %d bytes in, %d out, %.3f s", received_bytes_, sent_bytes_,
+                        absl::ToDoubleSeconds(elapsed));
+  if (!traceparent_.empty()) {
+    absl::StrAppend(&line, "; trace ",
+                    traceparent_.substr(kTraceIdBegin, kTraceIdEnd - kTraceIdBegin));
+  }
+  return line;
+}
+
+std::string CallRecord::JsonFields(const absl::Status& status, absl::string_view summary,
+                                   absl::Duration elapsed) const {
+  nlohmann::ordered_json line;
+  line["rpc"] = rpc_;
+  line["caller"] = caller_name_;
+  line["peer"] = call_.peer();
+  line["code"] = absl::StatusCodeToString(status.code());
+  if (!status.ok()) line["error"] = std::string(status.message());
+  if (!summary.empty()) line["summary"] = std::string(summary);
+  line["received_bytes"] = received_bytes_;
+  line["sent_bytes"] = sent_bytes_;
+  line["elapsed_ms"] = Millis(elapsed);
+  line["queue_ms"] = Millis(times_.queue);
+  line["statistics_ms"] = Millis(times_.statistics);
+  line["encode_ms"] = Millis(times_.encode);
+  if (kind_ == CallKind::kStream) line["send_ms"] = Millis(times_.send);
+  if (!traceparent_.empty()) {
+    line["trace_id"] = traceparent_.substr(kTraceIdBegin, kTraceIdEnd - kTraceIdBegin);
+  }
+  const std::string object = line.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  return object.substr(1, object.size() - 2);  // without its braces: the log adds time and level
+}
+
+}  // namespace quantd

@@ -1,0 +1,85 @@
+#ifndef QUANTD_SERVER_OBSERVE_CALL_RECORD_H_
+#define QUANTD_SERVER_OBSERVE_CALL_RECORD_H_
+
+#include <grpcpp/server_context.h>
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "server/net/caller.h"
+#include "server/observe/metrics.h"
+#include "server/service_context.h"
+
+namespace quantd {
+
+// Where the time of a call went, summed over it. What is zero may not have been looked at.
+struct CallTimes {
+  absl::Duration queue;       // waits for a worker
+  absl::Duration statistics;  // search for ranges and parameters
+  absl::Duration encode;      // making of codes, or of values
+  absl::Duration send;        // a response frame was with gRPC
+};
+
+// Returns `text` if it is a traceparent of W3C Trace Context that may be passed on, else nothing.
+absl::string_view ValidTraceparent(absl::string_view text);
+
+enum class CallKind { kUnary, kStream };
+
+// What is kept of one call, from its beginning to its end: for metrics, the log and the trailers.
+// The log gets a line for each stream at level info, for each unary call at level debug; there is
+// never any payload in it. Not thread-safe.
+class CallRecord {
+ public:
+  // `context` and `call` outlive this.
+  CallRecord(ServiceContext& context, grpc::CallbackServerContext& call, const Caller& caller,
+             absl::string_view rpc, CallKind kind);
+  // The call is gone.
+  ~CallRecord();
+  CallRecord(const CallRecord&) = delete;
+  CallRecord& operator=(const CallRecord&) = delete;
+
+  void AddReceived(int64_t bytes);
+  void AddSent(int64_t bytes);
+  void AddQueueWait(absl::Duration wait);
+  void AddMemoryWait(absl::Duration wait) { metrics_.AddMemoryWait(wait); }
+  int64_t received_bytes() const { return received_bytes_; }
+  void AddSend(absl::Duration time) { times_.send += time; }
+  void AddTimes(absl::Duration statistics, absl::Duration encode);
+
+  // Returns when the call shall have ended; the infinite future if nobody has said.
+  absl::Time deadline() const;
+  // Returns why a call ends that the peer has cancelled or given up: kCancelled, or
+  // kDeadlineExceeded.
+  absl::Status Cancellation() const;
+
+  // Gives the call its trailers; to be called right before it is finished with `status`.
+  void AddTrailers(const absl::Status& status);
+
+  // To be called once, when gRPC is done with the call. `summary` is for the log.
+  void End(const absl::Status& status, absl::string_view summary);
+
+ private:
+  std::string TextLine(const absl::Status& status, absl::string_view summary,
+                       absl::Duration elapsed) const;
+  std::string JsonFields(const absl::Status& status, absl::string_view summary,
+                         absl::Duration elapsed) const;
+
+  ServiceContext& context_;
+  grpc::CallbackServerContext& call_;
+  const std::string caller_name_;  // as the log has it
+  const std::string rpc_;
+  const CallKind kind_;
+  RpcMetrics& metrics_;
+  const absl::Time start_ = absl::Now();
+  std::string traceparent_;  // empty: none that is valid
+  CallTimes times_;
+  int64_t received_bytes_ = 0;
+  int64_t sent_bytes_ = 0;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_SERVER_OBSERVE_CALL_RECORD_H_
