@@ -186,13 +186,15 @@ QuantdServer::QuantdServer(const ServerOptions& options, int threads)
                                                   ? options.caller_budget_bytes
                                                   : options.memory_budget_bytes / 4 * 3}),
       idle_watch_(options.access.idle_timeout),
-      executor_(threads),
-      small_calls_(1),
       admission_(
-          budget_, executor_,
+          budget_,
           {.max_waiting = options.max_waiting_calls,
            .max_wait = options.max_wait,
-           .headroom_bytes = std::min(kMaxHeadroomBytes, options.memory_budget_bytes / 16)}) {
+           .headroom_bytes = std::min(kMaxHeadroomBytes, options.memory_budget_bytes / 16)},
+          [this](std::function<void()> task) { executor_.Submit(std::move(task)); }),
+      executor_(threads),
+      small_calls_(1),
+      admission_timer_(admission_) {
   budget_.SetReleaseListener([this] { admission_.Pump(); });
   const int64_t kept_bytes = std::min(kMaxKeptBytes, options.memory_budget_bytes / 4);
   context_.shared_pool = std::make_shared<BufferPool>(static_cast<size_t>(kept_bytes));

@@ -18,6 +18,7 @@
 #include "core/exec/executor.h"
 #include "core/exec/memory_budget.h"
 #include "server/admit/admission.h"
+#include "server/admit/admission_timer.h"
 #include "server/admit/caller_accounts.h"
 #include "server/admit/idle_watch.h"
 #include "server/net/acceptor.h"
@@ -122,9 +123,10 @@ class QuantdServer {
   std::unique_ptr<TlsCertificates> tls_;  // null: plain TCP
   std::unique_ptr<SharedRegions> regions_;  // null: no UNIX socket, or turned off
   ServiceContext context_;                // outlives the executor's tasks
+  Admission admission_;                   // likewise, for they give memory back
   Executor executor_;
   Executor small_calls_;
-  Admission admission_;
+  AdmissionTimer admission_timer_;
   std::unique_ptr<grpc::Service> service_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> server_;

@@ -60,7 +60,6 @@ struct ServiceContext {
 struct CallContext {
   ServiceContext& service;
   SessionContext session;  // the budget is the caller's share of the server's
-  bool has_turn = false;   // memory that others wait for may be taken
   std::shared_ptr<const SharedRegion> shared = nullptr;  // null: the client shares no memory
 };
 

@@ -32,9 +32,15 @@ class MemoryBudget {
       if (budget_ != nullptr) budget_->Release(bytes_);
     }
     int64_t bytes() const { return bytes_; }
+    // Takes `bytes`, at most bytes(), out into a reservation of their own.
+    Reservation Split(int64_t bytes) {
+      bytes_ -= bytes;
+      return Reservation(budget_, bytes);
+    }
 
    private:
     friend class MemoryBudget;
+    Reservation(MemoryBudget* budget, int64_t bytes) : budget_(budget), bytes_(bytes) {}
     MemoryBudget* budget_ = nullptr;
     int64_t bytes_ = 0;
   };

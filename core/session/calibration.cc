@@ -224,9 +224,8 @@ class Session final : public CalibrationSession {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CalibrationSession>> CalibrationSession::Create(
-    Plan plan, const CalibrationOptions& options, const SessionContext& context,
-    std::function<void()> on_event) {
+absl::StatusOr<int64_t> CalibrationResidentBytes(const Plan& plan,
+                                                 const CalibrationOptions& options) {
   const TensorDesc& tensor = plan.resolved.tensor;
   if ((options.column_moments || options.gram) && tensor.shape.rank() == 0) {
     return absl::InvalidArgumentError(
@@ -249,15 +248,24 @@ absl::StatusOr<std::unique_ptr<CalibrationSession>> CalibrationSession::Create(
   hold(PieceQueue::kBlockBytes);
   const int64_t columns = tensor.shape.last_dim();
   if (options.column_moments) hold(SaturatingMul(columns, 2 * sizeof(double)));
-  std::optional<GramAccumulator> gram;
   if (options.gram && columns <= GramAccumulator::kMaxCols) {
     hold(GramAccumulator::ResidentBytes(columns));
   }
+  return resident_bytes;
+}
+
+absl::StatusOr<std::unique_ptr<CalibrationSession>> CalibrationSession::Create(
+    Plan plan, const CalibrationOptions& options, const SessionContext& context,
+    std::function<void()> on_event) {
+  QUANTD_ASSIGN_OR_RETURN(const int64_t resident_bytes, CalibrationResidentBytes(plan, options));
   QUANTD_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation,
-                          context.budget->Reserve(resident_bytes, absl::StrCat("calibration of \"",
-                                                                               tensor.name, "\"")));
+                          context.budget->Reserve(
+                              resident_bytes, absl::StrCat("calibration of \"",
+                                                           plan.resolved.tensor.name, "\"")));
+  std::optional<GramAccumulator> gram;
   if (options.gram) {
-    QUANTD_ASSIGN_OR_RETURN(gram, GramAccumulator::Create(columns));
+    QUANTD_ASSIGN_OR_RETURN(gram,
+                            GramAccumulator::Create(plan.resolved.tensor.shape.last_dim()));
   }
   ScopedFloatEnv float_env;
   return std::make_unique<Session>(std::move(plan), options, context, std::move(reservation),

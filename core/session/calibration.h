@@ -52,6 +52,10 @@ struct CalibratedRanges {
 // none.
 absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationState& state);
 
+// Returns what a session holds. kInvalidArgument: moments or Gram of a tensor that has no column.
+absl::StatusOr<int64_t> CalibrationResidentBytes(const Plan& plan,
+                                                 const CalibrationOptions& options);
+
 // Streams over one tensor and keeps statistics only, in one pass on all threads.
 class CalibrationSession : public StripeSession {
  public:

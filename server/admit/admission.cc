@@ -1,11 +1,10 @@
+// Entries: Wait, Pump, Expire. Tested by tests/server/admit/admission_test.cc, and with calls by
+// tests/server/overload_test.cc.
 #include "server/admit/admission.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
-#include "absl/time/clock.h"
 #include "core/base/status_detail.h"
 
 namespace quantd {
@@ -23,44 +22,33 @@ absl::Status Refusal(absl::string_view message, int64_t limit_bytes) {
 
 }  // namespace
 
-Admission::Admission(MemoryBudget& budget, Executor& executor, const AdmissionOptions& options)
-    : budget_(budget), executor_(executor), options_(options), timer_([this] { TimerMain(); }) {}
+Admission::Admission(MemoryBudget& budget, const AdmissionOptions& options, Post post)
+    : budget_(budget), options_(options), post_(std::move(post)) {}
 
-Admission::~Admission() {
-  {
-    MutexLock lock(&mutex_);
-    stopping_ = true;
-  }
-  timer_.join();
-}
-
-std::unique_ptr<Admission::Place> Admission::Wait(const std::string& caller, MemoryBudget& share,
-                                                  int64_t bytes, absl::Time deadline, bool again,
-                                                  Ready ready) {
+std::unique_ptr<Admission::Place> Admission::Wait(MemoryRequest request, absl::Time now,
+                                                  Granted granted) {
   auto waiter = std::make_shared<Waiter>();
-  waiter->caller = caller;
-  waiter->share = &share;
-  waiter->bytes = bytes;
-  waiter->since = absl::Now();
-  waiter->expiry = std::min(waiter->since + options_.max_wait,
-                            std::max(deadline - kDeadlineMargin, waiter->since));
-  waiter->ready = std::move(ready);
+  waiter->since = now;
+  waiter->expiry =
+      std::min(now + options_.max_wait, std::max(request.deadline - kDeadlineMargin, now));
+  waiter->request = std::move(request);
+  waiter->granted = std::move(granted);
   {
     MutexLock lock(&mutex_);
     if (waiting_ >= options_.max_waiting) {
-      Answer(*waiter, Refusal(absl::StrCat(bytes, " bytes of memory are not free, and ", waiting_,
-                                           " calls wait for some already; at most ",
+      Answer(*waiter, Refusal(absl::StrCat(waiter->request.bytes, " bytes of memory are not free, and ",
+                                           waiting_, " calls wait for some already; at most ",
                                            options_.max_waiting, " may"),
                               budget_.limit_bytes()));
     } else {
-      Queue& queue = queues_[caller];
-      if (queue.empty()) turns_.push_back(caller);
-      again ? queue.push_front(waiter) : queue.push_back(waiter);
+      Queue& queue = queues_[waiter->request.caller];
+      if (queue.empty()) turns_.push_back(waiter->request.caller);
+      queue.push_back(waiter);
       ++waiting_;
-      timer_changed_ = true;
     }
   }
   Pump();
+  if (listener_) listener_();
   return std::unique_ptr<Place>(new Place(*this, std::move(waiter)));
 }
 
@@ -69,16 +57,24 @@ int64_t Admission::waiting() const {
   return waiting_;
 }
 
-bool Admission::Fits(const Waiter& waiter) const {
-  const int64_t free_bytes = budget_.free_bytes() - promised_bytes_;
-  return waiter.bytes <= free_bytes - options_.headroom_bytes;
+void Admission::Answer(Waiter& waiter, absl::StatusOr<MemoryBudget::Reservation> answer) {
+  // Not here: whoever is told takes locks of its own.
+  struct Told {
+    std::shared_ptr<MemoryBudget> share;  // outlives the answer
+    Granted granted;
+    absl::StatusOr<MemoryBudget::Reservation> answer;
+  };
+  const auto told = std::make_shared<Told>(
+      Told{waiter.request.share, std::exchange(waiter.granted, nullptr), std::move(answer)});
+  post_([told] { told->granted(std::move(told->answer)); });
 }
 
-void Admission::Answer(Waiter& waiter, absl::Status status) {
-  // Not here: whoever is told takes locks of its own.
-  executor_.Submit([ready = std::exchange(waiter.ready, nullptr), status = std::move(status)] {
-    ready(status);
-  });
+absl::StatusOr<MemoryBudget::Reservation> Admission::Take(const Waiter& waiter) {
+  const MemoryRequest& request = waiter.request;
+  if (request.bytes > budget_.free_bytes() - options_.headroom_bytes) {
+    return absl::ResourceExhaustedError("the server's memory is in use");
+  }
+  return request.share->Reserve(request.bytes, request.what);  // somebody may have been faster
 }
 
 void Admission::Pump() {
@@ -88,11 +84,13 @@ void Admission::Pump() {
   for (auto turn = turns_.begin(); turn != turns_.end();) {
     Queue& queue = queues_[*turn];
     const std::shared_ptr<Waiter> waiter = queue.front();
-    if (waiter->share->limit_bytes() - waiter->share->used_bytes() < waiter->bytes) {
+    const MemoryBudget& share = *waiter->request.share;
+    if (share.limit_bytes() - share.used_bytes() < waiter->request.bytes) {
       ++turn;
       continue;
     }
-    if (!Fits(*waiter)) return;
+    absl::StatusOr<MemoryBudget::Reservation> taken = Take(*waiter);
+    if (!taken.ok()) return;
     queue.pop_front();
     --waiting_;
     if (queue.empty()) {
@@ -101,39 +99,32 @@ void Admission::Pump() {
       turns_.push_back(*turn);
     }
     turn = turns_.erase(turn);
-    waiter->has_turn = true;
-    promised_bytes_ += waiter->bytes;
-    Answer(*waiter, absl::OkStatus());
+    Answer(*waiter, std::move(taken));
   }
 }
 
 void Admission::Remove(const std::shared_ptr<Waiter>& waiter) {
-  const auto found = queues_.find(waiter->caller);
+  const auto found = queues_.find(waiter->request.caller);
   if (found == queues_.end()) return;
   if (std::erase(found->second, waiter) == 0) return;
   --waiting_;
   if (!found->second.empty()) return;
   queues_.erase(found);
-  turns_.remove(waiter->caller);
+  turns_.remove(waiter->request.caller);
 }
 
 void Admission::GiveUp(const std::shared_ptr<Waiter>& waiter) {
-  Ready unused;  // destroyed after the lock
+  Granted unused;  // destroyed after the lock
   {
     MutexLock lock(&mutex_);
-    if (waiter->has_turn) {
-      waiter->has_turn = false;
-      promised_bytes_ -= waiter->bytes;
-    } else {
-      Remove(waiter);
-    }
-    unused = std::move(waiter->ready);
+    Remove(waiter);
+    unused = std::move(waiter->granted);
   }
   Pump();
 }
 
-absl::Time Admission::Expire() {
-  const absl::Time now = absl::Now();
+absl::Time Admission::Expire(absl::Time now) {
+  MutexLock lock(&mutex_);
   absl::Time next = absl::InfiniteFuture();
   Queue late;
   for (const auto& [caller, queue] : queues_) {
@@ -147,26 +138,16 @@ absl::Time Admission::Expire() {
   }
   for (const std::shared_ptr<Waiter>& waiter : late) {
     Remove(waiter);
+    const MemoryBudget& share = *waiter->request.share;
     Answer(*waiter,
-           Refusal(absl::StrCat(waiter->bytes, " bytes of memory did not come free within ",
+           Refusal(absl::StrCat(waiter->request.bytes, " bytes of memory did not come free within ",
                                 absl::FormatDuration(
                                     absl::Trunc(now - waiter->since, absl::Milliseconds(1))),
-                                "; ", std::max<int64_t>(waiter->share->free_bytes(), 0), " of the ",
-                                waiter->share->limit_bytes(), " that the caller may hold are free"),
-                   waiter->share->limit_bytes()));
+                                "; ", std::max<int64_t>(share.free_bytes(), 0), " of the ",
+                                share.limit_bytes(), " that the caller may hold are free"),
+                   share.limit_bytes()));
   }
   return next;
-}
-
-void Admission::TimerMain() {
-  const auto woken = [this]()
-                         ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || timer_changed_; };
-  MutexLock lock(&mutex_);
-  while (!stopping_) {
-    timer_changed_ = false;
-    const absl::Time next = Expire();
-    mutex_.AwaitWithDeadline(absl::Condition(&woken), next);
-  }
 }
 
 }  // namespace quantd

@@ -8,13 +8,14 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/status/status.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "core/base/mutex.h"
-#include "core/exec/executor.h"
 #include "core/exec/memory_budget.h"
 
 namespace quantd {
@@ -27,72 +28,80 @@ struct AdmissionOptions {
   int64_t headroom_bytes = 0;
 };
 
-// The queue of the calls whose memory is not there yet. Callers take turns, whoever has more calls
-// waiting; a call of one caller waits behind the earlier ones of the same. A call that waits holds
-// nothing but what it has in the waiting room, so that those that hold memory come to their end.
+// Memory that a call asks for.
+struct MemoryRequest {
+  std::string caller;
+  std::shared_ptr<MemoryBudget> share;  // of the server's budget, that is the caller's
+  int64_t bytes = 0;
+  absl::string_view what;  // for messages: what it is for
+  absl::Time deadline = absl::InfiniteFuture();  // of the call
+};
+
+// Grants memory to calls: at once, or when their turn in the queue comes. Callers take turns,
+// whoever has more calls waiting; a call of one caller waits behind the earlier ones of the same. A
+// call that waits holds nothing but what it has in the waiting room, so that those that hold memory
+// come to their end.
 //
-// A turn is no reservation: who has it tries again, and queues again at the front if somebody took
-// the memory meanwhile. Thread-safe.
+//   caller a: a1 a2 a3        the turn goes a1 b1 a2 a3, each when its bytes are free in its caller's
+//   caller b: b1              share and in the server's budget, but for the headroom
+//
+// Has no clock and no thread: times come in, and what happens is said by `post`. Thread-safe.
 class Admission {
  public:
-  // OK: the memory may be there now. Else the refusal, with the numbers.
-  using Ready = std::function<void(const absl::Status&)>;
+  // Called once: with the bytes, or with the refusal and its numbers.
+  using Granted = absl::AnyInvocable<void(absl::StatusOr<MemoryBudget::Reservation>)>;
+  // Runs a function soon, on a thread that holds no lock.
+  using Post = std::function<void(std::function<void()>)>;
 
-  // The place of one call in the queue, then its turn; given up when destroyed. Outlived by the
-  // queue. Not thread-safe.
+  // The place of one call in the queue; given up when destroyed, and then `granted` is not called,
+  // but where it is about to be. Outlived by the queue. Not thread-safe.
   class Place;
 
-  // Watches `budget`; calls back on `executor`. Both outlive this.
-  Admission(MemoryBudget& budget, Executor& executor, const AdmissionOptions& options);
+  // Watches `budget`, which outlives this.
+  Admission(MemoryBudget& budget, const AdmissionOptions& options, Post post);
   // There are no places left.
-  ~Admission();
+  ~Admission() = default;
   Admission(const Admission&) = delete;
   Admission& operator=(const Admission&) = delete;
 
-  // Queues a call of `caller` that needs `bytes`, which `share`, a share of the budget, could hold.
-  // Calls `ready` once, unless the place is given up before: with the turn, or with
-  // kResourceExhausted when the wait has lasted too long, `deadline` comes near, or too many wait.
-  // `again`: the call has had its turn and goes before all others of its caller.
-  std::unique_ptr<Place> Wait(const std::string& caller, MemoryBudget& share, int64_t bytes,
-                              absl::Time deadline, bool again, Ready ready);
+  // Queues a request that its caller's share could hold.
+  std::unique_ptr<Place> Wait(MemoryRequest request, absl::Time now, Granted granted);
 
   // True if somebody waits: whoever comes then queues too.
   bool crowded() const { return waiting() > 0; }
   int64_t waiting() const;
 
-  // Looks whether somebody can have a turn; called when memory comes free.
+  // Grants what can be; called when memory comes free.
   void Pump();
+  // Refuses those whose time is up; returns when the next one's is.
+  absl::Time Expire(absl::Time now);
+  // Has `listener` called when somebody begins to wait, under no lock. To be set before that.
+  void SetListener(std::function<void()> listener) { listener_ = std::move(listener); }
 
  private:
   struct Waiter {
-    std::string caller;
-    MemoryBudget* share = nullptr;
-    int64_t bytes = 0;
+    MemoryRequest request;
     absl::Time since, expiry;
-    Ready ready;  // null once called
-    bool has_turn = false;
+    Granted granted;  // null once called, or given up
   };
   using Queue = std::deque<std::shared_ptr<Waiter>>;
 
-  bool Fits(const Waiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Answer(Waiter& waiter, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes the waiter's bytes, if it may have them.
+  absl::StatusOr<MemoryBudget::Reservation> Take(const Waiter& waiter)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Answer(Waiter& waiter, absl::StatusOr<MemoryBudget::Reservation> answer)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Remove(const std::shared_ptr<Waiter>& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GiveUp(const std::shared_ptr<Waiter>& waiter);
-  // Refuses those whose time is up; returns when the next one's is.
-  absl::Time Expire() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void TimerMain();
 
   MemoryBudget& budget_;
-  Executor& executor_;
   const AdmissionOptions options_;
+  const Post post_;
+  std::function<void()> listener_;
   mutable Mutex mutex_;
   std::map<std::string, Queue> queues_ ABSL_GUARDED_BY(mutex_);  // none is empty
   std::list<std::string> turns_ ABSL_GUARDED_BY(mutex_);         // callers, the next one first
   int64_t waiting_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t promised_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // to those that have a turn
-  bool timer_changed_ ABSL_GUARDED_BY(mutex_) = false;
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread timer_;
 };
 
 class Admission::Place {

@@ -19,6 +19,10 @@ class CallerAccount {
  public:
   CallerAccount(int64_t limit_bytes, MemoryBudget& budget) : memory_(limit_bytes, &budget) {}
   MemoryBudget& memory() { return memory_; }
+  // Returns the memory of an account, which keeps it alive.
+  static std::shared_ptr<MemoryBudget> MemoryOf(const std::shared_ptr<CallerAccount>& account) {
+    return {account, &account->memory_};
+  }
 
  private:
   friend class CallerAccounts;
@@ -59,7 +63,7 @@ class CallerAccounts::Stream {
   ~Stream() {
     if (account_ != nullptr) accounts_->CloseStream(*account_);
   }
-  MemoryBudget& memory() const { return account_->memory(); }
+  std::shared_ptr<MemoryBudget> memory() const { return CallerAccount::MemoryOf(account_); }
 
  private:
   friend class CallerAccounts;

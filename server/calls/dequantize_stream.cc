@@ -67,43 +67,47 @@ class DequantizeTensor final : public OpenTensor {
   bool done_ = false;
 };
 
-absl::StatusOr<std::unique_ptr<OpenTensor>> OpenDequantize(CallContext& context,
-                                                           FrameOutbox& outbox, uint64_t id,
-                                                           const std::string& bytes,
-                                                           std::function<void()> on_event) {
+absl::StatusOr<PreparedTensor> PrepareDequantize(CallContext& call, FrameOutbox& outbox,
+                                                 uint64_t id, const std::string& bytes) {
   v1::DequantizeStart start;
   QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
-  QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(start, context.service));
+  QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(start, call.service));
   std::unique_ptr<SharedSlots> slots;
   if (start.has_output_slots()) {
-    QUANTD_ASSIGN_OR_RETURN(slots, SharedSlots::Make(start.output_slots(), context.shared));
+    QUANTD_ASSIGN_OR_RETURN(slots, SharedSlots::Make(start.output_slots(), call.shared));
   }
-  v1::StreamingDequantizeResponse frame;
-  frame.set_tensor_id(id);
-  *frame.mutable_start() = StartedMessage(head);
-  auto sink = std::make_unique<PayloadFrames>(
-      context.service.shared_pool, std::move(slots), outbox, id,
-      std::vector<PayloadFrames::PlaneSize>{{"values", head.output_bytes}}, head.chunks);
-  QUANTD_ASSIGN_OR_RETURN(
-      std::unique_ptr<DequantizeSession> session,
-      DequantizeSession::Create(std::move(head.plan), head.output_dtype, *sink, context.session,
-                                std::move(on_event)));
-  outbox.Send(SerializeFrame(frame));
-  return std::make_unique<DequantizeTensor>(id, head.output_bytes, std::move(sink),
-                                            std::move(session));
+  PreparedTensor prepared;
+  prepared.resident_bytes = DequantizeResidentBytes(head.plan, head.output_dtype);
+  prepared.open = [&call, &outbox, id, head = std::move(head), slots = std::move(slots)](
+                      const SessionContext& context, std::function<void()> on_event) mutable
+      -> absl::StatusOr<std::unique_ptr<OpenTensor>> {
+    v1::StreamingDequantizeResponse frame;
+    frame.set_tensor_id(id);
+    *frame.mutable_start() = StartedMessage(head);
+    auto sink = std::make_unique<PayloadFrames>(
+        call.service.shared_pool, std::move(slots), outbox, id,
+        std::vector<PayloadFrames::PlaneSize>{{"values", head.output_bytes}}, head.chunks);
+    QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<DequantizeSession> session,
+                            DequantizeSession::Create(std::move(head.plan), head.output_dtype, *sink,
+                                                      context, std::move(on_event)));
+    outbox.Send(SerializeFrame(frame));
+    return std::make_unique<DequantizeTensor>(id, head.output_bytes, std::move(sink),
+                                              std::move(session));
+  };
+  return prepared;
 }
 
 }  // namespace
 
 std::unique_ptr<FrameHandler> MakeDequantizeStream(CallContext& context, FrameOutbox& outbox,
                                                    const CancelToken& cancel) {
-  return std::make_unique<TensorStream>(context, context.service.metrics.rpc("StreamingDequantize"),
-                                        outbox, cancel,
-                                        [&context, &outbox](uint64_t id, const std::string& start,
-                                                            std::function<void()> on_event) {
-                                          return OpenDequantize(context, outbox, id, start,
-                                                                std::move(on_event));
-                                        });
+  return std::make_unique<TensorStream>(
+      context, outbox, cancel,
+      TensorStreamKind{.rpc = "StreamingDequantize",
+                       .fields = kRequestFrame,
+                       .prepare = [&context, &outbox](uint64_t id, const std::string& start) {
+                         return PrepareDequantize(context, outbox, id, start);
+                       }});
 }
 
 }  // namespace quantd

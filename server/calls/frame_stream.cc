@@ -44,7 +44,7 @@ FrameStream::FrameStream(ServiceContext& context, grpc::CallbackServerContext& c
       progress_(absl::Now()),
       record_(context, call, caller_, method, CallKind::kStream) {
   MutexLock lock(&mutex_);  // what gRPC's threads do next comes after this
-  call_context_.session.budget = &stream_.memory();
+  call_context_.session.budget = stream_.memory().get();
 }
 
 FrameStream::~FrameStream() {
@@ -218,6 +218,7 @@ void FrameStream::MaybeEnd() {
   ended_ = true;
   if (waiting_) record_.AddMemoryWait(absl::Now() - place_->since());
   place_.reset();
+  answer_.reset();
   handler_->Cancel();
   const CallTimes times = handler_->times();
   record_.AddTimes(times.statistics, times.encode);
@@ -266,7 +267,7 @@ void FrameStream::Turn(bool here) {
         return;
       }
     }
-    const absl::StatusOr<Progress> progress = WorkOrRefuse();
+    const absl::StatusOr<Progress> progress = WorkOrAnswer();
     if (progress.ok() && *progress == Progress::kMore) continue;
     if (progress.ok() && *progress != Progress::kIdle) return Wait(*progress);
     absl::Status status = progress.status();
@@ -287,24 +288,23 @@ void FrameStream::Turn(bool here) {
   SubmitTurn();
 }
 
-absl::StatusOr<Progress> FrameStream::WorkOrRefuse() {
-  absl::Status refusal;
+absl::StatusOr<Progress> FrameStream::WorkOrAnswer() {
+  std::optional<absl::StatusOr<MemoryBudget::Reservation>> answer;
   {
     MutexLock lock(&mutex_);
-    std::swap(refusal, refusal_);
+    std::swap(answer, answer_);
   }
-  if (!refusal.ok()) {
-    QUANTD_RETURN_IF_ERROR(handler_->Refuse(refusal));
+  if (answer.has_value()) {
+    QUANTD_RETURN_IF_ERROR(answer->ok() ? handler_->Grant(**std::move(answer))
+                                        : handler_->Refuse(answer->status()));
     return Progress::kMore;
   }
   const absl::StatusOr<Progress> progress = handler_->Work();
-  if (progress.ok() && *progress == Progress::kWaiting) return progress;
-  MutexLock lock(&mutex_);
-  call_context_.has_turn = false;
-  place_.reset();  // the turn is over
   const bool is_admitted =
       progress.ok() && (*progress == Progress::kIdle || *progress == Progress::kBusy);
-  if (is_admitted && record_.received_bytes() > 0) {
+  if (!is_admitted) return progress;
+  MutexLock lock(&mutex_);
+  if (record_.received_bytes() > 0) {
     admitted_ = true;
     MaybeRead();
   }
@@ -322,26 +322,25 @@ void FrameStream::Wait(Progress progress) {
     draining_ = !outbox_.empty();
     if (!draining_) Schedule(/*may_run_here=*/false);  // has been sent meanwhile
   } else {
-    const bool again = std::exchange(call_context_.has_turn, false);
     waiting_ = true;
-    place_.reset();
-    place_ = context_.admission->Wait(caller_.name, stream_.memory(), handler_->needed_bytes(),
-                                      record_.deadline(), again,
-                                      [stream = weak_from_this()](const absl::Status& status) {
-                                        if (const auto self = stream.lock()) self->Resume(status);
-                                      });
+    const MemoryWish wish = handler_->wish();
+    place_ = context_.admission->Wait(
+        {caller_.name, stream_.memory(), wish.bytes, wish.what, record_.deadline()}, absl::Now(),
+        [stream = weak_from_this()](absl::StatusOr<MemoryBudget::Reservation> answer) {
+          if (const auto self = stream.lock()) self->Resume(std::move(answer));
+        });
   }
   MaybeEnd();
 }
 
-void FrameStream::Resume(const absl::Status& status) {
+void FrameStream::Resume(absl::StatusOr<MemoryBudget::Reservation> answer) {
   MutexLock lock(&mutex_);
   if (ended_ || !waiting_) return;
   waiting_ = false;
   record_.AddMemoryWait(absl::Now() - place_->since());
+  place_.reset();
   progress_ = absl::Now();
-  call_context_.has_turn = status.ok();
-  refusal_ = status;
+  answer_ = std::move(answer);
   Schedule(/*may_run_here=*/false);
 }
 
@@ -404,7 +403,10 @@ class HandlerWithSlot final : public FrameHandler {
   absl::Status Accept(const grpc::ByteBuffer& frame) override { return handler_->Accept(frame); }
   bool may_read_on() const override { return handler_->may_read_on(); }
   absl::StatusOr<Progress> Work() override { return handler_->Work(); }
-  int64_t needed_bytes() const override { return handler_->needed_bytes(); }
+  MemoryWish wish() const override { return handler_->wish(); }
+  absl::Status Grant(MemoryBudget::Reservation granted) override {
+    return handler_->Grant(std::move(granted));
+  }
   absl::Status Refuse(const absl::Status& status) override { return handler_->Refuse(status); }
   absl::Status Close() override { return handler_->Close(); }
   bool may_close() const override { return handler_->may_close(); }

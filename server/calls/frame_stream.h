@@ -10,6 +10,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -52,7 +53,13 @@ enum class Progress {
   kIdle,      // nothing is left of the frame
   kBusy,      // call Work again when the waker says so, or a frame has been sent
   kDraining,  // call Work again when all responses have been sent
-  kWaiting,   // call Work again when there may be needed_bytes() of memory; it holds none
+  kWaiting,   // call Grant when there is memory for its wish(); it holds none
+};
+
+// Memory that a handler waits for.
+struct MemoryWish {
+  int64_t bytes = 0;
+  absl::string_view what;  // for messages: what it is for
 };
 
 // What one kind of stream does with its frames. The stream makes all calls one at a time, on the
@@ -66,8 +73,10 @@ class FrameHandler {
   virtual bool may_read_on() const = 0;
   // Does some stripes' worth of what the frame has left to do. An error ends the stream.
   virtual absl::StatusOr<Progress> Work() = 0;
-  virtual int64_t needed_bytes() const = 0;
-  // Says, instead of a call of Work, that there will be no memory. An error ends the stream.
+  virtual MemoryWish wish() const = 0;
+  // Hands over, instead of a call of Work, what was wished for. An error ends the stream.
+  virtual absl::Status Grant(MemoryBudget::Reservation granted) = 0;
+  // Says, likewise, that there will be no memory.
   virtual absl::Status Refuse(const absl::Status& status) = 0;
   // Says that the peer has sent all its frames; the result is the stream's. Called when may_close().
   virtual absl::Status Close() = 0;
@@ -140,15 +149,15 @@ class FrameStream : public FrameOutbox,
   Next TakeNext(grpc::ByteBuffer& frame) ABSL_LOCKS_EXCLUDED(mutex_);
   void Turn(bool here);
   void Wait(Progress progress);
-  void Resume(const absl::Status& status);
-  absl::StatusOr<Progress> WorkOrRefuse();
+  void Resume(absl::StatusOr<MemoryBudget::Reservation> answer);
+  absl::StatusOr<Progress> WorkOrAnswer();
 
   ServiceContext& context_;
   grpc::CallbackServerContext& call_;
   const Caller caller_;
   const CallerAccounts::Stream stream_;
   const MemoryBudget::Reservation base_;
-  CallContext call_context_;  // has_turn is written while no turn is at work
+  CallContext call_context_;
   CancelToken cancel_;
   std::unique_ptr<FrameHandler> handler_;  // used by the turn at work alone
   std::shared_ptr<FrameStream> self_;      // until gRPC is done
@@ -170,8 +179,9 @@ class FrameStream : public FrameOutbox,
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;      // the handler waits for memory
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;        // the waker was called during a turn
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;        // EndCall was called
-  absl::Status refusal_ ABSL_GUARDED_BY(mutex_);      // there will be no memory
-  std::unique_ptr<Admission::Place> place_ ABSL_GUARDED_BY(mutex_);  // in the queue, or a turn
+  // The memory that the handler waits for, or why there will be none.
+  std::optional<absl::StatusOr<MemoryBudget::Reservation>> answer_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<Admission::Place> place_ ABSL_GUARDED_BY(mutex_);  // in the queue
   absl::Status status_ ABSL_GUARDED_BY(mutex_);                      // an error ends the stream
   absl::Time progress_ ABSL_GUARDED_BY(mutex_);   // when the peer or a turn last did something
   absl::Time submitted_ ABSL_GUARDED_BY(mutex_);  // the turn that waits for a worker

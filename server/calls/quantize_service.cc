@@ -41,8 +41,8 @@ constexpr size_t kSmallCallBytes = size_t{256} << 10;
 constexpr size_t kInlineCallBytes = size_t{64} << 10;
 
 // Fills the response of a unary call.
-using Answer = std::function<absl::Status(CallContext&, const ByteBuffer&, ByteBuffer&,
-                                          const CancelToken&, UnaryOutcome&)>;
+using Answer =
+    std::function<absl::Status(CallContext&, const ByteBuffer&, ByteBuffer&, UnaryState&)>;
 
 // A unary call, which lives until gRPC is done with it and no worker is at it. Its work runs on an
 // executor, or on gRPC's thread if it is tiny (core/adr/0006). Where its memory is not there it
@@ -84,7 +84,6 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
     MutexLock lock(&mutex_);
     if (!waiting_) return;
     EndWait();
-    place_.reset();
     End(record_.Cancellation());
   }
   void OnDone() override {
@@ -108,15 +107,13 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
     CallContext call_context = {.service = context_, .session = context_.session};
     call_context.session.executor = &executor_;
     call_context.session.budget = &account_->memory();
-    UnaryOutcome outcome;
-    const absl::Status status = answer_(call_context, request_, response_, cancel_, outcome);
+    UnaryState call{.cancel = cancel_, .memory = std::move(granted_), .outcome = {}};
+    const absl::Status status = answer_(call_context, request_, response_, call);
     MutexLock lock(&mutex_);
-    const bool again = place_ != nullptr;
-    place_.reset();  // the turn is over
-    if (MayWait(status)) return Wait(*ShortageOf(status), again);
-    if (outcome.has_value()) {
-      metrics_.TensorEnded(*outcome);
-      record_.AddTimes(outcome->statistics, outcome->encode);
+    if (MayWait(status)) return Wait(*ShortageOf(status));
+    if (call.outcome.has_value()) {
+      metrics_.TensorEnded(*call.outcome);
+      record_.AddTimes(call.outcome->statistics, call.outcome->encode);
     }
     End(absl::IsCancelled(status) ? record_.Cancellation() : status);
   }
@@ -137,27 +134,30 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
     return true;
   }
 
-  void Wait(int64_t needed_bytes, bool again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  void Wait(int64_t needed_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     waiting_ = true;
-    place_ =
-        context_.admission->Wait(caller_name_, account_->memory(), needed_bytes, record_.deadline(),
-                                 again, [call = weak_from_this()](const absl::Status& status) {
-                                   if (const auto self = call.lock()) self->Resume(status);
-                                 });
+    place_ = context_.admission->Wait(
+        {caller_name_, CallerAccount::MemoryOf(account_), needed_bytes, "a unary call",
+         record_.deadline()},
+        absl::Now(),
+        [call = weak_from_this()](absl::StatusOr<MemoryBudget::Reservation> answer) {
+          if (const auto self = call.lock()) self->Resume(std::move(answer));
+        });
   }
 
   void EndWait() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     waiting_ = false;
     record_.AddMemoryWait(absl::Now() - place_->since());
+    place_.reset();
   }
 
-  void Resume(const absl::Status& status) {
+  void Resume(absl::StatusOr<MemoryBudget::Reservation> answer) {
     MutexLock lock(&mutex_);
     if (!waiting_) return;
     EndWait();
-    if (status.ok()) return Submit();
-    place_.reset();
-    End(status);
+    if (!answer.ok()) return End(answer.status());
+    granted_ = *std::move(answer);
+    Submit();
   }
 
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -173,6 +173,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
   const std::shared_ptr<CallerAccount> account_;
   Executor& executor_;
   const Answer answer_;
+  MemoryBudget::Reservation granted_;  // the worker's at work, else written under the lock
   const ByteBuffer& request_;  // gRPC's, like the response
   ByteBuffer& response_;
   CancelToken cancel_;
@@ -182,7 +183,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
   CallRecord record_ ABSL_GUARDED_BY(mutex_);
   MemoryBudget::Reservation request_reservation_ ABSL_GUARDED_BY(mutex_);  // once it has waited
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
-  std::unique_ptr<Admission::Place> place_ ABSL_GUARDED_BY(mutex_);  // in the queue, or a turn
+  std::unique_ptr<Admission::Place> place_ ABSL_GUARDED_BY(mutex_);  // in the queue
   std::shared_ptr<UnaryCall> self_ ABSL_GUARDED_BY(mutex_);          // until gRPC is done
 };
 
@@ -190,13 +191,13 @@ template <typename Request, typename Response>
 grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, Call& grpc_call,
                                      absl::string_view rpc, const ByteBuffer* in, ByteBuffer* out,
                                      absl::Status (*answer)(CallContext&, const Request&, Response&,
-                                                            const CancelToken&, UnaryOutcome&)) {
+                                                            UnaryState&)) {
   const absl::StatusOr<Caller> caller = IdentifyCaller(grpc_call, context.tokens);
   if (!caller.ok()) return new Refused<grpc::ServerUnaryReactor>(caller.status(), grpc_call);
   const auto call = std::make_shared<UnaryCall>(
       context, grpc_call, *caller, rpc, *in, *out,
       [answer](CallContext& call_context, const ByteBuffer& bytes, ByteBuffer& result,
-               const CancelToken& cancel, UnaryOutcome& outcome) -> absl::Status {
+               UnaryState& state) -> absl::Status {
         Request request;
         ByteBuffer buffer = bytes;  // shares its slices
         grpc::ProtoBufferReader reader(&buffer);
@@ -206,7 +207,7 @@ grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, Call& grpc_call,
               absl::StrCat("the request is not a well-formed ", request.GetTypeName()));
         }
         Response response;
-        QUANTD_RETURN_IF_ERROR(answer(call_context, request, response, cancel, outcome));
+        QUANTD_RETURN_IF_ERROR(answer(call_context, request, response, state));
         result = SerializeFrame(response);
         return absl::OkStatus();
       });

@@ -85,40 +85,46 @@ class QuantizeTensor final : public OpenTensor {
   std::optional<EncodingReport> report_;  // once all is done
 };
 
-absl::StatusOr<std::unique_ptr<OpenTensor>> OpenQuantize(CallContext& context, FrameOutbox& outbox,
-                                                         uint64_t id, const std::string& bytes,
-                                                         std::function<void()> on_event) {
+absl::StatusOr<PreparedTensor> PrepareQuantize(CallContext& call, FrameOutbox& outbox, uint64_t id,
+                                               const std::string& bytes) {
   v1::QuantizeStart start;
   QUANTD_RETURN_IF_ERROR(ParseMessage(bytes, "start", start));
-  QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(start, context.service));
+  QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(start, call.service));
   std::unique_ptr<SharedSlots> slots;
   if (start.has_output_slots()) {
-    QUANTD_ASSIGN_OR_RETURN(slots, SharedSlots::Make(start.output_slots(), context.shared));
+    QUANTD_ASSIGN_OR_RETURN(slots, SharedSlots::Make(start.output_slots(), call.shared));
   }
-  v1::StreamingQuantizeResponse frame;
-  frame.set_tensor_id(id);
-  *frame.mutable_start() = StartedMessage(head.plan);
-  auto sink = std::make_unique<PayloadFrames>(context.service.shared_pool, std::move(slots), outbox,
-                                              id, PlaneSizes(head.plan), head.chunks);
-  QUANTD_ASSIGN_OR_RETURN(
-      std::unique_ptr<QuantizeSession> session,
-      QuantizeSession::Create(std::move(head.plan), std::move(head.options), *sink,
-                              context.session, std::move(on_event)));
-  outbox.Send(SerializeFrame(frame));
-  return std::make_unique<QuantizeTensor>(id, std::move(sink), std::move(session));
+  PreparedTensor prepared;
+  prepared.resident_bytes = head.plan.resident_bytes;
+  prepared.open = [&call, &outbox, id, head = std::move(head), slots = std::move(slots)](
+                      const SessionContext& context, std::function<void()> on_event) mutable
+      -> absl::StatusOr<std::unique_ptr<OpenTensor>> {
+    v1::StreamingQuantizeResponse frame;
+    frame.set_tensor_id(id);
+    *frame.mutable_start() = StartedMessage(head.plan);
+    auto sink = std::make_unique<PayloadFrames>(call.service.shared_pool, std::move(slots), outbox,
+                                                id, PlaneSizes(head.plan), head.chunks);
+    QUANTD_ASSIGN_OR_RETURN(
+        std::unique_ptr<QuantizeSession> session,
+        QuantizeSession::Create(std::move(head.plan), std::move(head.options), *sink, context,
+                                std::move(on_event)));
+    outbox.Send(SerializeFrame(frame));
+    return std::make_unique<QuantizeTensor>(id, std::move(sink), std::move(session));
+  };
+  return prepared;
 }
 
 }  // namespace
 
 std::unique_ptr<FrameHandler> MakeQuantizeStream(CallContext& context, FrameOutbox& outbox,
                                                  const CancelToken& cancel) {
-  return std::make_unique<TensorStream>(context, context.service.metrics.rpc("StreamingQuantize"),
-                                        outbox, cancel,
-                                        [&context, &outbox](uint64_t id, const std::string& start,
-                                                            std::function<void()> on_event) {
-                                          return OpenQuantize(context, outbox, id, start,
-                                                              std::move(on_event));
-                                        });
+  return std::make_unique<TensorStream>(
+      context, outbox, cancel,
+      TensorStreamKind{.rpc = "StreamingQuantize",
+                       .fields = kRequestFrame,
+                       .prepare = [&context, &outbox](uint64_t id, const std::string& start) {
+                         return PrepareQuantize(context, outbox, id, start);
+                       }});
 }
 
 }  // namespace quantd

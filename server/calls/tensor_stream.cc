@@ -30,35 +30,51 @@ grpc::ByteBuffer ErrorFrame(uint64_t tensor_id, const absl::Status& status) {
 
 }  // namespace
 
-TensorStream::TensorStream(CallContext& context, RpcMetrics& metrics, FrameOutbox& outbox,
-                           const CancelToken& cancel, OpenTensorFn open)
+TensorStream::TensorStream(CallContext& context, FrameOutbox& outbox, const CancelToken& cancel,
+                           TensorStreamKind kind)
     : context_(context),
-      metrics_(metrics),
+      metrics_(context.service.metrics.rpc(kind.rpc)),
       outbox_(outbox),
       cancel_(cancel),
-      open_(std::move(open)),
+      kind_(std::move(kind)),
       event_(std::make_shared<std::atomic<bool>>(false)),
       wake_([event = event_, waker = outbox.Waker()] {
         event->store(true);
         waker();
       }),
-      shared_chunks_(context.shared == nullptr
+      shared_chunks_(context.shared == nullptr || kind_.single
                          ? nullptr
                          : std::make_shared<SharedChunks>(context.shared, outbox)) {}
 
 TensorStream::~TensorStream() {
   for (auto& [id, entry] : tensors_) {
-    Record(entry.tensor.get(), TensorOutcome::Result::kCancelled);
+    Record(entry.tensor.get(), cancel_.cancelled() || !kind_.single
+                                   ? TensorOutcome::Result::kCancelled
+                                   : TensorOutcome::Result::kFailed);
   }
   if (shared_chunks_ != nullptr) shared_chunks_->Close();
 }
 
-absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
-  QUANTD_ASSIGN_OR_RETURN(ParsedFrame frame, ParseFrame(buffer, kRequestFrame));
+// What is wrong with the order of frames as the stream alone can tell.
+absl::Status TensorStream::CheckOrder(const ParsedFrame& frame) const {
   if (!any_start_ && frame.kind != FrameKind::kStart) {
     // The beginning of the stream may have been lost on the way.
     return absl::FailedPreconditionError("the stream does not open with a start frame");
   }
+  if (!kind_.single) return absl::OkStatus();
+  if (any_end_) return absl::FailedPreconditionError("a frame comes after the end frame");
+  if (any_start_ && frame.kind == FrameKind::kStart) {
+    return absl::FailedPreconditionError("the stream has a second start frame");
+  }
+  if (frame.shared.has_value()) {
+    return absl::InvalidArgumentError("shared ranges are for streams of tensors only");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
+  QUANTD_ASSIGN_OR_RETURN(ParsedFrame frame, ParseFrame(buffer, kind_.fields));
+  QUANTD_RETURN_IF_ERROR(CheckOrder(frame));
   switch (frame.kind) {
     case FrameKind::kStart:
       any_start_ = true;
@@ -74,6 +90,7 @@ absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
       return AcceptChunk(std::move(frame));
     }
     case FrameKind::kEnd:
+      any_end_ = true;
       return EndTensor(frame.tensor_id);
     case FrameKind::kNone:
     case FrameKind::kError:
@@ -101,59 +118,69 @@ absl::Status TensorStream::Open(ParsedFrame frame) {
                           "open_tensors", context_.service.limits.max_open_tensors),
                 true);
   }
+  absl::StatusOr<PreparedTensor> prepared = kind_.prepare(id, frame.message);
+  if (!prepared.ok()) return Fail(id, prepared.status(), true);
+  pending_ = Pending{id, *std::move(prepared)};
   // A stream that has tensors open cannot wait for memory: what they hold would never come free. But
   // those whose `end` has come are about to be done.
   const bool may_wait = std::ssize(tensors_) == num_ending_;
-  const bool must_wait = same != tensors_.end() || (may_wait && context_.service.admission->crowded());
-  needed_bytes_ = context_.service.limits.stream_bytes();
-  if (!must_wait) {
-    const absl::Status status = TryOpen(frame);
-    if (status.ok()) return status;
-    if (!may_wait || !MayWait(status)) return Fail(id, status, true);
+  if (same != tensors_.end() || (may_wait && context_.service.admission->crowded())) {
+    return absl::OkStatus();  // Work goes on with it
   }
-  pending_ = std::move(frame);
-  return absl::OkStatus();
+  return OpenPending();
 }
 
-absl::Status TensorStream::TryOpen(const ParsedFrame& frame) {
+MemoryWish TensorStream::wish() const {
+  const int64_t stream_bytes =
+      stream_reservation_.bytes() > 0 ? 0 : context_.service.limits.stream_bytes();
+  return {pending_->tensor.resident_bytes + stream_bytes, "a stream and its tensor"};
+}
+
+absl::Status TensorStream::OpenPending() {
+  const MemoryWish wanted = wish();
+  absl::StatusOr<MemoryBudget::Reservation> memory =
+      context_.session.budget->Reserve(wanted.bytes, wanted.what);
+  if (memory.ok()) return OpenWith(*std::move(memory));
+  const bool may_wait = std::ssize(tensors_) == num_ending_;
+  if (may_wait && ShortageOf(memory.status()).has_value()) return absl::OkStatus();
+  return Refuse(memory.status());
+}
+
+absl::Status TensorStream::OpenWith(MemoryBudget::Reservation granted) {
+  Pending pending = std::move(*std::exchange(pending_, std::nullopt));
   if (stream_reservation_.bytes() == 0) {
-    QUANTD_ASSIGN_OR_RETURN(
-        stream_reservation_,
-        context_.session.budget->Reserve(context_.service.limits.stream_bytes(), "a stream"));
+    stream_reservation_ = granted.Split(context_.service.limits.stream_bytes());
   }
-  QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<OpenTensor> tensor,
-                          open_(frame.tensor_id, frame.message, wake_));
-  tensors_[frame.tensor_id].tensor = std::move(tensor);
+  Entry entry;
+  entry.memory = std::make_unique<TensorMemory>(std::move(granted));
+  SessionContext context = context_.session;
+  context.budget = &entry.memory->account;
+  absl::StatusOr<std::unique_ptr<OpenTensor>> tensor = pending.tensor.open(context, wake_);
+  if (!tensor.ok()) return Fail(pending.tensor_id, tensor.status(), true);
+  entry.tensor = *std::move(tensor);
+  tensors_[pending.tensor_id] = std::move(entry);
   return absl::OkStatus();
-}
-
-bool TensorStream::MayWait(const absl::Status& status) {
-  const std::optional<int64_t> shortage_bytes = ShortageOf(status);
-  if (!shortage_bytes.has_value()) return false;
-  needed_bytes_ = context_.service.limits.stream_bytes() +
-                  (stream_reservation_.bytes() > 0 ? *shortage_bytes : 0);
-  return needed_bytes_ <= context_.session.budget->limit_bytes();
 }
 
 absl::StatusOr<Progress> TensorStream::WorkOnPending() {
   if (num_ending_ > 0) return Progress::kBusy;
   const bool may_wait = tensors_.empty();
-  if (may_wait) {
-    // Whoever waits holds nothing that others might wait for.
-    if (stream_reservation_.bytes() > 0 && !outbox_.Drained()) return Progress::kDraining;
-    stream_reservation_ = MemoryBudget::Reservation();
-    if (!context_.has_turn && context_.service.admission->crowded()) return Progress::kWaiting;
+  if (!may_wait || !context_.service.admission->crowded()) {
+    QUANTD_RETURN_IF_ERROR(OpenPending());
+    if (!pending_.has_value()) return Progress::kMore;
   }
-  const absl::Status status = TryOpen(*pending_);
-  if (!status.ok() && may_wait && MayWait(status)) {
-    stream_reservation_ = MemoryBudget::Reservation();
-    return Progress::kWaiting;
+  // Whoever waits holds nothing that others might wait for.
+  if (stream_reservation_.bytes() > 0 && !outbox_.Drained()) return Progress::kDraining;
+  stream_reservation_ = MemoryBudget::Reservation();
+  if (wish().bytes > context_.session.budget->limit_bytes()) {  // it would wait in vain
+    QUANTD_RETURN_IF_ERROR(OpenPending());
+    return Progress::kMore;
   }
-  if (!status.ok()) {
-    QUANTD_RETURN_IF_ERROR(Refuse(status));
-  }
-  pending_.reset();
-  return Progress::kMore;
+  return Progress::kWaiting;
+}
+
+absl::Status TensorStream::Grant(MemoryBudget::Reservation granted) {
+  return OpenWith(std::move(granted));
 }
 
 absl::Status TensorStream::Refuse(const absl::Status& status) {
@@ -270,6 +297,7 @@ absl::Status TensorStream::Fail(uint64_t id, const absl::Status& status, bool mo
   context_.service.metrics.CountRefusal(status);
   tensors_.erase(id);
   ++num_failed_;
+  if (kind_.single) return status;
   outbox_.Send(ErrorFrame(id, status));
   if (!more_to_come) return absl::OkStatus();
   failed_.insert(id);

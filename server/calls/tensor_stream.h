@@ -8,10 +8,11 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -38,24 +39,52 @@ class OpenTensor {
   virtual TensorOutcome outcome() = 0;
 };
 
-// Opens a tensor from the bytes of its start message, and answers `start`. `on_event` is for its
-// session.
-using OpenTensorFn = std::function<absl::StatusOr<std::unique_ptr<OpenTensor>>(
-    uint64_t tensor_id, const std::string& start, std::function<void()> on_event)>;
+// The memory of one tensor: what was granted, as an account that its session takes it from.
+struct TensorMemory {
+  explicit TensorMemory(MemoryBudget::Reservation reservation)
+      : granted(std::move(reservation)), account(granted.bytes()) {}
+  const MemoryBudget::Reservation granted;
+  MemoryBudget account;
+};
+
+// A tensor whose start message has been read, and found good.
+struct PreparedTensor {
+  int64_t resident_bytes = 0;  // what its session will hold
+  // Opens it, and answers `start`. `on_event` is for its session. Called once at most.
+  absl::AnyInvocable<absl::StatusOr<std::unique_ptr<OpenTensor>>(const SessionContext& context,
+                                                                 std::function<void()> on_event)>
+      open;
+};
+
+// What a kind of stream does with its tensors.
+struct TensorStreamKind {
+  absl::string_view rpc;  // for metrics
+  FrameFields fields;     // of its requests
+  // The stream is for one tensor, whose errors end it.
+  bool single = false;
+  std::function<absl::StatusOr<PreparedTensor>(uint64_t tensor_id, const std::string& start)> prepare;
+};
 
 // Many tensors on one stream, told apart by tensor_id. A tensor that fails gets an error frame, and
 // what the peer still sends for it is dropped up to its `end`. Tensors are worked on by their
 // sessions; a turn of the stream hands chunks over, helps, and says what has ended. Not thread-safe.
+//
+//   start   prepared: plan and memory are known
+//             `- memory is free, nobody waits: opened      `- else it is pending: the stream gives
+//                                                             back what it holds and waits, if it may
+//   chunk   handed to the session
+//   end     when the session has ended: the report, or the error
 class TensorStream final : public FrameHandler {
  public:
-  TensorStream(CallContext& context, RpcMetrics& metrics, FrameOutbox& outbox,
-               const CancelToken& cancel, OpenTensorFn open);
+  TensorStream(CallContext& context, FrameOutbox& outbox, const CancelToken& cancel,
+               TensorStreamKind kind);
   ~TensorStream() override;
 
   absl::Status Accept(const grpc::ByteBuffer& frame) override;
   bool may_read_on() const override { return !pending_.has_value(); }
   absl::StatusOr<Progress> Work() override;
-  int64_t needed_bytes() const override { return needed_bytes_; }
+  MemoryWish wish() const override;
+  absl::Status Grant(MemoryBudget::Reservation granted) override;
   absl::Status Refuse(const absl::Status& status) override;
   absl::Status Close() override;
   bool may_close() const override { return num_ending_ == 0; }
@@ -66,14 +95,20 @@ class TensorStream final : public FrameHandler {
 
  private:
   struct Entry {
+    std::unique_ptr<TensorMemory> memory;  // goes after the tensor
     std::unique_ptr<OpenTensor> tensor;
     bool ending = false;  // its `end` has come
   };
+  struct Pending {
+    uint64_t tensor_id;
+    PreparedTensor tensor;
+  };
 
+  absl::Status CheckOrder(const ParsedFrame& frame) const;
   absl::Status Open(ParsedFrame frame);
-  absl::Status TryOpen(const ParsedFrame& frame);
-  // True if there would be memory later for the tensor that `status` refuses.
-  bool MayWait(const absl::Status& status);
+  // Opens what is pending, if its memory is free, or else makes it fail, unless the stream waits.
+  absl::Status OpenPending();
+  absl::Status OpenWith(MemoryBudget::Reservation granted);
   absl::StatusOr<Progress> WorkOnPending();
   absl::Status AcceptChunk(ParsedFrame frame);
   absl::Status EndTensor(uint64_t tensor_id);
@@ -89,18 +124,17 @@ class TensorStream final : public FrameHandler {
   RpcMetrics& metrics_;
   FrameOutbox& outbox_;
   const CancelToken& cancel_;
-  const OpenTensorFn open_;
+  const TensorStreamKind kind_;
   const std::shared_ptr<std::atomic<bool>> event_;     // a session has something to tell
   const std::function<void()> wake_;                   // which it does by this
   const std::shared_ptr<SharedChunks> shared_chunks_;  // null: the client shares no memory
   MemoryBudget::Reservation stream_reservation_;  // for the frames read, and what is to be sent
   MemoryBudget::Reservation frame_reservation_;   // for what a large frame takes beyond that
-  std::optional<ParsedFrame> pending_;            // the start of a tensor that waits for memory
-  int64_t needed_bytes_ = 0;                      // that it waits for
+  std::optional<Pending> pending_;                // nothing is read behind it
   absl::flat_hash_map<uint64_t, Entry> tensors_;
   absl::flat_hash_set<uint64_t> failed_;  // whose frames are dropped
   OpenTensor* current_ = nullptr;         // has been given a chunk
-  bool any_start_ = false;
+  bool any_start_ = false, any_end_ = false;
   int64_t num_ending_ = 0, num_done_ = 0, num_failed_ = 0;
   CallTimes times_;
 };

@@ -30,10 +30,10 @@ namespace {
 
 constexpr int kDefaultPageSize = 50;
 
-// Reserves what a unary call holds beside its session, where its response is not too large.
-absl::StatusOr<MemoryBudget::Reservation> ReserveUnary(const CallContext& context,
-                                                       absl::string_view method,
-                                                       int64_t input_bytes, int64_t output_bytes) {
+// Returns what a unary call and its session hold, where its response is not too large.
+absl::StatusOr<MemoryBudget::Reservation> TakeMemory(const CallContext& context, UnaryState& call,
+                                                     absl::string_view method, int64_t input_bytes,
+                                                     int64_t output_bytes, int64_t session_bytes) {
   if (output_bytes > context.service.limits.max_unary_bytes) {
     return WithLimit(absl::ResourceExhaustedError(absl::StrCat(
                          "the response of ", method, " would have ", output_bytes,
@@ -41,36 +41,35 @@ absl::StatusOr<MemoryBudget::Reservation> ReserveUnary(const CallContext& contex
                          "; use Streaming", method)),
                      "unary_response_bytes", context.service.limits.max_unary_bytes);
   }
+  if (call.memory.bytes() > 0) return std::move(call.memory);
   // The response lies there twice: as the message, and serialized.
-  QUANTD_ASSIGN_OR_RETURN(const int64_t bytes, CheckedAdd(input_bytes, 2 * output_bytes));
+  QUANTD_ASSIGN_OR_RETURN(int64_t bytes, CheckedAdd(input_bytes, 2 * output_bytes));
+  QUANTD_ASSIGN_OR_RETURN(bytes, CheckedAdd(bytes, session_bytes));
   return context.session.budget->Reserve(bytes, "a unary call");
 }
 
-// What is counted of a unary call's tensor; goes to `result` at its end.
+// What is counted of a unary call's tensor; goes to the call at its end.
 class UnaryTensor {
  public:
-  UnaryTensor(const CancelToken& cancel, UnaryOutcome& result) : cancel_(cancel), result_(result) {}
+  explicit UnaryTensor(UnaryState& call) : call_(call) {}
   ~UnaryTensor() {
-    if (outcome.result != TensorOutcome::Result::kOk && cancel_.cancelled()) {
+    if (outcome.result != TensorOutcome::Result::kOk && call_.cancel.cancelled()) {
       outcome.result = TensorOutcome::Result::kCancelled;
     }
     outcome.elapsed = absl::Now() - start_;
-    result_ = outcome;
+    call_.outcome = outcome;
   }
 
   TensorOutcome outcome;
 
  private:
-  const CancelToken& cancel_;
-  UnaryOutcome& result_;
+  UnaryState& call_;
   const absl::Time start_ = absl::Now();
 };
 
-// Adds to what a session lacked what the call had reserved for itself already.
-absl::Status WithWholeShortage(const absl::Status& status,
-                               const MemoryBudget::Reservation& reserved) {
-  const std::optional<int64_t> bytes = ShortageOf(status);
-  return bytes.has_value() ? WithShortage(status, *bytes + reserved.bytes()) : status;
+SessionContext With(SessionContext context, MemoryBudget& account) {
+  context.budget = &account;
+  return context;
 }
 
 std::span<const std::byte> AsBytes(const std::string& text) {
@@ -119,16 +118,15 @@ void Drive(StripeSession& session, const CancelToken& cancel) {
 }  // namespace
 
 absl::Status Quantize(CallContext& context, const v1::QuantizeRequest& request,
-                      v1::QuantizeResponse& response, const CancelToken& cancel,
-                      UnaryOutcome& outcome) {
-  UnaryTensor tensor(cancel, outcome);
+                      v1::QuantizeResponse& response, UnaryState& call) {
+  UnaryTensor tensor(call);
   QUANTD_ASSIGN_OR_RETURN(QuantizeHead head, ReadHead(request.start(), context.service));
   tensor.outcome.scheme = head.plan.scheme->info.name;
   tensor.outcome.input_bytes = static_cast<int64_t>(request.data().size());
   QUANTD_ASSIGN_OR_RETURN(
-      const MemoryBudget::Reservation reservation,
-      ReserveUnary(context, "Quantize", static_cast<int64_t>(request.data().size()),
-                   head.plan.output_bytes));
+      const MemoryBudget::Reservation memory,
+      TakeMemory(context, call, "Quantize", static_cast<int64_t>(request.data().size()),
+                 head.plan.output_bytes, head.plan.resident_bytes));
   *response.mutable_start() = StartedMessage(head.plan);
   std::vector<std::span<std::byte>> data;
   for (const PlaneDesc& desc : head.plan.resolved.layout.planes) {
@@ -140,12 +138,12 @@ absl::Status Quantize(CallContext& context, const v1::QuantizeRequest& request,
     data.push_back(AsWritable(*plane.mutable_data()));
   }
   SpanSink sink(std::move(data));
-  const absl::StatusOr<std::unique_ptr<QuantizeSession>> made =
-      QuantizeSession::Create(std::move(head.plan), std::move(head.options), sink, context.session);
-  if (!made.ok()) return WithWholeShortage(made.status(), reservation);
-  const std::unique_ptr<QuantizeSession>& session = *made;
+  MemoryBudget account(memory.bytes());
+  QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<QuantizeSession> session,
+                          QuantizeSession::Create(std::move(head.plan), std::move(head.options),
+                                                  sink, With(context.session, account)));
   session->Push({AsBytes(request.data()), nullptr});
-  Drive(*session, cancel);
+  Drive(*session, call.cancel);
   QUANTD_ASSIGN_OR_RETURN(const EncodingReport report, session->Finish());
   *response.mutable_report() = ToProto(report, session->plan().resolved.layout.planes);
   const int64_t input_bytes = tensor.outcome.input_bytes;
@@ -156,30 +154,30 @@ absl::Status Quantize(CallContext& context, const v1::QuantizeRequest& request,
 }
 
 absl::Status Dequantize(CallContext& context, const v1::DequantizeRequest& request,
-                        v1::DequantizeResponse& response, const CancelToken& cancel,
-                        UnaryOutcome& outcome) {
-  UnaryTensor tensor(cancel, outcome);
+                        v1::DequantizeResponse& response, UnaryState& call) {
+  UnaryTensor tensor(call);
   QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(request.start(), context.service));
   tensor.outcome.scheme = head.plan.scheme->info.name;
   tensor.outcome.input_bytes = head.plan.output_bytes;
   QUANTD_ASSIGN_OR_RETURN(const std::vector<const std::string*> planes,
                           CollectPlanes(request, head.plan));
   QUANTD_ASSIGN_OR_RETURN(
-      const MemoryBudget::Reservation reservation,
-      ReserveUnary(context, "Dequantize", head.plan.output_bytes, head.output_bytes));
+      const MemoryBudget::Reservation memory,
+      TakeMemory(context, call, "Dequantize", head.plan.output_bytes, head.output_bytes,
+                 DequantizeResidentBytes(head.plan, head.output_dtype)));
   *response.mutable_start() = StartedMessage(head);
   response.mutable_data()->resize(static_cast<size_t>(head.output_bytes));
   SpanSink sink({AsWritable(*response.mutable_data())});
-  const absl::StatusOr<std::unique_ptr<DequantizeSession>> made = DequantizeSession::Create(
-      std::move(head.plan), head.output_dtype, sink, context.session);
-  if (!made.ok()) return WithWholeShortage(made.status(), reservation);
-  const std::unique_ptr<DequantizeSession>& session = *made;
+  MemoryBudget account(memory.bytes());
+  QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<DequantizeSession> session,
+                          DequantizeSession::Create(std::move(head.plan), head.output_dtype, sink,
+                                                    With(context.session, account)));
   for (size_t n = 0; n < planes.size(); ++n) {  // parameters first, then the codes: plane 0
     const size_t i = (n + 1) % planes.size();
     if (planes[i] == nullptr) continue;  // of no bytes
     session->Push(static_cast<int>(i), {AsBytes(*planes[i]), nullptr});
   }
-  Drive(*session, cancel);
+  Drive(*session, call.cancel);
   tensor.outcome.encode = absl::FromChrono(session->work().encoding);
   QUANTD_ASSIGN_OR_RETURN(const DecodingReport report, session->Finish());
   *response.mutable_finished() = ToProto(report, session->plan().resolved.layout.planes);
@@ -189,7 +187,7 @@ absl::Status Dequantize(CallContext& context, const v1::DequantizeRequest& reque
 }
 
 absl::Status PlanTensor(CallContext& context, const v1::PlanRequest& request,
-                        v1::PlanResponse& response, const CancelToken&, UnaryOutcome&) {
+                        v1::PlanResponse& response, UnaryState&) {
   QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(request.tensor()));
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(request.spec()));
   QUANTD_ASSIGN_OR_RETURN(const Plan plan,
@@ -200,7 +198,7 @@ absl::Status PlanTensor(CallContext& context, const v1::PlanRequest& request,
 }
 
 absl::Status ListSchemes(CallContext&, const v1::ListSchemesRequest& request,
-                         v1::ListSchemesResponse& response, const CancelToken&, UnaryOutcome&) {
+                         v1::ListSchemesResponse& response, UnaryState&) {
   const std::span<const Scheme* const> schemes = AllSchemes();
   if (request.page_size() < 0) {
     return WithField(
@@ -222,7 +220,7 @@ absl::Status ListSchemes(CallContext&, const v1::ListSchemesRequest& request,
 }
 
 absl::Status GetServerInfo(CallContext& context, const v1::GetServerInfoRequest&,
-                           v1::GetServerInfoResponse& response, const CancelToken&, UnaryOutcome&) {
+                           v1::GetServerInfoResponse& response, UnaryState&) {
   response.set_version(QUANTD_VERSION);
   response.set_build(QUANTD_BUILD);
   response.set_simd_target(ChosenSimdTarget());
