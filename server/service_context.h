@@ -50,6 +50,7 @@ struct ServiceContext {
   std::shared_ptr<spdlog::logger> call_logger;  // for one line a call; null: silent
   bool json_log = false;                        // what those lines are
   Metrics metrics;                              // off unless the server was told to have them
+  absl::Time (*now)() = &absl::Now;  // the clock of calls
   absl::Time start_time = absl::Now();
   int worker_threads = 0;
   std::atomic<int64_t> active_calls = 0;

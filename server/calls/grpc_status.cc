@@ -69,11 +69,8 @@ grpc::Status ToGrpc(const absl::Status& status) {
                       details);
 }
 
-void AddRetryTrailer(const absl::Status& status, grpc::CallbackServerContext& call) {
-  if (const std::optional<absl::Duration> delay = RetryAfterOf(status)) {
-    call.AddTrailingMetadata("grpc-retry-pushback-ms",
-                             absl::StrCat(absl::ToInt64Milliseconds(*delay)));
-  }
+std::pair<std::string, std::string> RetryTrailer(absl::Duration delay) {
+  return {"grpc-retry-pushback-ms", absl::StrCat(absl::ToInt64Milliseconds(delay))};
 }
 
 v1::TensorError ToTensorError(const absl::Status& status) {

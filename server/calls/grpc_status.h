@@ -1,10 +1,13 @@
 #ifndef QUANTD_SERVER_CALLS_GRPC_STATUS_H_
 #define QUANTD_SERVER_CALLS_GRPC_STATUS_H_
 
-#include <grpcpp/server_context.h>
 #include <grpcpp/support/status.h>
 
+#include <string>
+#include <utility>
+
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "quantd/v1/quantization.pb.h"
 
 // The one place that turns a status into what peers get. The code keeps its number, the message its
@@ -15,8 +18,8 @@ namespace quantd {
 // Returns `status` as gRPC sends it, with a google.rpc.Status.
 grpc::Status ToGrpc(const absl::Status& status);
 
-// Tells gRPC clients when the same call may succeed, where `status` says so.
-void AddRetryTrailer(const absl::Status& status, grpc::CallbackServerContext& call);
+// Returns the trailer that tells gRPC clients when the same call may succeed.
+std::pair<std::string, std::string> RetryTrailer(absl::Duration delay);
 
 // Returns `status`, which is not OK, as the error of one tensor.
 v1::TensorError ToTensorError(const absl::Status& status);

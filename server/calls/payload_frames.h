@@ -16,7 +16,7 @@
 #include "core/exec/buffer_pool.h"
 #include "core/session/sink.h"
 #include "proto/frame_codec.h"
-#include "server/calls/frame_stream.h"
+#include "server/calls/call.h"
 #include "server/net/shared_slots.h"
 
 namespace quantd {

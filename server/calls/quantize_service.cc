@@ -22,9 +22,9 @@
 #include "proto/frame_codec.h"
 #include "server/admit/admission.h"
 #include "server/admit/caller_accounts.h"
-#include "server/calls/frame_stream.h"
+#include "server/calls/reactors.h"
 #include "server/calls/grpc_status.h"
-#include "server/calls/refused_call.h"
+#include "server/calls/reactors.h"
 #include "server/calls/streams.h"
 #include "server/calls/unary_calls.h"
 #include "server/net/caller.h"
@@ -34,7 +34,7 @@ namespace quantd {
 namespace {
 
 using grpc::ByteBuffer;
-using Call = grpc::CallbackServerContext;
+using Context = grpc::CallbackServerContext;
 
 constexpr size_t kSmallCallBytes = size_t{256} << 10;
 // Up to here the work takes less than to wake another thread for it.
@@ -51,7 +51,7 @@ using Answer =
 class UnaryCall final : public grpc::ServerUnaryReactor,
                         public std::enable_shared_from_this<UnaryCall> {
  public:
-  UnaryCall(ServiceContext& context, Call& call, const Caller& caller, absl::string_view rpc,
+  UnaryCall(ServiceContext& context, Context& call, const Caller& caller, absl::string_view rpc,
             const ByteBuffer& request, ByteBuffer& response, Answer answer)
       : context_(context),
         metrics_(context.metrics.rpc(rpc)),
@@ -63,7 +63,8 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
         answer_(std::move(answer)),
         request_(request),
         response_(response),
-        record_(context, call, caller, rpc, CallKind::kUnary) {
+        record_(context, FactsOf(call, caller, rpc), CallKind::kUnary),
+        call_(call) {
     HandOver(this);
   }
   ~UnaryCall() override { MutexLock lock(&mutex_); }
@@ -163,7 +164,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     status_ = status;
     if (status_.ok()) record_.AddSent(static_cast<int64_t>(response_.Length()));
-    record_.AddTrailers(status_);
+    AddTrailers(record_.Trailers(status_), call_);
     Finish(ToGrpc(status_));
   }
 
@@ -181,6 +182,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
   absl::Time submitted_ ABSL_GUARDED_BY(mutex_);
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   CallRecord record_ ABSL_GUARDED_BY(mutex_);
+  Context& call_;
   MemoryBudget::Reservation request_reservation_ ABSL_GUARDED_BY(mutex_);  // once it has waited
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
   std::unique_ptr<Admission::Place> place_ ABSL_GUARDED_BY(mutex_);  // in the queue
@@ -188,7 +190,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
 };
 
 template <typename Request, typename Response>
-grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, Call& grpc_call,
+grpc::ServerUnaryReactor* ServeUnary(ServiceContext& context, Context& grpc_call,
                                      absl::string_view rpc, const ByteBuffer* in, ByteBuffer* out,
                                      absl::Status (*answer)(CallContext&, const Request&, Response&,
                                                             UnaryState&)) {
@@ -227,31 +229,31 @@ class QuantizeService final : public RawService {
  public:
   explicit QuantizeService(ServiceContext& context) : context_(context) {}
 
-  grpc::ServerUnaryReactor* Quantize(Call* call, const ByteBuffer* in, ByteBuffer* out) override {
+  grpc::ServerUnaryReactor* Quantize(Context* call, const ByteBuffer* in, ByteBuffer* out) override {
     return ServeUnary(context_, *call, "Quantize", in, out, &quantd::Quantize);
   }
-  grpc::ServerUnaryReactor* Dequantize(Call* call, const ByteBuffer* in, ByteBuffer* out) override {
+  grpc::ServerUnaryReactor* Dequantize(Context* call, const ByteBuffer* in, ByteBuffer* out) override {
     return ServeUnary(context_, *call, "Dequantize", in, out, &quantd::Dequantize);
   }
-  grpc::ServerUnaryReactor* Plan(Call* call, const ByteBuffer* in, ByteBuffer* out) override {
+  grpc::ServerUnaryReactor* Plan(Context* call, const ByteBuffer* in, ByteBuffer* out) override {
     return ServeUnary(context_, *call, "Plan", in, out, &quantd::PlanTensor);
   }
-  grpc::ServerUnaryReactor* ListSchemes(Call* call, const ByteBuffer* in,
+  grpc::ServerUnaryReactor* ListSchemes(Context* call, const ByteBuffer* in,
                                         ByteBuffer* out) override {
     return ServeUnary(context_, *call, "ListSchemes", in, out, &quantd::ListSchemes);
   }
-  grpc::ServerUnaryReactor* GetServerInfo(Call* call, const ByteBuffer* in,
+  grpc::ServerUnaryReactor* GetServerInfo(Context* call, const ByteBuffer* in,
                                           ByteBuffer* out) override {
     return ServeUnary(context_, *call, "GetServerInfo", in, out, &quantd::GetServerInfo);
   }
 
-  BidiReactor* StreamingQuantize(Call* call) override {
+  BidiReactor* StreamingQuantize(Context* call) override {
     return ServeBidi(context_, *call, "StreamingQuantize", &MakeQuantizeStream);
   }
-  BidiReactor* StreamingDequantize(Call* call) override {
+  BidiReactor* StreamingDequantize(Context* call) override {
     return ServeBidi(context_, *call, "StreamingDequantize", &MakeDequantizeStream);
   }
-  grpc::ServerReadReactor<ByteBuffer>* Calibrate(Call* call, ByteBuffer* response) override {
+  grpc::ServerReadReactor<ByteBuffer>* Calibrate(Context* call, ByteBuffer* response) override {
     return ServeClientStream(context_, *call, response, "Calibrate", &MakeCalibrateStream);
   }
 

@@ -14,7 +14,7 @@
 #include "core/base/mutex.h"
 #include "core/exec/piece.h"
 #include "proto/frame_codec.h"
-#include "server/calls/frame_stream.h"
+#include "server/calls/call.h"
 #include "server/net/shared_regions.h"
 
 namespace quantd {

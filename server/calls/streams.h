@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "core/exec/cancel_token.h"
-#include "server/calls/frame_stream.h"
+#include "server/calls/call.h"
 #include "server/service_context.h"
 
 // What each streaming call does with its frames. All arguments outlive the handler.

@@ -20,7 +20,7 @@
 #include "core/exec/memory_budget.h"
 #include "core/session/stripe_session.h"
 #include "proto/frame_codec.h"
-#include "server/calls/frame_stream.h"
+#include "server/calls/call.h"
 #include "server/calls/received_chunk.h"
 #include "server/service_context.h"
 
@@ -82,6 +82,7 @@ class TensorStream final : public FrameHandler {
 
   absl::Status Accept(const grpc::ByteBuffer& frame) override;
   bool may_read_on() const override { return !pending_.has_value(); }
+  bool may_read_ahead() const override { return stream_reservation_.bytes() > 0; }
   absl::StatusOr<Progress> Work() override;
   MemoryWish wish() const override;
   absl::Status Grant(MemoryBudget::Reservation granted) override;

@@ -1,13 +1,15 @@
 #include "server/observe/call_record.h"
 
 #include <algorithm>
-#include <chrono>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "core/base/status_detail.h"
 #include "server/calls/grpc_status.h"
 
 namespace quantd {
@@ -30,6 +32,11 @@ double Millis(absl::Duration duration) { return absl::ToDoubleMilliseconds(durat
 constexpr size_t kTraceIdBegin = 3, kTraceIdEnd = 35, kParentBegin = 36, kParentEnd = 52,
                  kFlagsBegin = 53, kTraceparentEnd = 55;
 
+CallFacts WithValidTraceparent(CallFacts facts) {
+  facts.traceparent = std::string(ValidTraceparent(facts.traceparent));
+  return facts;
+}
+
 }  // namespace
 
 absl::string_view ValidTraceparent(absl::string_view text) {
@@ -48,21 +55,15 @@ absl::string_view ValidTraceparent(absl::string_view text) {
   return text.substr(0, kTraceparentEnd);
 }
 
-CallRecord::CallRecord(ServiceContext& context, grpc::CallbackServerContext& call,
-                       const Caller& caller, absl::string_view rpc, CallKind kind)
+CallRecord::CallRecord(ServiceContext& context, CallFacts facts, CallKind kind)
     : context_(context),
-      call_(call),
-      caller_name_(absl::Utf8SafeCHexEscape(caller.name)),
-      rpc_(rpc),
+      facts_(WithValidTraceparent(std::move(facts))),
       kind_(kind),
-      metrics_(context.metrics.rpc(rpc)) {
+      metrics_(context.metrics.rpc(facts_.rpc)),
+      start_(context.now()) {
   context_.active_calls.fetch_add(1);
   context_.started_calls.fetch_add(1);
   metrics_.CallBegan();
-  const auto found = call.client_metadata().find("traceparent");
-  if (found != call.client_metadata().end()) {
-    traceparent_ = std::string(ValidTraceparent({found->second.data(), found->second.size()}));
-  }
 }
 
 CallRecord::~CallRecord() { context_.active_calls.fetch_sub(1); }
@@ -87,37 +88,34 @@ void CallRecord::AddTimes(absl::Duration statistics, absl::Duration encode) {
   times_.encode += encode;
 }
 
-absl::Time CallRecord::deadline() const {
-  const auto deadline = call_.deadline();
-  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture()
-                                                                  : absl::FromChrono(deadline);
-}
-
 absl::Status CallRecord::Cancellation() const {
   // A client hangs up when its own deadline passes, which may be before ours: grpc-timeout is
   // rounded up, by at most 1 in 100, and has taken its way.
   const absl::Time until = deadline();
   const absl::Duration allowed = until - start_;
   const absl::Duration early = allowed / 100 + std::min(allowed / 10, absl::Milliseconds(100));
-  if (until != absl::InfiniteFuture() && absl::Now() >= until - early) {
+  if (until != absl::InfiniteFuture() && context_.now() >= until - early) {
     return absl::DeadlineExceededError("the call's deadline has passed");
   }
   return absl::CancelledError("the call was cancelled");
 }
 
-void CallRecord::AddTrailers(const absl::Status& status) {
+CallTrailers CallRecord::Trailers(const absl::Status& status) const {
   std::string timing =
       absl::StrFormat("queue;dur=%.3f, statistics;dur=%.3f, encode;dur=%.3f", Millis(times_.queue),
                       Millis(times_.statistics), Millis(times_.encode));
   if (kind_ == CallKind::kStream)
     absl::StrAppendFormat(&timing, ", send;dur=%.3f", Millis(times_.send));
-  call_.AddTrailingMetadata("server-timing", timing);
-  if (!traceparent_.empty()) call_.AddTrailingMetadata("traceparent", traceparent_);
-  AddRetryTrailer(status, call_);
+  CallTrailers trailers = {{"server-timing", std::move(timing)}};
+  if (!facts_.traceparent.empty()) trailers.emplace_back("traceparent", facts_.traceparent);
+  if (const std::optional<absl::Duration> delay = RetryAfterOf(status)) {
+    trailers.push_back(RetryTrailer(*delay));
+  }
+  return trailers;
 }
 
 void CallRecord::End(const absl::Status& status, absl::string_view summary) {
-  const absl::Duration elapsed = absl::Now() - start_;
+  const absl::Duration elapsed = context_.now() - start_;
   metrics_.CallEnded(status.code(), elapsed);
   context_.metrics.CountRefusal(status);
   spdlog::logger* const logger = context_.call_logger.get();
@@ -131,16 +129,16 @@ void CallRecord::End(const absl::Status& status, absl::string_view summary) {
 std::string CallRecord::TextLine(const absl::Status& status, absl::string_view summary,
                                  absl::Duration elapsed) const {
   std::string line = absl::StrCat(
-      rpc_, " from ", caller_name_, " at ", call_.peer(), ": ",
+      facts_.rpc, " from ", absl::Utf8SafeCHexEscape(facts_.caller), " at ", facts_.peer, ": ",
       status.ok() ? "OK"
                   : absl::Utf8SafeCHexEscape(absl::StrCat(absl::StatusCodeToString(status.code()),
                                                           ": ", status.message())));
   if (!summary.empty()) absl::StrAppend(&line, "; ", summary);
   absl::StrAppendFormat(&line, "; %d bytes in, %d out, %.3f s", received_bytes_, sent_bytes_,
                         absl::ToDoubleSeconds(elapsed));
-  if (!traceparent_.empty()) {
+  if (!facts_.traceparent.empty()) {
     absl::StrAppend(&line, "; trace ",
-                    traceparent_.substr(kTraceIdBegin, kTraceIdEnd - kTraceIdBegin));
+                    facts_.traceparent.substr(kTraceIdBegin, kTraceIdEnd - kTraceIdBegin));
   }
   return line;
 }
@@ -148,9 +146,9 @@ std::string CallRecord::TextLine(const absl::Status& status, absl::string_view s
 std::string CallRecord::JsonFields(const absl::Status& status, absl::string_view summary,
                                    absl::Duration elapsed) const {
   nlohmann::ordered_json line;
-  line["rpc"] = rpc_;
-  line["caller"] = caller_name_;
-  line["peer"] = call_.peer();
+  line["rpc"] = facts_.rpc;
+  line["caller"] = absl::Utf8SafeCHexEscape(facts_.caller);
+  line["peer"] = facts_.peer;
   line["code"] = absl::StatusCodeToString(status.code());
   if (!status.ok()) line["error"] = std::string(status.message());
   if (!summary.empty()) line["summary"] = std::string(summary);
@@ -161,8 +159,8 @@ std::string CallRecord::JsonFields(const absl::Status& status, absl::string_view
   line["statistics_ms"] = Millis(times_.statistics);
   line["encode_ms"] = Millis(times_.encode);
   if (kind_ == CallKind::kStream) line["send_ms"] = Millis(times_.send);
-  if (!traceparent_.empty()) {
-    line["trace_id"] = traceparent_.substr(kTraceIdBegin, kTraceIdEnd - kTraceIdBegin);
+  if (!facts_.traceparent.empty()) {
+    line["trace_id"] = facts_.traceparent.substr(kTraceIdBegin, kTraceIdEnd - kTraceIdBegin);
   }
   const std::string object = line.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
   return object.substr(1, object.size() - 2);  // without its braces: the log adds time and level

@@ -1,15 +1,14 @@
 #ifndef QUANTD_SERVER_OBSERVE_CALL_RECORD_H_
 #define QUANTD_SERVER_OBSERVE_CALL_RECORD_H_
 
-#include <grpcpp/server_context.h>
-
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "server/net/caller.h"
 #include "server/observe/metrics.h"
 #include "server/service_context.h"
 
@@ -28,14 +27,25 @@ absl::string_view ValidTraceparent(absl::string_view text);
 
 enum class CallKind { kUnary, kStream };
 
+// What is known of a call when it begins.
+struct CallFacts {
+  std::string rpc;
+  std::string caller;  // the name, which may hold any bytes
+  std::string peer;
+  absl::Time deadline = absl::InfiniteFuture();
+  std::string traceparent;  // as it came
+};
+
+// Metadata that end a call: keys and values.
+using CallTrailers = std::vector<std::pair<std::string, std::string>>;
+
 // What is kept of one call, from its beginning to its end: for metrics, the log and the trailers.
 // The log gets a line for each stream at level info, for each unary call at level debug; there is
 // never any payload in it. Not thread-safe.
 class CallRecord {
  public:
-  // `context` and `call` outlive this.
-  CallRecord(ServiceContext& context, grpc::CallbackServerContext& call, const Caller& caller,
-             absl::string_view rpc, CallKind kind);
+  // `context` outlives this.
+  CallRecord(ServiceContext& context, CallFacts facts, CallKind kind);
   // The call is gone.
   ~CallRecord();
   CallRecord(const CallRecord&) = delete;
@@ -50,13 +60,13 @@ class CallRecord {
   void AddTimes(absl::Duration statistics, absl::Duration encode);
 
   // Returns when the call shall have ended; the infinite future if nobody has said.
-  absl::Time deadline() const;
+  absl::Time deadline() const { return facts_.deadline; }
   // Returns why a call ends that the peer has cancelled or given up: kCancelled, or
   // kDeadlineExceeded.
   absl::Status Cancellation() const;
 
-  // Gives the call its trailers; to be called right before it is finished with `status`.
-  void AddTrailers(const absl::Status& status);
+  // Returns the trailers of a call that is finished with `status` now.
+  CallTrailers Trailers(const absl::Status& status) const;
 
   // To be called once, when gRPC is done with the call. `summary` is for the log.
   void End(const absl::Status& status, absl::string_view summary);
@@ -68,13 +78,10 @@ class CallRecord {
                          absl::Duration elapsed) const;
 
   ServiceContext& context_;
-  grpc::CallbackServerContext& call_;
-  const std::string caller_name_;  // as the log has it
-  const std::string rpc_;
+  const CallFacts facts_;  // no traceparent if it is not valid
   const CallKind kind_;
   RpcMetrics& metrics_;
-  const absl::Time start_ = absl::Now();
-  std::string traceparent_;  // empty: none that is valid
+  const absl::Time start_;
   CallTimes times_;
   int64_t received_bytes_ = 0;
   int64_t sent_bytes_ = 0;

@@ -1,0 +1,360 @@
+// Entries: the events, OnRead and its like, and the turn that they have run: Turn. Tested by
+// tests/server, and by tests/sim with orders of events that no test of ours would think of.
+#include "server/calls/call.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+
+namespace quantd {
+namespace {
+
+// After this many steps a call lets others have the worker.
+constexpr int kStepsPerTurn = 16;
+// Behind a frame that may be a start nothing is read until it is known whether there is memory.
+constexpr size_t kStartFrameBytes = size_t{64} << 10;
+// Up to so large a frame, and steps so short of late, the turn is run by the thread that brought the
+// frame: waking another costs more.
+constexpr size_t kMaxBytesHere = size_t{256} << 10;
+constexpr absl::Duration kMaxStepHere = absl::Microseconds(250);
+// What a response takes beside its bytes: a peer can have very many small ones wait.
+constexpr size_t kFrameOverheadBytes = 512;
+
+}  // namespace
+
+Call::Call(ServiceContext& context, CallPort& port, CallFacts facts, CallerAccounts::Stream stream,
+           MemoryBudget::Reservation base, std::shared_ptr<const SharedRegion> shared)
+    : context_(context),
+      port_(port),
+      caller_name_(facts.caller),
+      stream_(std::move(stream)),
+      base_(std::move(base)),
+      call_context_{.service = context, .session = context.session, .shared = std::move(shared)},
+      progress_(context.now()),
+      record_(context, std::move(facts), CallKind::kStream) {
+  MutexLock lock(&mutex_);  // what the port's threads do next comes after this
+  call_context_.session.budget = stream_.memory().get();
+}
+
+Call::~Call() {
+  { MutexLock lock(&mutex_); }  // what other threads have done comes before this
+  handler_.reset();             // under no lock: its sessions may still send
+}
+
+void Call::Run(const MakeHandler& make_handler) {
+  handler_ = make_handler(call_context_, *this, cancel_);
+  MutexLock lock(&mutex_);
+  self_ = shared_from_this();
+  context_.idle_watch->Add(self_);
+  MaybeRead();
+}
+
+// --- What handlers and their sessions ask for ---
+
+void Call::Send(grpc::ByteBuffer frame) {
+  MutexLock lock(&mutex_);
+  if (MustStop() || state_ == State::kEnded) return;
+  queued_bytes_ += frame.Length() + kFrameOverheadBytes;
+  outbox_.emplace_back().Swap(&frame);
+  if (state_ != State::kAccepting) MaybeWrite();  // answers to one frame go out together
+}
+
+bool Call::Drained() {
+  MutexLock lock(&mutex_);
+  return outbox_.empty();
+}
+
+bool Call::Full() {
+  const auto max_bytes = static_cast<size_t>(context_.limits.max_queued_bytes);
+  if (queued_bytes_ < max_bytes) return false;
+  starved_ = true;  // and look again, so that a write that has ended meanwhile is not missed
+  return queued_bytes_ >= max_bytes;
+}
+
+std::function<void()> Call::Waker() {
+  return [call = weak_from_this()] {
+    const auto self = call.lock();
+    if (self == nullptr) return;
+    MutexLock lock(&self->mutex_);
+    self->progress_ = self->context_.now();
+    self->Stir(/*may_run_here=*/false);
+  };
+}
+
+bool Call::MoreHasCome() {
+  MutexLock lock(&mutex_);
+  return inbox_.has_value();
+}
+
+// --- Events ---
+
+void Call::OnRead(ReadResult result) {
+  {
+    MutexLock lock(&mutex_);
+    reading_ = false;
+    progress_ = context_.now();
+    bool is_small = true;
+    switch (result) {
+      case ReadResult::kFrame:
+        is_small = incoming_.Length() <= kMaxBytesHere;
+        record_.AddReceived(static_cast<int64_t>(incoming_.Length()));
+        inbox_.emplace().Swap(&incoming_);
+        break;
+      case ReadResult::kHalfClose:
+        peer_ = Peer::kHalfClosed;
+        break;
+      case ReadResult::kBroken:
+        cancel_.Cancel();
+        return MaybeEnd();
+    }
+    if (!Stir(/*may_run_here=*/is_small && slow_step_ <= kMaxStepHere)) return;
+  }
+  Turn(/*here=*/true);
+}
+
+void Call::OnWritten(bool ok) {
+  MutexLock lock(&mutex_);
+  writing_ = false;
+  progress_ = context_.now();
+  if (!ok) cancel_.Cancel();  // the peer is gone
+  const size_t frame_bytes = outbox_.front().Length();
+  queued_bytes_ -= frame_bytes + kFrameOverheadBytes;
+  record_.AddSent(static_cast<int64_t>(frame_bytes));
+  record_.AddSend(context_.now() - write_began_);
+  outbox_.pop_front();
+  MaybeWrite();
+  if (starved_.exchange(false)) Stir(/*may_run_here=*/false);  // a turn at work found it full
+  if (state_ == State::kDraining && outbox_.empty()) {
+    state_ = State::kIdle;
+    Stir(/*may_run_here=*/false);
+  }
+  MaybeEnd();  // if it was the last one, or there shall be no more
+}
+
+void Call::OnCancelled() {
+  MutexLock lock(&mutex_);
+  cancel_.Cancel();
+  MaybeEnd();
+}
+
+bool Call::EndIfIdle(absl::Duration timeout) {
+  MutexLock lock(&mutex_);
+  const absl::Duration idle = context_.now() - progress_;
+  const bool waits_for_peer = (state_ == State::kIdle || state_ == State::kDraining) &&
+                              (reading_ || writing_) && !handler_->busy();
+  if (MustStop() || !waits_for_peer || idle < timeout) return false;
+  status_ = absl::DeadlineExceededError(
+      absl::StrCat("the client has neither sent nor taken a frame for ",
+                   absl::FormatDuration(absl::Trunc(idle, absl::Seconds(1)))));
+  if (writing_) port_.Cancel();  // nothing else ends a write that the peer does not take
+  MaybeEnd();
+  return true;
+}
+
+void Call::OnAnswer(absl::StatusOr<MemoryBudget::Reservation> answer) {
+  MutexLock lock(&mutex_);
+  if (state_ != State::kWaiting) return;
+  state_ = State::kIdle;
+  record_.AddMemoryWait(context_.now() - place_->since());
+  place_.reset();
+  progress_ = context_.now();
+  answer_ = std::move(answer);
+  Stir(/*may_run_here=*/false);
+}
+
+void Call::OnDone() {
+  std::shared_ptr<Call> self;  // destroyed after the lock
+  MutexLock lock(&mutex_);
+  self = std::move(self_);
+  record_.End(status_, handler_->Summary());
+}
+
+// --- Actions ---
+
+bool Call::AtWork() {
+  return state_ == State::kDue || state_ == State::kAtWork || state_ == State::kStirred ||
+         state_ == State::kAccepting;
+}
+
+bool Call::Stir(bool may_run_here) {
+  switch (state_) {
+    case State::kAtWork:
+      state_ = State::kStirred;
+      return false;
+    case State::kIdle:
+      break;
+    case State::kDue:
+    case State::kStirred:
+    case State::kAccepting:
+    case State::kDraining:
+    case State::kWaiting:
+    case State::kEnded:
+      return false;
+  }
+  if (may_run_here) {
+    state_ = State::kDue;
+    submitted_ = context_.now();
+  } else {
+    SubmitTurn();
+  }
+  return may_run_here;
+}
+
+void Call::SubmitTurn() {
+  state_ = State::kDue;
+  submitted_ = context_.now();
+  context_.session.executor->Submit([self = shared_from_this()] { self->Turn(/*here=*/false); });
+}
+
+void Call::MaybeRead() {
+  if (reading_ || peer_ != Peer::kSends || state_ == State::kEnded || MustStop() ||
+      inbox_.has_value()) {
+    return;
+  }
+  reading_ = true;
+  port_.Read(&incoming_);
+}
+
+void Call::MaybeWrite() {
+  if (writing_ || state_ == State::kEnded) return;
+  if (MustStop()) {
+    outbox_.clear();
+    queued_bytes_ = 0;
+  }
+  if (outbox_.empty()) return;
+  writing_ = true;
+  write_began_ = context_.now();
+  port_.Write(&outbox_.front(), /*more_follows=*/outbox_.size() > 1);
+}
+
+bool Call::MustStop() { return cancel_.cancelled() || !status_.ok(); }
+
+void Call::MaybeEnd() {
+  if (AtWork() || state_ == State::kEnded) return;
+  if (cancel_.cancelled()) {
+    // With no operation pending nobody else would end the call.
+    if (status_.ok() || absl::IsCancelled(status_)) status_ = record_.Cancellation();
+  } else if (status_.ok()) {
+    if (peer_ != Peer::kClosed || inbox_.has_value() || !outbox_.empty()) return;
+  } else if (writing_) {
+    return;
+  }
+  if (state_ == State::kWaiting) record_.AddMemoryWait(context_.now() - place_->since());
+  state_ = State::kEnded;
+  place_.reset();
+  answer_.reset();
+  handler_->Cancel();
+  const CallTimes times = handler_->times();
+  record_.AddTimes(times.statistics, times.encode);
+  port_.Finish(status_, record_.Trailers(status_));
+}
+
+// --- Turns ---
+
+void Call::Turn(bool here) {
+  for (int step = 0; step < kStepsPerTurn; ++step) {
+    if (!BeginStep(here, step == 0)) return;
+    const absl::StatusOr<Progress> progress = WorkOrAnswer();
+    if (progress.ok() && *progress == Progress::kMore) continue;
+    if (progress.ok() && *progress != Progress::kIdle) return Pause(*progress);
+    absl::Status status = progress.status();
+    if (status.ok()) {
+      grpc::ByteBuffer frame;
+      const Next next = TakeNext(frame);
+      if (next == Next::kStop) return;
+      if (next == Next::kWork) continue;
+      status = next == Next::kFrame ? handler_->Accept(frame) : handler_->Close();
+    }
+    EndStep(status);
+  }
+  MutexLock lock(&mutex_);
+  SubmitTurn();
+}
+
+bool Call::BeginStep(bool here, bool is_first) {
+  MutexLock lock(&mutex_);
+  const absl::Time now = context_.now();
+  const absl::Duration last_step = now - std::exchange(step_began_, now);
+  if (is_first) {
+    record_.AddQueueWait(now - submitted_);
+  } else {
+    slow_step_ = std::max(last_step, slow_step_ / 2);
+  }
+  if (here && slow_step_ > kMaxStepHere) {  // the rest is for a worker
+    SubmitTurn();
+    return false;
+  }
+  state_ = State::kAtWork;  // what is told by now is looked at in this step
+  if (!Full() && !MustStop()) return true;
+  EndTurn(State::kIdle);
+  return false;
+}
+
+absl::StatusOr<Progress> Call::WorkOrAnswer() {
+  std::optional<absl::StatusOr<MemoryBudget::Reservation>> answer;
+  {
+    MutexLock lock(&mutex_);
+    std::swap(answer, answer_);
+  }
+  if (!answer.has_value()) return handler_->Work();
+  QUANTD_RETURN_IF_ERROR(answer->ok() ? handler_->Grant(**std::move(answer))
+                                      : handler_->Refuse(answer->status()));
+  return Progress::kMore;
+}
+
+Call::Next Call::TakeNext(grpc::ByteBuffer& frame) {
+  MutexLock lock(&mutex_);
+  if (inbox_.has_value()) {
+    frame.Swap(&*inbox_);
+    inbox_.reset();
+    if (frame.Length() > kStartFrameBytes && handler_->may_read_ahead()) MaybeRead();
+    state_ = State::kAccepting;
+    return Next::kFrame;
+  }
+  if (handler_->may_read_on()) MaybeRead();
+  if (peer_ == Peer::kHalfClosed && handler_->may_close()) {
+    peer_ = Peer::kClosed;
+    return Next::kClose;
+  }
+  if (state_ == State::kStirred) return Next::kWork;
+  EndTurn(State::kIdle);
+  return Next::kStop;
+}
+
+void Call::EndStep(const absl::Status& status) {
+  MutexLock lock(&mutex_);
+  status_.Update(status);
+  if (state_ == State::kAccepting) state_ = State::kAtWork;
+  MaybeWrite();
+  if (handler_->may_read_on()) MaybeRead();
+}
+
+void Call::EndTurn(State state) {
+  const bool is_stirred = state_ == State::kStirred;
+  state_ = state;
+  progress_ = context_.now();  // what the peer waited for the work is not held against it
+  MaybeEnd();
+  if (is_stirred) Stir(/*may_run_here=*/false);
+}
+
+// Ends the turn at work until what the handler waits for is there.
+void Call::Pause(Progress progress) {
+  MutexLock lock(&mutex_);
+  if (progress == Progress::kDraining && !outbox_.empty()) return EndTurn(State::kDraining);
+  if (progress != Progress::kWaiting) {
+    if (progress == Progress::kDraining) state_ = State::kStirred;  // has been sent meanwhile
+    if (progress == Progress::kBusy && handler_->may_read_on()) MaybeRead();
+    return EndTurn(State::kIdle);
+  }
+  const MemoryWish wish = handler_->wish();
+  place_ = context_.admission->Wait(
+      {caller_name_, stream_.memory(), wish.bytes, wish.what, record_.deadline()}, context_.now(),
+      [call = weak_from_this()](absl::StatusOr<MemoryBudget::Reservation> answer) {
+        if (const auto self = call.lock()) self->OnAnswer(std::move(answer));
+      });
+  EndTurn(State::kWaiting);
+}
+
+}  // namespace quantd

@@ -1,0 +1,225 @@
+#ifndef QUANTD_SERVER_CALLS_CALL_H_
+#define QUANTD_SERVER_CALLS_CALL_H_
+
+#include <grpcpp/support/byte_buffer.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "core/base/mutex.h"
+#include "core/exec/cancel_token.h"
+#include "server/admit/admission.h"
+#include "server/admit/caller_accounts.h"
+#include "server/admit/idle_watch.h"
+#include "server/observe/call_record.h"
+#include "server/service_context.h"
+
+namespace quantd {
+
+// Takes response frames. Thread-safe.
+class FrameOutbox {
+ public:
+  virtual ~FrameOutbox() = default;
+  // Queues `frame`. Never blocks: the stream asks for no more work while too much is queued.
+  virtual void Send(grpc::ByteBuffer frame) = 0;
+  // True if everything has been sent.
+  virtual bool Drained() = 0;
+  // True if another request frame has come.
+  virtual bool MoreHasCome() = 0;
+  // True while so much is queued that no more shall be made; the handler's Work will be called when
+  // some of it has been sent. Takes no lock.
+  virtual bool Full() = 0;
+  // Returns what has the handler's Work called again; it may be called at any time, even when the
+  // stream is gone.
+  virtual std::function<void()> Waker() = 0;
+};
+
+// What is to be done next for a handler.
+enum class Progress {
+  kMore,      // call Work again
+  kIdle,      // nothing is left of the frame
+  kBusy,      // call Work again when the waker says so, or a frame has been sent
+  kDraining,  // call Work again when all responses have been sent
+  kWaiting,   // call Grant when there is memory for its wish(); it holds none
+};
+
+// Memory that a handler waits for.
+struct MemoryWish {
+  int64_t bytes = 0;
+  absl::string_view what;  // for messages: what it is for
+};
+
+// What one kind of stream does with its frames. The stream makes all calls one at a time, on the
+// executor. Not thread-safe.
+class FrameHandler {
+ public:
+  virtual ~FrameHandler() = default;
+  // Takes one request frame; nothing is left of those before. An error ends the stream.
+  virtual absl::Status Accept(const grpc::ByteBuffer& frame) = 0;
+  // False while the frame accepted last waits for memory: nothing is read behind it.
+  virtual bool may_read_on() const = 0;
+  // True while it has memory for a frame beside the one that it is given.
+  virtual bool may_read_ahead() const = 0;
+  // Does some stripes' worth of what the frame has left to do. An error ends the stream.
+  virtual absl::StatusOr<Progress> Work() = 0;
+  virtual MemoryWish wish() const = 0;
+  // Hands over, instead of a call of Work, what was wished for. An error ends the stream.
+  virtual absl::Status Grant(MemoryBudget::Reservation granted) = 0;
+  // Says, likewise, that there will be no memory.
+  virtual absl::Status Refuse(const absl::Status& status) = 0;
+  // Says that the peer has sent all its frames; the result is the stream's. Called when may_close().
+  virtual absl::Status Close() = 0;
+  virtual bool may_close() const { return true; }
+  // True while something is at work that no turn does.
+  virtual bool busy() const = 0;
+  // Says that nobody wants any results any more. Called instead of the other calls, under the
+  // stream's lock.
+  virtual void Cancel() = 0;
+  // Returns what the log shall say of the stream.
+  virtual std::string Summary() const = 0;
+  // Returns what of its time went into statistics and encoding.
+  virtual CallTimes times() const = 0;
+};
+
+using MakeHandler = std::function<std::unique_ptr<FrameHandler>(
+    CallContext& context, FrameOutbox& outbox, const CancelToken& cancel)>;
+
+// What brings frames and takes them: gRPC, or a simulation of it. All calls come under the machine's
+// lock, and return before what they ask for happens.
+class CallPort {
+ public:
+  virtual ~CallPort() = default;
+  // Reads the next frame into `frame`, then says so by OnRead.
+  virtual void Read(grpc::ByteBuffer* frame) = 0;
+  // Writes `frame`, which stays as it is until OnWritten. `more_follows`: right behind it, so that
+  // both may be sent at once.
+  virtual void Write(const grpc::ByteBuffer* frame, bool more_follows) = 0;
+  // Ends the call; nothing else follows. Reads and writes that are under way end first.
+  virtual void Finish(const absl::Status& status, const CallTrailers& trailers) = 0;
+  // Ends what is under way: the peer finds the call cancelled.
+  virtual void Cancel() = 0;
+};
+
+// A call as a machine: events come in, by the methods that begin with On, and actions go out by the
+// port. One frame is read while another one is worked on and others are written. Frames wait at the
+// peer, whom flow control holds back, while one waits here or while too much output is queued.
+//
+// Work is done in turns, one at a time, on the executor, or, if it is little, on the thread that
+// brings a frame. Between turns the call is in one of these states:
+//
+//          +---------------- peer, session, sent: something is to be done -----------+
+//          v                                                                         |
+//        kDue --> kAtWork --> kIdle ----------------------------------------------- -+
+//                  |   ^  `-> kDraining  until all responses are sent
+//        frame     v   |  `-> kWaiting   until memory is granted, or refused
+//              kAccepting                             kEnded: Finish was called
+//
+// kStirred is kAtWork with something that the turn has not seen. Each event takes the lock once, and
+// actions run under it, so that none follows Finish. It knows no clock but the context's, no thread
+// and no socket: tests/sim runs it with thousands of orders of events.
+//
+// Lives until OnDone and until no turn is at work. Thread-safe.
+class Call final : public FrameOutbox, public Idler, public std::enable_shared_from_this<Call> {
+ public:
+  // `port` lives until OnDone. `stream` is what the caller may hold, `base` what is read before there
+  // is more.
+  Call(ServiceContext& context, CallPort& port, CallFacts facts, CallerAccounts::Stream stream,
+       MemoryBudget::Reservation base, std::shared_ptr<const SharedRegion> shared);
+  ~Call() override;
+
+  // Begins to read. `make_handler` is given this call as outbox.
+  void Run(const MakeHandler& make_handler);
+
+  enum class ReadResult {
+    kFrame,      // a frame is there
+    kHalfClose,  // the peer has sent everything
+    kBroken,     // the call is cancelled, or its peer gone
+  };
+  void OnRead(ReadResult result);
+  void OnWritten(bool ok);
+  void OnCancelled();
+  // The port is done with the call.
+  void OnDone();
+  // Ends the call with kDeadlineExceeded if it has waited for its peer for so long; while the peer
+  // leaves a response untaken, it cannot be told and finds the call cancelled.
+  bool EndIfIdle(absl::Duration timeout) override;
+
+  void Send(grpc::ByteBuffer frame) override;
+  bool Drained() override;
+  bool MoreHasCome() override;
+  bool Full() override;
+  std::function<void()> Waker() override;
+
+ private:
+  enum class State { kIdle, kDue, kAtWork, kStirred, kAccepting, kDraining, kWaiting, kEnded };
+  // What the peer still sends; kClosed: nothing, and the handler knows.
+  enum class Peer { kSends, kHalfClosed, kClosed };
+  enum class Next { kFrame, kClose, kWork, kStop };
+
+  // Something is to be done: has a turn run, or the one at work look again. True if it shall be the
+  // caller who runs it, without the lock, which only OnRead offers.
+  bool Stir(bool may_run_here) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SubmitTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MaybeRead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MaybeWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MaybeEnd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool MustStop() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool AtWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  void Turn(bool here);
+  // False: the turn is over.
+  bool BeginStep(bool here, bool is_first) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<Progress> WorkOrAnswer();
+  Next TakeNext(grpc::ByteBuffer& frame) ABSL_LOCKS_EXCLUDED(mutex_);
+  void EndStep(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Ends the turn in `state`, or begins another one if that is due already.
+  void EndTurn(State state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Pause(Progress progress) ABSL_LOCKS_EXCLUDED(mutex_);
+  void OnAnswer(absl::StatusOr<MemoryBudget::Reservation> answer);
+
+  ServiceContext& context_;
+  CallPort& port_;
+  const std::string caller_name_;
+  const CallerAccounts::Stream stream_;
+  const MemoryBudget::Reservation base_;
+  CallContext call_context_;
+  CancelToken cancel_;
+  std::unique_ptr<FrameHandler> handler_;  // used by the turn at work alone
+  std::shared_ptr<Call> self_;             // until OnDone
+
+  Mutex mutex_;
+  State state_ ABSL_GUARDED_BY(mutex_) = State::kIdle;
+  Peer peer_ ABSL_GUARDED_BY(mutex_) = Peer::kSends;
+  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  grpc::ByteBuffer incoming_ ABSL_GUARDED_BY(mutex_);              // the port's while reading_
+  std::optional<grpc::ByteBuffer> inbox_ ABSL_GUARDED_BY(mutex_);  // a frame to be worked on
+  std::deque<grpc::ByteBuffer> outbox_ ABSL_GUARDED_BY(mutex_);  // the first is the port's if writing_
+  std::atomic<size_t> queued_bytes_ = 0;  // in outbox_
+  std::atomic<bool> starved_ = false;     // somebody was told that it is full
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);  // an error ends the call
+  // The memory that the handler waits for, or why there will be none.
+  std::optional<absl::StatusOr<MemoryBudget::Reservation>> answer_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<Admission::Place> place_ ABSL_GUARDED_BY(mutex_);  // in the queue; kWaiting
+  absl::Time progress_ ABSL_GUARDED_BY(mutex_);     // when the peer or a turn last did something
+  absl::Time submitted_ ABSL_GUARDED_BY(mutex_);    // the turn that waits for a worker
+  absl::Time step_began_ ABSL_GUARDED_BY(mutex_);   // of the turn at work
+  absl::Time write_began_ ABSL_GUARDED_BY(mutex_);  // of the frame that is the port's
+  absl::Duration slow_step_ ABSL_GUARDED_BY(mutex_) = absl::Milliseconds(1);  // of late
+  CallRecord record_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_SERVER_CALLS_CALL_H_
