@@ -12,21 +12,21 @@
 namespace quantd {
 
 // A pool of worker threads that run tasks in the order in which they came. Workers hold a
-// ScopedFloatEnv. Thread-safe.
+// ScopedFloatEnv. Thread-safe. Simulations have executors of their own, without threads.
 class Executor {
  public:
   // Starts `workers` threads; with 0, everything runs on its caller.
   explicit Executor(int workers);
   // Finishes all submitted tasks, then joins.
-  ~Executor();
+  virtual ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
-  int workers() const { return static_cast<int>(threads_.size()); }
+  virtual int workers() const { return static_cast<int>(threads_.size()); }
 
   // Runs `task` on a worker, in order of submission where there is one worker; with no workers,
   // runs it before returning.
-  void Submit(std::function<void()> task);
+  virtual void Submit(std::function<void()> task);
 
  private:
   void WorkerMain();

@@ -82,7 +82,7 @@ absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
     case FrameKind::kChunk: {
       const int64_t more_bytes =
           static_cast<int64_t>(frame.data_bytes) - context_.service.limits.frame_bytes;
-      if (more_bytes > 0) {
+      if (more_bytes > 0 && !failed_.contains(frame.tensor_id)) {  // else it is dropped
         auto reservation = context_.session.budget->Reserve(2 * more_bytes, "a request frame");
         if (!reservation.ok()) return Fail(frame.tensor_id, reservation.status(), true);
         frame_reservation_ = *std::move(reservation);
