@@ -1,5 +1,6 @@
 #include "client/connect.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/client_interceptor.h>
@@ -125,9 +126,17 @@ bool IsLocalTarget(absl::string_view target) {
   return is_127 || host == "localhost" || host == "[::1]";
 }
 
+void KeepGrpcUp() {
+  [[maybe_unused]] static const bool kKept = [] {
+    grpc_init();
+    return true;
+  }();
+}
+
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ConnectOptions& options) {
   QUANTD_RETURN_IF_ERROR(CheckOptions(options));
   QUANTD_RETURN_IF_ERROR(CheckTransport(options));
+  KeepGrpcUp();
   grpc::ChannelArguments arguments = ClientChannelArguments();
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
   if (options.tls) {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "client/client.h"
+#include "client/connect.h"
 #include "core/base/status_macros.h"
 #include "server/server.h"
 
@@ -17,6 +18,7 @@ EmbeddedService::~EmbeddedService() = default;
 
 absl::StatusOr<std::unique_ptr<EmbeddedService>> EmbeddedService::Start(
     const EmbeddedOptions& options) {
+  KeepGrpcUp();
   ServerOptions server_options;
   if (options.memory_budget_bytes != 0) {
     server_options.memory_budget_bytes = options.memory_budget_bytes;

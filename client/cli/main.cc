@@ -1,4 +1,3 @@
-#include <grpc/grpc.h>
 #include <malloc.h>
 #include <stdio.h>
 
@@ -54,18 +53,8 @@ int PrintError(const absl::Status& status) {
   return CodeOf(status);
 }
 
-// Keeps gRPC's library up, and has it finish what its threads still free before the process ends.
-class GrpcLibrary {
- public:
-  GrpcLibrary() { grpc_init(); }
-  ~GrpcLibrary() { grpc_shutdown_blocking(); }
-  GrpcLibrary(const GrpcLibrary&) = delete;
-  GrpcLibrary& operator=(const GrpcLibrary&) = delete;
-};
-
 int Main(int argc, char** argv) {
   KeepPages();
-  const GrpcLibrary grpc_library;
   Interrupts interrupts;
   Globals globals;
   globals.interrupts = &interrupts;
