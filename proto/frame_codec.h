@@ -51,6 +51,7 @@ struct ParsedFrame {
   ParsedFrame() = default;
   ParsedFrame(ParsedFrame&&) = default;
   ParsedFrame& operator=(ParsedFrame&&) = default;
+  ~ParsedFrame();
 
   uint64_t tensor_id = 0;
   FrameKind kind = FrameKind::kNone;
