@@ -260,7 +260,8 @@ void DecodeFormat(const FloatCoding& coding, const std::byte* packed, int64_t nu
       const int64_t rest = run.end - i;
       Code pad[kWidth] = {};
       float scales[kWidth] = {};
-      std::memcpy(pad, codes + i, static_cast<size_t>(rest) * sizeof(Code));
+      std::memcpy(pad, reinterpret_cast<const char*>(codes + i),
+                  static_cast<size_t>(rest) * sizeof(Code));
       if (kScaled && elem_scales != nullptr) std::copy_n(elem_scales + i, rest, scales);
       StoreRest(step(pad, scales, 0), d, values + i, rest);
     }

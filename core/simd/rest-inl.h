@@ -45,7 +45,10 @@ HWY_INLINE void DecodeBlocks(int64_t num_elems, T* values, Decode decode) {
   for (int64_t block = 0; num_elems > 0; ++block, num_elems -= kBlockElems) {
     const bool whole = num_elems >= kBlockElems;
     decode(block, whole ? values : aside);
-    if (!whole) std::memcpy(values, aside, static_cast<size_t>(num_elems) * sizeof(T));
+    if (!whole) {
+      std::memcpy(reinterpret_cast<char*>(values), aside,
+                  static_cast<size_t>(num_elems) * sizeof(T));
+    }
     values += kBlockElems;
   }
 }
