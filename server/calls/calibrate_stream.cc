@@ -27,10 +27,7 @@ class CalibrateTensor final : public OpenTensor {
         session_(std::move(session)) {}
 
   absl::Status Accept(ReceivedChunk chunk) override {
-    if (!chunk.plane.empty() && chunk.plane != values_.name) {
-      return FindPlane({values_}, chunk.plane).status();
-    }
-    QUANTD_RETURN_IF_ERROR(CountChunk(chunk, values_));
+    QUANTD_RETURN_IF_ERROR(CountValues(chunk, values_));
     for (Piece& piece : chunk.pieces) session_->Push(std::move(piece));
     return absl::OkStatus();
   }

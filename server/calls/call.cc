@@ -255,8 +255,10 @@ void Call::MaybeEnd() {
 
 void Call::Turn(bool here) {
   for (int step = 0; step < kStepsPerTurn; ++step) {
-    if (!BeginStep(here, step == 0)) return;
-    const absl::StatusOr<Progress> progress = WorkOrAnswer();
+    std::optional<absl::StatusOr<MemoryBudget::Reservation>> answer;
+    if (!BeginStep(here, step == 0, answer)) return;
+    const absl::StatusOr<Progress> progress =
+        answer.has_value() ? TellAnswer(*std::move(answer)) : handler_->Work();
     if (progress.ok() && *progress == Progress::kMore) continue;
     if (progress.ok() && *progress != Progress::kIdle) return Pause(*progress);
     absl::Status status = progress.status();
@@ -273,7 +275,8 @@ void Call::Turn(bool here) {
   SubmitTurn();
 }
 
-bool Call::BeginStep(bool here, bool is_first) {
+bool Call::BeginStep(bool here, bool is_first,
+                     std::optional<absl::StatusOr<MemoryBudget::Reservation>>& answer) {
   MutexLock lock(&mutex_);
   const absl::Time now = context_.now();
   const absl::Duration last_step = now - std::exchange(step_began_, now);
@@ -287,20 +290,17 @@ bool Call::BeginStep(bool here, bool is_first) {
     return false;
   }
   state_ = State::kAtWork;  // what is told by now is looked at in this step
-  if (!Full() && !MustStop()) return true;
-  EndTurn(State::kIdle);
-  return false;
+  if (Full() || MustStop()) {
+    EndTurn(State::kIdle);
+    return false;
+  }
+  std::swap(answer, answer_);
+  return true;
 }
 
-absl::StatusOr<Progress> Call::WorkOrAnswer() {
-  std::optional<absl::StatusOr<MemoryBudget::Reservation>> answer;
-  {
-    MutexLock lock(&mutex_);
-    std::swap(answer, answer_);
-  }
-  if (!answer.has_value()) return handler_->Work();
-  QUANTD_RETURN_IF_ERROR(answer->ok() ? handler_->Grant(**std::move(answer))
-                                      : handler_->Refuse(answer->status()));
+absl::StatusOr<Progress> Call::TellAnswer(absl::StatusOr<MemoryBudget::Reservation> answer) {
+  QUANTD_RETURN_IF_ERROR(answer.ok() ? handler_->Grant(*std::move(answer))
+                                     : handler_->Refuse(answer.status()));
   return Progress::kMore;
 }
 

@@ -178,9 +178,11 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   bool AtWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void Turn(bool here);
-  // False: the turn is over.
-  bool BeginStep(bool here, bool is_first) ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::StatusOr<Progress> WorkOrAnswer();
+  // False: the turn is over. Takes what has come of a wait for memory.
+  bool BeginStep(bool here, bool is_first,
+                 std::optional<absl::StatusOr<MemoryBudget::Reservation>>& answer)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<Progress> TellAnswer(absl::StatusOr<MemoryBudget::Reservation> answer);
   Next TakeNext(grpc::ByteBuffer& frame) ABSL_LOCKS_EXCLUDED(mutex_);
   void EndStep(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends the turn in `state`, or begins another one if that is due already.

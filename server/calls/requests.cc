@@ -30,10 +30,11 @@ absl::StatusOr<QuantizeHead> ReadHead(const v1::QuantizeStart& start,
   QUANTD_ASSIGN_OR_RETURN(head.chunks, ChunkOptionsOf(start.max_chunk_bytes(), start.omit_crc()));
   head.options.figures = !start.omit_figures();
   if (start.has_ranges()) {
-    QUANTD_ASSIGN_OR_RETURN(CalibratedRanges ranges, FromProto(start.ranges()));
-    head.options.ranges = std::move(ranges.groups);
-    if (start.ranges().has_tensor()) head.options.tensor_range = ranges.tensor;
-    head.options.histogram = std::move(ranges.histogram);
+    absl::StatusOr<CalibratedRanges> ranges = FromProto(start.ranges());
+    QUANTD_RETURN_IF_ERROR(ranges.status());
+    head.options.ranges = std::move(ranges->groups);
+    if (start.ranges().has_tensor()) head.options.tensor_range = ranges->tensor;
+    head.options.histogram = std::move(ranges->histogram);
   }
   head.options.importance.assign(start.importance().begin(), start.importance().end());
   PlanInputs inputs;
@@ -125,6 +126,13 @@ void AddReport(const Plan& plan, const EncodingReport& report, TensorOutcome& ou
   outcome.result = TensorOutcome::Result::kOk;
   outcome.clipped = report.clipped;
   outcome.non_finite = report.non_finite;
+}
+
+absl::Status CountValues(const ReceivedChunk& chunk, IncomingPlane& values) {
+  if (!chunk.plane.empty() && chunk.plane != values.name) {
+    return FindPlane({values}, chunk.plane).status();
+  }
+  return CountChunk(chunk, values);
 }
 
 absl::StatusOr<int> FindPlane(const std::vector<IncomingPlane>& planes, absl::string_view name) {

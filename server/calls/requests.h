@@ -68,6 +68,10 @@ void AddReport(const Plan& plan, const EncodingReport& report, TensorOutcome& ou
 // Returns the place of the plane called `name`; kNotFound lists those that there are.
 absl::StatusOr<int> FindPlane(const std::vector<IncomingPlane>& planes, absl::string_view name);
 
+
+// CountChunk, where `values` is the only plane; kNotFound: the chunk is of another one.
+absl::Status CountValues(const ReceivedChunk& chunk, IncomingPlane& values);
+
 }  // namespace quantd
 
 #endif  // QUANTD_SERVER_CALLS_REQUESTS_H_
