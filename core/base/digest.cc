@@ -35,6 +35,14 @@
 namespace quantd {
 namespace {
 
+constexpr size_t kLeafBytes = PlaneDigest::kLeafBytes;
+
+LeafHash HashLeaf(std::span<const std::byte> leaf) {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits(leaf.data(), leaf.size()));
+  return std::to_array(canonical.digest);
+}
+
 // Goes over `bytes` leaf by leaf; `open` are those of a leaf that has begun. Calls fn(hashes) with
 // those of leaves that become whole.
 template <typename Fn>
@@ -44,17 +52,17 @@ void HashWhole(std::span<const std::byte> bytes, std::vector<std::byte>& open, F
     open.insert(open.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(step));
     bytes = bytes.subspan(step);
     if (open.size() < kLeafBytes) return;
-    LeafHash hash;
-    HashLeaves(open.data(), 1, &hash);
+    const LeafHash hash = HashLeaf(open);
     fn(std::span(&hash, 1));
     open.clear();
   }
   LeafHash hashes[16];
   while (bytes.size() >= kLeafBytes) {
     const size_t leaves = std::min(bytes.size() / kLeafBytes, std::size(hashes));
-    HashLeaves(bytes.data(), leaves, hashes);
+    for (size_t i = 0; i < leaves; ++i, bytes = bytes.subspan(kLeafBytes)) {
+      hashes[i] = HashLeaf(bytes.first(kLeafBytes));
+    }
     fn(std::span(hashes, leaves));
-    bytes = bytes.subspan(leaves * kLeafBytes);
   }
   open.insert(open.end(), bytes.begin(), bytes.end());
 }
@@ -107,9 +115,8 @@ std::string PlaneDigest::Text() const {
     XXH3_copyState(&whole, root_.get());
   }
   if (!open_.empty()) {
-    XXH128_canonical_t last;
-    XXH128_canonicalFromHash(&last, XXH3_128bits(open_.data(), open_.size()));
-    XXH3_128bits_update(&whole, last.digest, sizeof(last.digest));
+    const LeafHash last = HashLeaf(open_);
+    XXH3_128bits_update(&whole, last.data(), last.size());
   }
   const XXH128_hash_t hash = XXH3_128bits_digest(&whole);
   return absl::StrCat(kForm, absl::Hex(hash.high64, absl::kZeroPad16),

@@ -10,11 +10,12 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "core/base/leaf_hashes.h"
 
 struct XXH3_state_s;
 
 namespace quantd {
+
+using LeafHash = std::array<uint8_t, 16>;  // XXH3-128 in canonical form: big-endian, high half first
 
 // What a contiguous part of a plane adds to its digest, made apart from the others: the hashes of the
 // leaves that lie in the part, and the bytes at its two ends that share a leaf with its neighbours.
@@ -35,12 +36,12 @@ class DigestPart {
 
 // The digest of one plane: XXH3-128 over the concatenated XXH3-128 hashes (canonical, big-endian) of
 // the plane's 4 KiB leaves, so that parts can be hashed in parallel. An empty plane has no leaf. Text
-// form: "xxh3_4k:" and 32 hex digits. (Until version 0.1 leaves had 1 MiB: "xxh3:".)
+// form: "xxh3_4k:" and 32 hex digits. (Files may name the former form, "xxh3:", of 1 MiB leaves.)
 //
 // Feeds on the plane's bytes in order, in any pieces or parts. Not thread-safe.
 class PlaneDigest {
  public:
-  static constexpr size_t kLeafBytes = quantd::kLeafBytes;
+  static constexpr size_t kLeafBytes = 4096;
   static constexpr absl::string_view kForm = "xxh3_4k:";
   static constexpr absl::string_view kFormerForm = "xxh3:";
 
