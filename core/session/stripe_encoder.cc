@@ -1,17 +1,3 @@
-#include "core/session/stripe_encoder.h"
-
-#include <algorithm>
-#include <cmath>
-#include <limits>
-#include <optional>
-
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "core/base/crc32c.h"
-#include "core/session/evidence.h"
-#include "core/simd/meter.h"
-#include "core/simd/scan.h"
-
 // Encoding one stripe. Its values are gone over tile by tile, so that all that happens to a tile
 // finds it in the L1 cache:
 //
@@ -28,6 +14,19 @@
 //
 // The entries are ResolveAndEncode and Encode. Tested by tests/core/session/same_bytes_test.cc,
 // quantize_session_test.cc and figures_test.cc.
+#include "core/session/stripe_encoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "core/base/crc32c.h"
+#include "core/session/evidence.h"
+#include "core/simd/meter.h"
+#include "core/simd/scan.h"
 
 namespace quantd {
 namespace {

@@ -1,3 +1,13 @@
+// Output of a session as frames. Memory is acquired a frame at a time, in order, and stripes take
+// their parts of it; they are committed in the same order, so that only the oldest is being filled:
+//
+//   stripes   |  0  |  1  |  2  | ...  | 15  |     64 KiB of int8 each
+//   frame     |            1 MiB             |     goes when stripe 15 is committed
+//
+// Its CRC32C is combined from those of its stripes, which were made while the codes were in cache.
+//
+// Entries: Acquire, Commit, Put, FlushAll. Tested by tests/server/streaming_test.cc,
+// tests/server/shared_memory_test.cc and, cut in any way, tests/sim.
 #include "server/calls/payload_frames.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// Entry: MakeQuantizeService. Tested by tests/server/server_test.cc, and where unary calls wait by
+// tests/server/overload_test.cc.
 #include "server/calls/quantize_service.h"
 
 #include <grpcpp/support/proto_buffer_reader.h>

@@ -1,3 +1,4 @@
+// Entry: MakeQuantizeStream. Tested by tests/server/streaming_test.cc and tests/sim.
 #include <google/protobuf/util/time_util.h>
 
 #include <chrono>

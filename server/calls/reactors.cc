@@ -1,3 +1,7 @@
+// A call's way from gRPC to its machine: who calls, and what memory it shares, is asked before
+// anything is read; then gRPC's reactions become events, and the machine's actions operations.
+//
+// Entries: ServeBidi, ServeClientStream. Tested by all of tests/server.
 #include "server/calls/reactors.h"
 
 #include <chrono>

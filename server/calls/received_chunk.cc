@@ -1,3 +1,8 @@
+// A chunk is checked before anybody reads it, in place. In shared memory it is lent: the client is
+// told when the last piece of it goes, of two chunks at once where more is on its way.
+//
+// Entries: ReceiveChunk, CountChunk, SharedChunks::Map. Tested by
+// tests/server/bad_input_test.cc and tests/server/shared_memory_test.cc.
 #include "server/calls/received_chunk.h"
 
 #include <span>

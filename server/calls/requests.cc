@@ -1,3 +1,4 @@
+// Entries: ReadHead, of each kind of start message. Tested by tests/server/bad_input_test.cc.
 #include "server/calls/requests.h"
 
 #include <google/protobuf/message_lite.h>
