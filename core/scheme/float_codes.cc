@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/base/checked_math.h"
+#include "core/base/copy_bytes.h"
 #include "core/base/minifloat.h"
 #include "core/base/philox.h"
 #include "core/base/status_macros.h"
@@ -176,7 +177,7 @@ void DecodeFloatRef(const Resolved& resolved, std::span<const std::byte> codes,
     out.Visit([&]<typename T>(T* to) {
       const T value = WidenFloat<T>(format, code);
       const T y = scaled ? value * T{scale} : value;
-      std::memcpy(to + i, &y, sizeof(y));
+      CopyBytes(to + i, &y, sizeof(y));
     });
   }
 }

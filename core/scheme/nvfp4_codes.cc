@@ -7,6 +7,8 @@
 #include <cstring>
 #include <limits>
 
+#include "core/base/copy_bytes.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/scheme/nvfp4_codes.cc"
 #include <hwy/foreach_target.h>
@@ -96,7 +98,7 @@ HWY_NOINLINE int64_t EncodeBlocks(const T* values, int64_t num_elems, const Fact
   const int64_t num_blocks = num_elems / kBlockElems, rest = num_elems % kBlockElems;
   auto* const packed = reinterpret_cast<uint8_t*>(out);
   T padded[kBlockElems] = {};
-  std::memcpy(padded, values + num_blocks * kBlockElems, static_cast<size_t>(rest) * sizeof(T));
+  CopyBytes(padded, values + num_blocks * kBlockElems, static_cast<size_t>(rest) * sizeof(T));
   auto reach = hn::Zero(d);
   for (int64_t k = 0; k < kBlockElems; k += kWidth) {
     Regs regs(d, lanes, static_cast<size_t>(k));

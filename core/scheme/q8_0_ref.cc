@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/base/copy_bytes.h"
 #include "core/base/minifloat.h"
 
 namespace quantd {
@@ -57,7 +58,7 @@ void DecodeQ8Ref(const Resolved&, std::span<const std::byte> codes, const ParamV
     const double value = block.codes[i % 32] * WidenFloat<double>(kHalfFormat, block.scale);
     out.Visit([&]<typename T>(T* values) {
       const T y = static_cast<T>(value);
-      std::memcpy(values + i, &y, sizeof(y));
+      CopyBytes(values + i, &y, sizeof(y));
     });
   }
 }

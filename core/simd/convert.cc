@@ -12,7 +12,7 @@
 // tests/core/simd/convert_test.cc.
 #include "core/simd/convert.h"
 
-#include <cstring>
+#include "core/base/copy_bytes.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/simd/convert.cc"
@@ -77,7 +77,7 @@ bool WorksAsF32(DType dtype) {
 
 void WidenToF32(DType dtype, const std::byte* values, int64_t num_elems, float* wide) {
   if (dtype == DType::kF32) {
-    std::memcpy(wide, values, static_cast<size_t>(num_elems) * sizeof(float));
+    CopyBytes(wide, values, static_cast<size_t>(num_elems) * sizeof(float));
   } else if (IsFloat(dtype)) {
     DecodeFloats({.dtype = dtype}, values, num_elems, wide);
   } else {
@@ -87,7 +87,7 @@ void WidenToF32(DType dtype, const std::byte* values, int64_t num_elems, float* 
 
 int64_t WidenToF64(DType dtype, const std::byte* values, int64_t num_elems, double* wide) {
   if (dtype == DType::kF64) {
-    std::memcpy(wide, values, static_cast<size_t>(num_elems) * sizeof(double));
+    CopyBytes(wide, values, static_cast<size_t>(num_elems) * sizeof(double));
   } else if (dtype == DType::kInt32) {
     CopyAsF64<int32_t>(values, num_elems, wide);
   } else if (dtype == DType::kUint32) {

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -14,6 +13,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "core/base/copy_bytes.h"
 #include "core/simd/kernel_table.h"
 #include "core/simd/narrower-inl.h"
 #include "core/simd/runs-inl.h"
@@ -90,7 +90,7 @@ class RunEncoder {
       }
       if (kStochastic) std::copy_n(noise_ + i, rest, noise);
       regs.AddFirst(d_, static_cast<size_t>(rest), x, Step(x, scale, scales, noise, 0, pad));
-      std::memcpy(codes + i, pad, static_cast<size_t>(rest) * sizeof(Code));
+      CopyBytes(codes + i, pad, static_cast<size_t>(rest) * sizeof(Code));
     }
   }
 
@@ -260,8 +260,7 @@ void DecodeFormat(const FloatCoding& coding, const std::byte* packed, int64_t nu
       const int64_t rest = run.end - i;
       Code pad[kWidth] = {};
       float scales[kWidth] = {};
-      std::memcpy(pad, reinterpret_cast<const char*>(codes + i),
-                  static_cast<size_t>(rest) * sizeof(Code));
+      CopyBytes(pad, codes + i, static_cast<size_t>(rest) * sizeof(Code));
       if (kScaled && elem_scales != nullptr) std::copy_n(elem_scales + i, rest, scales);
       StoreRest(step(pad, scales, 0), d, values + i, rest);
     }

@@ -15,8 +15,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
+
+#include "core/base/copy_bytes.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/simd/meter.cc"
@@ -61,8 +62,8 @@ void SumLanesImpl(const T* HWY_RESTRICT x, const T* HWY_RESTRICT y, int64_t num_
     if (i < num_elems) {
       const size_t rest = static_cast<size_t>(num_elems - i);
       T pad_x[kWidth] = {}, pad_y[kWidth] = {};
-      std::memcpy(pad_x, reinterpret_cast<const char*>(x + i), rest * sizeof(T));
-      std::memcpy(pad_y, reinterpret_cast<const char*>(y + i), rest * sizeof(T));
+      CopyBytes(pad_x, x + i, rest * sizeof(T));
+      CopyBytes(pad_y, y + i, rest * sizeof(T));
       regs.AddFirst(d, rest, hn::LoadU(d, pad_x), hn::LoadU(d, pad_y));
     }
     regs.Store(d, lanes, static_cast<size_t>(k));
@@ -90,8 +91,7 @@ void SumCentredImpl(const T* HWY_RESTRICT x, int64_t num_elems, T middle, Centre
   if (i < num_elems) {
     T pad[16];
     std::fill(pad, pad + 16, middle);
-    std::memcpy(pad, reinterpret_cast<const char*>(x + i),
-                static_cast<size_t>(num_elems - i) * sizeof(T));
+    CopyBytes(pad, x + i, static_cast<size_t>(num_elems - i) * sizeof(T));
     add(pad);
   }
   for (size_t k = 0; k < kVecs; ++k) {

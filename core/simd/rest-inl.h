@@ -9,7 +9,8 @@
 #include <hwy/highway.h>
 
 #include <cstdint>
-#include <cstring>
+
+#include "core/base/copy_bytes.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace quantd {
@@ -25,7 +26,7 @@ HWY_INLINE hn::VFromD<D> LoadRest(D d, const T* from, int64_t count) {
   }
 #endif
   HWY_ALIGN T pad[hn::MaxLanes(D())] = {};
-  std::memcpy(pad, reinterpret_cast<const char*>(from), static_cast<size_t>(count) * sizeof(T));
+  CopyBytes(pad, from, static_cast<size_t>(count) * sizeof(T));
   return hn::Load(d, pad);
 }
 
@@ -34,7 +35,7 @@ template <class D, typename T = hn::TFromD<D>>
 HWY_INLINE void StoreRest(hn::VFromD<D> v, D d, T* to, int64_t count) {
   HWY_ALIGN T pad[hn::MaxLanes(D())];
   hn::Store(v, d, pad);
-  std::memcpy(reinterpret_cast<char*>(to), pad, static_cast<size_t>(count) * sizeof(T));
+  CopyBytes(to, pad, static_cast<size_t>(count) * sizeof(T));
 }
 
 // Calls decode(block, out) for the blocks that hold `num_elems` values. The last one, if the values
@@ -45,10 +46,7 @@ HWY_INLINE void DecodeBlocks(int64_t num_elems, T* values, Decode decode) {
   for (int64_t block = 0; num_elems > 0; ++block, num_elems -= kBlockElems) {
     const bool whole = num_elems >= kBlockElems;
     decode(block, whole ? values : aside);
-    if (!whole) {
-      std::memcpy(reinterpret_cast<char*>(values), aside,
-                  static_cast<size_t>(num_elems) * sizeof(T));
-    }
+    if (!whole) CopyBytes(values, aside, static_cast<size_t>(num_elems) * sizeof(T));
     values += kBlockElems;
   }
 }

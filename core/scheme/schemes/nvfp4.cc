@@ -22,6 +22,7 @@
 #include <utility>
 
 #include "core/base/checked_math.h"
+#include "core/base/copy_bytes.h"
 #include "core/base/minifloat.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/block.h"
@@ -168,10 +169,10 @@ void DecodeNvfp4Ref(const Resolved& resolved, std::span<const std::byte> packed,
     if (out.f32 != nullptr) {
       float y = value * factor;
       if (std::isinf(y)) y = std::copysign(std::numeric_limits<float>::max(), y);
-      std::memcpy(out.f32 + i, &y, sizeof(y));
+      CopyBytes(out.f32 + i, &y, sizeof(y));
     } else {
       const double y = double{value} * double{factor};
-      std::memcpy(out.f64 + i, &y, sizeof(y));
+      CopyBytes(out.f64 + i, &y, sizeof(y));
     }
   }
 }

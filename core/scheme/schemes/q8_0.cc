@@ -24,6 +24,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "core/base/copy_bytes.h"
 #include "core/scheme/scheme.h"
 #include "core/simd/kernel_table.h"
 #include "core/simd/runs-inl.h"
@@ -187,7 +188,7 @@ HWY_INLINE void PrepareQ8(const T* values, int64_t num_elems, T* padded, Q8Batch
   batch.num_elems = std::min(num_elems, batch.num_blocks * kBlockElems);
   batch.values = values;
   if (num_elems < kBlockElems) {
-    std::memcpy(padded, values, static_cast<size_t>(num_elems) * sizeof(T));
+    CopyBytes(padded, values, static_cast<size_t>(num_elems) * sizeof(T));
     batch.values = padded;
   }
   FindMaxima(batch);
