@@ -16,8 +16,10 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
-#include <new>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
 
 namespace quantd {
 namespace {
@@ -27,14 +29,14 @@ namespace {
 constexpr size_t kHugeFromBytes = size_t{4} << 20;
 constexpr size_t kHugePageBytes = size_t{2} << 20;
 
+// Returns null where there is no memory.
 std::byte* AllocateBytes(size_t size_bytes) {
   const bool huge = size_bytes >= kHugeFromBytes;
   const size_t alignment = huge ? kHugePageBytes : BufferPool::kAlignment;
   const size_t rounded_bytes = (size_bytes + alignment - 1) / alignment * alignment;
   void* data = std::aligned_alloc(alignment, rounded_bytes);
-  if (data == nullptr) throw std::bad_alloc();  // as operator new: the budget has let it pass
 #if defined(__linux__)
-  if (huge) madvise(data, rounded_bytes, MADV_HUGEPAGE);  // a hint: it may fail
+  if (huge && data != nullptr) madvise(data, rounded_bytes, MADV_HUGEPAGE);  // a hint: it may fail
 #endif
   return static_cast<std::byte*>(data);
 }
@@ -61,7 +63,7 @@ BufferPool::Buffer::~Buffer() {
   if (data_ != nullptr) pool_->Release(data_, size_class_);
 }
 
-BufferPool::Buffer BufferPool::Acquire(size_t size_bytes) {
+absl::StatusOr<BufferPool::Buffer> BufferPool::Acquire(size_t size_bytes) {
   Buffer buffer;
   if (size_bytes == 0) return buffer;
   buffer.pool_ = this;
@@ -69,7 +71,7 @@ BufferPool::Buffer BufferPool::Acquire(size_t size_bytes) {
   buffer.size_class_ =
       std::max(0, static_cast<int>(std::bit_width(size_bytes - 1)) - 12);  // 4 KiB is 2^12
   if (buffer.size_class_ >= kNumClasses) {
-    buffer.data_ = AllocateBytes(size_bytes);
+    QUANTD_RETURN_IF_ERROR(Allocate(size_bytes, buffer));
     return buffer;
   }
   {
@@ -82,8 +84,16 @@ BufferPool::Buffer BufferPool::Acquire(size_t size_bytes) {
       return buffer;
     }
   }
-  buffer.data_ = AllocateBytes(ClassBytes(buffer.size_class_));
+  QUANTD_RETURN_IF_ERROR(Allocate(ClassBytes(buffer.size_class_), buffer));
   return buffer;
+}
+
+absl::Status BufferPool::Allocate(size_t size_bytes, Buffer& buffer) {
+  const bool may = may_allocate_ == nullptr || may_allocate_(size_bytes);
+  buffer.data_ = may ? AllocateBytes(size_bytes) : nullptr;
+  if (buffer.data_ != nullptr) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the system gives no memory for a buffer of ", size_bytes, " bytes"));
 }
 
 void BufferPool::Release(std::byte* data, int size_class) {

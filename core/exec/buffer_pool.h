@@ -4,10 +4,14 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "core/base/mutex.h"
 
 namespace quantd {
@@ -39,14 +43,17 @@ class BufferPool {
     int size_class_ = 0;
   };
 
-  // Keeps at most `max_kept_bytes` of freed memory.
-  explicit BufferPool(size_t max_kept_bytes) : max_kept_bytes_(max_kept_bytes) {}
+  // Keeps at most `max_kept_bytes` of freed memory. `may_allocate` says, if not null, whether the
+  // system is to have so many bytes: for tests.
+  explicit BufferPool(size_t max_kept_bytes, std::function<bool(size_t)> may_allocate = nullptr)
+      : max_kept_bytes_(max_kept_bytes), may_allocate_(std::move(may_allocate)) {}
   ~BufferPool() { Trim(); }
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
 
   // Returns a buffer of exactly `size_bytes` (0 is allowed), reused where one of its class is kept.
-  Buffer Acquire(size_t size_bytes);
+  // kResourceExhausted: the system gives no more memory, whatever the budget says.
+  absl::StatusOr<Buffer> Acquire(size_t size_bytes);
 
   // Gives all kept memory back to the system.
   void Trim();
@@ -57,9 +64,11 @@ class BufferPool {
   // Class c holds buffers of 4 KiB << c; larger ones are not kept.
   static constexpr int kNumClasses = 14;
   static constexpr size_t ClassBytes(int size_class) { return size_t{4096} << size_class; }
+  absl::Status Allocate(size_t size_bytes, Buffer& buffer);
   void Release(std::byte* data, int size_class);
 
   const size_t max_kept_bytes_;
+  const std::function<bool(size_t)> may_allocate_;
   mutable Mutex mutex_;
   size_t kept_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   std::array<std::vector<std::byte*>, kNumClasses> kept_ ABSL_GUARDED_BY(mutex_);

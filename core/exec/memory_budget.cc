@@ -46,7 +46,7 @@ absl::StatusOr<MemoryBudget::Reservation> MemoryBudget::Reserve(int64_t bytes,
 absl::Status MemoryBudget::Take(int64_t bytes, absl::string_view what) {
   MutexLock lock(&mutex_);
   const int64_t free_bytes = limit_bytes_ - used_bytes_;
-  if (bytes < 0 || bytes > free_bytes) {
+  if (bytes < 0 || bytes > free_bytes || (refuses_ && refuses_(bytes))) {
     const absl::Status status =
         WithLimit(absl::ResourceExhaustedError(
                       absl::StrCat(what, " needs ", bytes, " bytes of memory; ", free_bytes,

@@ -53,6 +53,10 @@ class MemoryBudget {
   // which may hold any lock of its own. To be set before the first reservation.
   void SetReleaseListener(std::function<void()> listener) { listener_ = std::move(listener); }
 
+  // Has reservations here refused, as if they were not free, for which `refuses` is true: for tests.
+  // To be set before the first one.
+  void SetRefusal(std::function<bool(int64_t bytes)> refuses) { refuses_ = std::move(refuses); }
+
   // Returns `bytes` of the budget, or kResourceExhausted naming `what`, the bytes asked for, and
   // those that are free.
   absl::StatusOr<Reservation> Reserve(int64_t bytes, absl::string_view what);
@@ -70,6 +74,7 @@ class MemoryBudget {
   const int64_t limit_bytes_;
   MemoryBudget* const parent_;
   std::function<void()> listener_;
+  std::function<bool(int64_t)> refuses_;
   mutable Mutex mutex_;
   int64_t used_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };

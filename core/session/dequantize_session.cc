@@ -50,7 +50,8 @@ std::string NameOf(const PlaneDesc& plane) { return absl::StrCat("plane \"", pla
 class Session final : public DequantizeSession {
  public:
   Session(Plan plan, DType output_dtype, PayloadSink& sink, const SessionContext& context,
-          MemoryBudget::Reservation reservation, std::function<void()> on_event)
+          MemoryBudget::Reservation reservation, std::vector<BufferPool::Buffer> params,
+          std::function<void()> on_event)
       : DequantizeSession(context, plan.stripes_in_flight, plan.resolved.layout.planes[0].size_bytes,
                           NameOf(plan.resolved.layout.planes[0]), std::move(on_event)),
         plan_(std::move(plan)),
@@ -64,11 +65,8 @@ class Session final : public DequantizeSession {
         cutter_(layout_, num_elems_, /*whole_rows=*/layout_.trailer_bytes > 0),
         check_cutter_(layout_, num_elems_, layout_.trailer_bytes > 0),
         received_(layout_.planes.size()),
-        params_(layout_.planes.size()) {
-    for (size_t plane = 1; plane < params_.size(); ++plane) {
-      params_[plane] = context.pool->Acquire(static_cast<size_t>(layout_.planes[plane].size_bytes));
-      view_.planes[plane] = params_[plane].span();
-    }
+        params_(std::move(params)) {
+    for (size_t plane = 1; plane < params_.size(); ++plane) view_.planes[plane] = params_[plane].span();
   }
   ~Session() override { Stop(); }
 
@@ -248,8 +246,14 @@ absl::StatusOr<std::unique_ptr<DequantizeSession>> DequantizeSession::Create(
   QUANTD_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation,
                           context.budget->Reserve(DequantizeResidentBytes(plan, output_dtype),
                                                   absl::StrCat("tensor \"", tensor.name, "\"")));
+  const std::vector<PlaneDesc>& planes = plan.resolved.layout.planes;
+  std::vector<BufferPool::Buffer> params(planes.size());  // that of plane 0 is empty
+  for (size_t plane = 1; plane < planes.size(); ++plane) {
+    QUANTD_ASSIGN_OR_RETURN(params[plane],
+                            context.pool->Acquire(static_cast<size_t>(planes[plane].size_bytes)));
+  }
   return std::make_unique<Session>(std::move(plan), output_dtype, sink, context,
-                                   std::move(reservation), std::move(on_event));
+                                   std::move(reservation), std::move(params), std::move(on_event));
 }
 
 }  // namespace quantd

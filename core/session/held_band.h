@@ -8,6 +8,8 @@
 #include <optional>
 #include <span>
 
+#include "absl/status/statusor.h"
+#include "core/base/status_macros.h"
 #include "core/exec/buffer_pool.h"
 #include "core/session/evidence.h"
 #include "core/session/piece_queue.h"
@@ -32,13 +34,16 @@ struct HeldBand {
 
   // Takes the next stripe's values in, which lie `offset_bytes` behind the band's first of
   // `held_bytes`: in place where all of them are owned; else returns where they are to be copied to.
-  std::span<std::byte> TakeIn(const PieceRange& values, int64_t offset_bytes, int64_t held_bytes,
+  // kResourceExhausted: there is no memory for them.
+  absl::StatusOr<std::span<std::byte>> TakeIn(const PieceRange& values, int64_t offset_bytes, int64_t held_bytes,
                               BufferPool& pool) {
     if (values.owned) {
       for (const std::span<const std::byte> piece : values.bytes.pieces()) whole.Append(piece);
-      return {};
+      return std::span<std::byte>();
     }
-    if (memory.size() == 0) memory = pool.Acquire(static_cast<size_t>(held_bytes));
+    if (memory.size() == 0) {
+      QUANTD_ASSIGN_OR_RETURN(memory, pool.Acquire(static_cast<size_t>(held_bytes)));
+    }
     const std::span<std::byte> place = memory.span().subspan(
         static_cast<size_t>(offset_bytes), static_cast<size_t>(values.bytes.size_bytes()));
     whole.Append(place);

@@ -289,8 +289,14 @@ class Session final : public QuantizeSession {
     HeldBand& held = *held_.back();
     job->held = held_.back();
     input_.Take(NextInputBytes(), job->values);
-    job->place = held.TakeIn(job->values, (job->stripe.begin - held.begin) * elem_bytes_,
-                             (held.end - held.begin) * elem_bytes_, *context_.pool);
+    const absl::StatusOr<std::span<std::byte>> place =
+        held.TakeIn(job->values, (job->stripe.begin - held.begin) * elem_bytes_,
+                    (held.end - held.begin) * elem_bytes_, *context_.pool);
+    if (!place.ok()) {
+      no_memory_ = place.status();
+      return nullptr;
+    }
+    job->place = *place;
     held.taken_end = job->stripe.end;
     scan_cutter_.Next();
     return job;

@@ -9,7 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
+
 namespace quantd {
+
+// Memory of a sink; nullopt: there is none now. An error ends the session.
+using SinkMemory = absl::StatusOr<std::optional<std::span<std::byte>>>;
 
 // Takes what a session puts out: an outgoing slice, a shared page, a file mapping. Plane 0, the codes
 // or the values, is written in place: memory for it is acquired stripe by stripe, in order and ahead
@@ -21,9 +26,9 @@ class PayloadSink {
  public:
   virtual ~PayloadSink() = default;
   // Returns memory, aligned for the plane's elements, for bytes [offset_bytes, + size_bytes) of plane
-  // 0, valid until its Commit; nullopt: there is none now, and the session's Ready will be called
-  // when there is.
-  virtual std::optional<std::span<std::byte>> Acquire(int64_t offset_bytes, int64_t size_bytes) = 0;
+  // 0, valid until its Commit. Where there is none now, the session's Ready will be called when there
+  // is.
+  virtual SinkMemory Acquire(int64_t offset_bytes, int64_t size_bytes) = 0;
   // Says that the memory of the oldest Acquire that is not committed is written. `crc32c` is that of
   // its bytes if wants_crc().
   virtual void Commit(int64_t offset_bytes, int64_t size_bytes, uint32_t crc32c) = 0;
@@ -37,7 +42,7 @@ class SpanSink final : public PayloadSink {
  public:
   explicit SpanSink(std::vector<std::span<std::byte>> planes) : planes_(std::move(planes)) {}
 
-  std::optional<std::span<std::byte>> Acquire(int64_t offset_bytes, int64_t size_bytes) override {
+  SinkMemory Acquire(int64_t offset_bytes, int64_t size_bytes) override {
     return planes_[0].subspan(static_cast<size_t>(offset_bytes), static_cast<size_t>(size_bytes));
   }
   void Commit(int64_t, int64_t, uint32_t) override {}

@@ -39,21 +39,26 @@ std::optional<std::span<std::byte>> StripeSession::AcquireFrom(PayloadSink& sink
                                                                int64_t offset_bytes,
                                                                int64_t size_bytes) {
   if (size_bytes == 0) return std::span<std::byte>();
-  const std::optional<std::span<std::byte>> memory = sink.Acquire(offset_bytes, size_bytes);
-  sink_is_full_ = !memory.has_value();
-  return memory;
+  const SinkMemory memory = sink.Acquire(offset_bytes, size_bytes);
+  if (!memory.ok()) {
+    no_memory_ = memory.status();
+    return std::nullopt;
+  }
+  sink_is_full_ = !memory->has_value();
+  return *memory;
 }
 
 std::unique_ptr<Job> StripeSession::Next() {
+  if (failed_) return nullptr;
   if (MayBegin()) {
     if (std::unique_ptr<StripeJob> job = Begin(); job != nullptr) {
       if (!HasStripe()) job->settled = input_.Settle();  // what is left of a piece
       return job;
     }
   }
-  if (!MayFail()) return nullptr;
+  if (no_memory_.ok() && !MayFail()) return nullptr;
   failed_ = true;
-  return std::make_unique<FailingJob>(input_.error());
+  return std::make_unique<FailingJob>(no_memory_.ok() ? input_.error() : no_memory_);
 }
 
 void StripeSession::Recycle(std::unique_ptr<Job> job) {

@@ -95,7 +95,7 @@ class StripeSession : private JobSource {
   virtual bool HasStripe() const = 0;
   // True if a job can begin.
   virtual bool MayBegin() const { return HasStripe() && !sink_is_full_; }
-  // Begins it; null: the sink has no memory.
+  // Begins it; null: the sink has no memory now, or no_memory_ says that there will be none.
   virtual std::unique_ptr<StripeJob> Begin() = 0;
   // True if what has come gives no more jobs.
   virtual bool InputIsSpent() const { return !HasStripe(); }
@@ -118,16 +118,17 @@ class StripeSession : private JobSource {
 
   CheckedInput input_;
   bool sink_is_full_ = false;  // until Ready
+  absl::Status no_memory_;     // an error ends the session
   std::atomic<int64_t> stripes_ = 0, statistics_ns_ = 0, encoding_ns_ = 0;  // under no lock
 
  private:
   // JobSource.
   std::unique_ptr<Job> Next() final;
-  bool MayHaveNext() final { return MayBegin() || MayFail(); }
+  bool MayHaveNext() final { return !failed_ && (MayBegin() || MayFail()); }
   void Recycle(std::unique_ptr<Job> job) final;
   bool Exhausted() final { return failed_ || (AllBegun() && input_.error().ok()); }
   bool TakesInput() final { return MayTakeMore(); }
-  bool MayFail() const { return !failed_ && !input_.error().ok() && InputIsSpent(); }
+  bool MayFail() const { return !input_.error().ok() && InputIsSpent(); }
 
   std::vector<std::unique_ptr<Job>> spare_;
   bool failed_ = false;  // the job that says so has begun

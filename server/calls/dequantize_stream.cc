@@ -39,7 +39,7 @@ class DequantizeTensor final : public OpenTensor {
 
   absl::StatusOr<grpc::ByteBuffer> Finish() override {
     QUANTD_ASSIGN_OR_RETURN(const DecodingReport report, session_->Finish());
-    sink_->FlushAll();
+    QUANTD_RETURN_IF_ERROR(sink_->FlushAll());
     v1::StreamingDequantizeResponse frame;
     frame.set_tensor_id(id_);
     *frame.mutable_end() = ToProto(report, session_->plan().resolved.layout.planes);

@@ -65,18 +65,19 @@ PayloadFrames::~PayloadFrames() {
   }
 }
 
-PayloadFrames::Memory PayloadFrames::MakeMemory(int64_t offset_bytes, int64_t size_bytes) {
+absl::StatusOr<PayloadFrames::Memory> PayloadFrames::MakeMemory(int64_t offset_bytes,
+                                                                int64_t size_bytes) {
   Memory memory;
   memory.offset = offset_bytes;
-  memory.buffer = pool_->Acquire(static_cast<size_t>(size_bytes));
+  QUANTD_ASSIGN_OR_RETURN(memory.buffer, pool_->Acquire(static_cast<size_t>(size_bytes)));
   memory.bytes = memory.buffer.span();
   return memory;
 }
 
-std::optional<std::span<std::byte>> PayloadFrames::Acquire(int64_t offset_bytes,
-                                                           int64_t size_bytes) {
+SinkMemory PayloadFrames::Acquire(int64_t offset_bytes, int64_t size_bytes) {
   const auto size = static_cast<size_t>(size_bytes);
   MutexLock lock(&mutex_);
+  QUANTD_RETURN_IF_ERROR(no_memory_);
   if (open_.empty() || size > open_.back().bytes.size() - open_.back().acquired_bytes) {
     if (outbox_.Full()) return std::nullopt;
     const int64_t left_bytes = planes_[0].size_bytes - offset_bytes;
@@ -91,7 +92,9 @@ std::optional<std::span<std::byte>> PayloadFrames::Acquire(int64_t offset_bytes,
       memory.bytes = slots_->bytes(*slot).first(wanted_bytes);
       memory.offset = offset_bytes;
     } else {
-      open_.push_back(MakeMemory(offset_bytes, static_cast<int64_t>(wanted_bytes)));
+      QUANTD_ASSIGN_OR_RETURN(Memory memory,
+                              MakeMemory(offset_bytes, static_cast<int64_t>(wanted_bytes)));
+      open_.push_back(std::move(memory));
     }
   }
   Memory& memory = open_.back();
@@ -134,8 +137,15 @@ void PayloadFrames::Put(int plane_index, int64_t offset_bytes, std::span<const s
   while (!bytes.empty()) {
     if (!memory.has_value()) {
       const int64_t left_bytes = planes_[plane].size_bytes - offset_bytes;
-      memory = MakeMemory(offset_bytes, std::min({left_bytes, options_.max_chunk_bytes,
-                                                  std::max(kParamBytes, std::ssize(bytes))}));
+      absl::StatusOr<Memory> made =
+          MakeMemory(offset_bytes, std::min({left_bytes, options_.max_chunk_bytes,
+                                             std::max(kParamBytes, std::ssize(bytes))}));
+      if (!made.ok()) {
+        MutexLock lock(&mutex_);
+        no_memory_ = made.status();
+        return;
+      }
+      memory = *std::move(made);
     }
     const size_t step = std::min(bytes.size(), memory->bytes.size() - memory->acquired_bytes);
     std::memcpy(memory->bytes.data() + memory->acquired_bytes, bytes.data(), step);
@@ -150,14 +160,16 @@ void PayloadFrames::Put(int plane_index, int64_t offset_bytes, std::span<const s
   }
 }
 
-void PayloadFrames::FlushAll() {
-  SendParams();
+absl::Status PayloadFrames::FlushAll() {
   std::deque<Memory> left;
   {
     MutexLock lock(&mutex_);
+    QUANTD_RETURN_IF_ERROR(no_memory_);
     std::swap(left, open_);
   }
+  SendParams();
   for (Memory& memory : left) Send(0, std::move(memory));
+  return absl::OkStatus();
 }
 
 void PayloadFrames::Send(size_t plane, Memory memory) {

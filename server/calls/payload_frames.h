@@ -51,13 +51,14 @@ class PayloadFrames final : public PayloadSink {
   // Gives back the slots that have not been sent.
   ~PayloadFrames() override;
 
-  std::optional<std::span<std::byte>> Acquire(int64_t offset_bytes, int64_t size_bytes) override;
+  SinkMemory Acquire(int64_t offset_bytes, int64_t size_bytes) override;
   void Commit(int64_t offset_bytes, int64_t size_bytes, uint32_t crc32c) override;
   void Put(int plane, int64_t offset_bytes, std::span<const std::byte> bytes) override;
   bool wants_crc() const override { return options_.crc; }
 
-  // Sends what is left of all planes; all is committed.
-  void FlushAll();
+  // Sends what is left of all planes; all is committed. kResourceExhausted: some of it there was no
+  // memory for.
+  absl::Status FlushAll();
 
  private:
   // Memory that becomes a frame, or several of the size that the peer wants.
@@ -70,7 +71,7 @@ class PayloadFrames final : public PayloadSink {
     size_t committed_bytes = 0;
     uint32_t crc32c = 0;          // of what is committed
   };
-  Memory MakeMemory(int64_t offset_bytes, int64_t size_bytes);
+  absl::StatusOr<Memory> MakeMemory(int64_t offset_bytes, int64_t size_bytes);
   void PopFront(std::vector<Memory>& done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendParams();
   // Under no lock: the outbox has one of its own.
@@ -85,6 +86,7 @@ class PayloadFrames final : public PayloadSink {
   Mutex mutex_;
   const std::unique_ptr<SharedSlots> slots_ ABSL_PT_GUARDED_BY(mutex_);  // null: the client has none
   std::deque<Memory> open_ ABSL_GUARDED_BY(mutex_);                      // of plane 0, in order
+  absl::Status no_memory_ ABSL_GUARDED_BY(mutex_);  // an error: there was none for parameters
 };
 
 }  // namespace quantd

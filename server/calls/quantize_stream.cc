@@ -55,7 +55,7 @@ class QuantizeTensor final : public OpenTensor {
 
   absl::StatusOr<grpc::ByteBuffer> Finish() override {
     QUANTD_ASSIGN_OR_RETURN(const EncodingReport report, session_->Finish());
-    sink_->FlushAll();
+    QUANTD_RETURN_IF_ERROR(sink_->FlushAll());
     v1::StreamingQuantizeResponse frame;
     frame.set_tensor_id(id_);
     v1::QuantizationReport& message = *frame.mutable_end()->mutable_report();

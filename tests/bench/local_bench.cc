@@ -95,7 +95,7 @@ class LoopSink final : public PayloadSink {
         slots_(std::ssize(out) / slot_bytes_),
         digests_(layout.planes.size()) {}
 
-  std::optional<std::span<std::byte>> Acquire(int64_t, int64_t size_bytes) override {
+  SinkMemory Acquire(int64_t, int64_t size_bytes) override {
     if (acquired_ - committed_ == slots_) return std::nullopt;
     return Slot(acquired_++, size_bytes);
   }

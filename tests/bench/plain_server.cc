@@ -39,11 +39,11 @@ class SocketSink final : public PayloadSink {
       : fd_(fd), checks_(checks) {
     // Only what is unsent at once is ever touched.
     for (const PlaneDesc& plane : planes) {
-      planes_.push_back({pool.Acquire(static_cast<size_t>(plane.size_bytes))});
+      planes_.push_back({*pool.Acquire(static_cast<size_t>(plane.size_bytes))});
     }
   }
 
-  std::optional<std::span<std::byte>> Acquire(int64_t, int64_t size_bytes) override {
+  SinkMemory Acquire(int64_t, int64_t size_bytes) override {
     Plane& codes = planes_[0];
     codes.acquired_bytes += static_cast<size_t>(size_bytes);
     return codes.memory.span()
@@ -98,7 +98,7 @@ absl::Status EncodeFrame(int fd, bool checks, BufferPool& pool, QuantizeSession&
   QUANTD_ASSIGN_OR_RETURN(const FrameHeader header, ReadHeader<FrameHeader>(fd));
   uint32_t crc32c = 0;
   for (size_t left = header.size_bytes; left > 0;) {
-    const auto memory = std::make_shared<BufferPool::Buffer>(pool.Acquire(kPieceBytes));
+    const auto memory = std::make_shared<BufferPool::Buffer>(*pool.Acquire(kPieceBytes));
     const std::span<std::byte> part = memory->span().first(std::min(left, kPieceBytes));
     QUANTD_RETURN_IF_ERROR(ReadAll(fd, part));
     left -= part.size();

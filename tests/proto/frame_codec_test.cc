@@ -307,7 +307,7 @@ TEST(BuildChunkFrame, IsWhatProtobufReads) {
 
 TEST(SliceOf, GivesTheBufferBackToThePool) {
   auto pool = std::make_shared<BufferPool>(size_t{1} << 20);
-  BufferPool::Buffer buffer = pool->Acquire(10000);
+  BufferPool::Buffer buffer = *pool->Acquire(10000);
   std::memset(buffer.data(), 7, 10000);
   {
     const grpc::Slice slice = SliceOf(std::move(buffer), 9000, pool);

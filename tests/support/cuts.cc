@@ -28,7 +28,7 @@ MemorySink::MemorySink(std::vector<int64_t> plane_bytes) : committed_(plane_byte
   for (const int64_t size_bytes : plane_bytes) planes.emplace_back(static_cast<size_t>(size_bytes));
 }
 
-std::optional<std::span<std::byte>> MemorySink::Acquire(int64_t offset_bytes, int64_t size_bytes) {
+SinkMemory MemorySink::Acquire(int64_t offset_bytes, int64_t size_bytes) {
   if (offset_bytes != acquired_) in_order = false;
   acquired_ += size_bytes;
   return std::span(planes[0])

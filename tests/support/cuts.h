@@ -30,7 +30,7 @@ std::vector<int64_t> CutSizes(Cut cut, int64_t total_bytes, uint32_t seed);
 class MemorySink : public PayloadSink {
  public:
   explicit MemorySink(std::vector<int64_t> plane_bytes);
-  std::optional<std::span<std::byte>> Acquire(int64_t offset_bytes, int64_t size_bytes) override;
+  SinkMemory Acquire(int64_t offset_bytes, int64_t size_bytes) override;
   void Commit(int64_t offset_bytes, int64_t size_bytes, uint32_t crc32c) override;
   void Put(int plane, int64_t offset_bytes, std::span<const std::byte> bytes) override;
   bool wants_crc() const override { return true; }

@@ -16,7 +16,7 @@ class FaultySink final : public MemorySink {
  public:
   using MemorySink::MemorySink;
 
-  std::optional<std::span<std::byte>> Acquire(int64_t offset_bytes, int64_t size_bytes) override {
+  SinkMemory Acquire(int64_t offset_bytes, int64_t size_bytes) override {
     if (!has_memory(++attempts)) {
       ++refusals;
       return std::nullopt;

@@ -58,7 +58,7 @@ using testing::MakeTensor;
 // Takes output and forgets it: it holds the codes that are not committed, as frames do.
 class ForgettingSink : public PayloadSink {
  public:
-  std::optional<std::span<std::byte>> Acquire(int64_t, int64_t size_bytes) override {
+  SinkMemory Acquire(int64_t, int64_t size_bytes) override {
     MutexLock lock(&mutex_);
     return open_.emplace_back(static_cast<size_t>(size_bytes));
   }

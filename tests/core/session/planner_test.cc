@@ -31,7 +31,7 @@ constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
 // Counts what a session writes, by plane.
 class CountingSink : public PayloadSink {
  public:
-  std::optional<std::span<std::byte>> Acquire(int64_t, int64_t size_bytes) override {
+  SinkMemory Acquire(int64_t, int64_t size_bytes) override {
     return memory_.emplace_back(static_cast<size_t>(size_bytes));
   }
   void Commit(int64_t offset_bytes, int64_t size_bytes, uint32_t) override {

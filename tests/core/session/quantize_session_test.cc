@@ -156,7 +156,7 @@ TEST_F(QuantizeSessionTest, StopsWhenCancelled) {
 // Counts the stripes that are begun, and cancels when the first of them is written.
 class CancellingSink final : public PayloadSink {
  public:
-  std::optional<std::span<std::byte>> Acquire(int64_t offset, int64_t size_bytes) override {
+  SinkMemory Acquire(int64_t offset, int64_t size_bytes) override {
     ++begun;
     return std::span(memory_).subspan(static_cast<size_t>(offset), static_cast<size_t>(size_bytes));
   }
