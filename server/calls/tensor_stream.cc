@@ -318,6 +318,9 @@ void TensorStream::Record(OpenTensor* tensor, TensorOutcome::Result result) {
 }
 
 absl::Status TensorStream::Close() {
+  if (kind_.single && !any_start_) {
+    return absl::FailedPreconditionError("the stream does not open with a start frame");
+  }
   std::vector<uint64_t> open;
   for (const auto& [id, entry] : tensors_) open.push_back(id);
   for (const uint64_t id : open) {
