@@ -13,7 +13,7 @@
 namespace quantd::sim {
 namespace {
 
-constexpr uint64_t kShards = 8, kSeeds = 2'000;
+constexpr uint64_t kShards = 8, kSeeds = 2'000, kRefusalSeeds = 16;
 
 class SimTest : public ::testing::TestWithParam<uint64_t> {};
 
@@ -27,7 +27,18 @@ TEST_P(SimTest, EverySeedEndsWell) {
     first += GetParam() * count;
   }
   for (uint64_t seed = first; seed < first + count; ++seed) {
-    ASSERT_EQ(sim::Run(seed).fault, "") << "seed " << seed;
+    ASSERT_EQ(sim::Run({.seed = seed}).fault, "") << "seed " << seed;
+  }
+}
+
+// Each reservation and each buffer is the one that fails, until none is left to fail.
+TEST_P(SimTest, AnyMemoryMayBeRefused) {
+  for (uint64_t seed = GetParam(); seed < kRefusalSeeds; seed += kShards) {
+    for (int64_t refused = 1;; ++refused) {
+      const Outcome outcome = sim::Run({.seed = seed, .refused = refused});
+      ASSERT_EQ(outcome.fault, "") << "seed " << seed << ", allocation " << refused << " refused";
+      if (outcome.allocations < refused) break;
+    }
   }
 }
 
@@ -35,21 +46,21 @@ TEST_P(SimTest, EverySeedEndsWell) {
 TEST(SimCoverageTest, EveryOutcomeIsMet) {
   Outcome all;
   for (uint64_t seed = 0; seed < 200; ++seed) {
-    const Outcome one = sim::Run(seed);
+    const Outcome one = sim::Run({.seed = seed});
     all.done += one.done;
     all.failed += one.failed;
     all.waited += one.waited;
     all.broken += one.broken;
+    all.restarts += one.restarts;
+    all.made_again += one.made_again;
   }
   EXPECT_GE(all.done, 200);
   EXPECT_GE(all.failed, 50);
   EXPECT_GE(all.waited, 20);
   EXPECT_GE(all.broken, 50);
+  EXPECT_GE(all.restarts, 30);
+  EXPECT_GE(all.made_again, 30);
 }
-
-// A chunk of a tensor that had failed was refused once more where its memory was short, by a second
-// error.
-TEST(SimRegressionTest, OneErrorForATensor) { EXPECT_EQ(sim::Run(13).fault, ""); }
 
 INSTANTIATE_TEST_SUITE_P(Shards, SimTest, ::testing::Range(uint64_t{0}, kShards));
 

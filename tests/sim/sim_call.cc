@@ -1,0 +1,247 @@
+#include "tests/sim/sim_call.h"
+
+#include <grpcpp/support/slice.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/frame_codec.h"
+#include "server/admit/caller_accounts.h"
+#include "server/calls/streams.h"
+
+namespace quantd::sim {
+namespace {
+
+MakeHandler HandlerOf(Rpc rpc) {
+  switch (rpc) {
+    case Rpc::kQuantize:
+      return &MakeQuantizeStream;
+    case Rpc::kDequantize:
+      return &MakeDequantizeStream;
+    case Rpc::kCalibrate:
+      break;
+  }
+  return &MakeCalibrateStream;
+}
+
+const char* NameOf(Rpc rpc) {
+  switch (rpc) {
+    case Rpc::kQuantize:
+      return "StreamingQuantize";
+    case Rpc::kDequantize:
+      return "StreamingDequantize";
+    case Rpc::kCalibrate:
+      break;
+  }
+  return "Calibrate";
+}
+
+std::string BytesOf(const grpc::ByteBuffer& buffer) {
+  std::vector<grpc::Slice> slices;
+  std::string bytes;
+  if (!buffer.Dump(&slices).ok()) return bytes;
+  for (const grpc::Slice& slice : slices) {
+    bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  }
+  return bytes;
+}
+
+}  // namespace
+
+SimCall::SimCall(Dice& dice, ServiceContext& context, Rpc rpc, std::string caller,
+                 SimFaults faults, std::vector<SimTensor> tensors)
+    : dice_(dice),
+      context_(context),
+      rpc_(rpc),
+      caller_(std::move(caller)),
+      faults_(faults),
+      tensors_(std::move(tensors)),
+      steps_to_fault_(dice.Below(40)) {
+  MakeRequests();
+}
+
+// The frames of all tensors, interleaved.
+void SimCall::MakeRequests() {
+  std::vector<std::vector<grpc::ByteBuffer>> queues;
+  for (const SimTensor& tensor : tensors_) {
+    queues.push_back(tensor.Frames(dice_, faults_.damages));
+    std::reverse(queues.back().begin(), queues.back().end());  // to be taken from the back
+  }
+  size_t current = 0;
+  while (!queues.empty()) {
+    if (dice_.OneIn(4)) current = static_cast<size_t>(dice_.Below(std::ssize(queues)));
+    current %= queues.size();
+    requests_.push_back(std::move(queues[current].back()));
+    queues[current].pop_back();
+    if (queues[current].empty()) queues.erase(queues.begin() + static_cast<ptrdiff_t>(current));
+  }
+  if (faults_.hangs_up) {
+    requests_.resize(static_cast<size_t>(dice_.Below(std::ssize(requests_))));
+  }
+  if (faults_.garbles) {
+    for (int64_t i = 1 + dice_.Below(3); i > 0 && !requests_.empty(); --i) Garble();
+  }
+}
+
+void SimCall::Garble() {
+  const int64_t i = dice_.Below(std::ssize(requests_));
+  const auto chosen = requests_.begin() + i;
+  std::string bytes = BytesOf(*chosen);
+  switch (dice_.Below(5)) {
+    case 0:
+      requests_.erase(chosen);
+      return;
+    case 1:
+      requests_.insert(chosen, grpc::ByteBuffer(*chosen));
+      return;
+    case 2:
+      std::swap(*chosen, requests_[static_cast<size_t>(dice_.Below(std::ssize(requests_)))]);
+      return;
+    case 3:
+      bytes.resize(static_cast<size_t>(dice_.Below(std::ssize(bytes) + 1)));
+      break;
+    case 4:
+      if (bytes.empty()) break;
+      // Most often in the head, where the fields are.
+      bytes[static_cast<size_t>(dice_.Below(std::min<int64_t>(std::ssize(bytes), 64)))] ^=
+          static_cast<char>(1 + dice_.Below(255));
+      break;
+  }
+  const grpc::Slice slice(bytes);
+  *chosen = grpc::ByteBuffer(&slice, 1);
+}
+
+void SimCall::Begin() {
+  absl::StatusOr<CallerAccounts::Stream> stream =
+      context_.accounts->OpenStream({.name = caller_});
+  absl::StatusOr<MemoryBudget::Reservation> base =
+      context_.waiting_room->Reserve(int64_t{512} << 10, "a stream");
+  if (!stream.ok() || !base.ok()) {
+    finished_ = stream.ok() ? base.status() : stream.status();
+    over_ = true;
+    return;
+  }
+  CallFacts facts;
+  facts.rpc = NameOf(rpc_);
+  facts.caller = caller_;
+  if (dice_.OneIn(4)) facts.deadline = context_.now() + absl::Milliseconds(dice_.Below(5'000));
+  call_ = std::make_shared<Call>(context_, *this, std::move(facts), *std::move(stream),
+                                 *std::move(base), nullptr);
+  call_->Run(HandlerOf(rpc_));
+}
+
+// --- The port ---
+
+void SimCall::Read(grpc::ByteBuffer* frame) {
+  if (finished_.has_value()) fault_ = "a read after the end";
+  if (reading_ != nullptr) fault_ = "two reads at once";
+  reading_ = frame;
+}
+
+void SimCall::Write(const grpc::ByteBuffer* frame, bool) {
+  if (finished_.has_value()) fault_ = "a write after the end";
+  if (writing_ != nullptr) fault_ = "two writes at once";
+  writing_ = frame;
+}
+
+void SimCall::Finish(const absl::Status& status, const CallTrailers&) {
+  if (finished_.has_value()) fault_ = "a second end";
+  finished_ = status;
+}
+
+// --- What can happen ---
+
+void SimCall::AddActions(std::vector<std::function<void()>>& actions) {
+  if (over_) return;
+  if (faults_.any() && !broken_ && !silent_ && steps_to_fault_-- == 0) {
+    if (faults_.cancels) broken_ = true;
+    if (faults_.falls_silent) silent_ = true;
+  }
+  if (broken_) {
+    actions.push_back([this] { BreakOff(); });
+    return;
+  }
+  if (finished_.has_value()) {
+    // A read that is under way ends with the call.
+    actions.push_back([this] {
+      if (std::exchange(reading_, nullptr) != nullptr) {
+        call_->OnRead(Call::ReadResult::kBroken);
+      } else if (writing_ != nullptr) {
+        TakeFrame();
+      } else {
+        over_ = true;
+        std::exchange(call_, nullptr)->OnDone();
+      }
+    });
+    return;
+  }
+  if (silent_) return;
+  if (reading_ != nullptr && !half_closed_) actions.push_back([this] { GiveFrame(); });
+  if (writing_ != nullptr) actions.push_back([this] { TakeFrame(); });
+}
+
+// The order in which gRPC tells of a call that is cancelled.
+void SimCall::BreakOff() {
+  if (!std::exchange(told_broken_, true)) {
+    call_->OnCancelled();
+  } else if (std::exchange(reading_, nullptr) != nullptr) {
+    call_->OnRead(Call::ReadResult::kBroken);
+  } else if (std::exchange(writing_, nullptr) != nullptr) {
+    call_->OnWritten(false);
+  } else if (finished_.has_value()) {
+    over_ = true;
+    std::exchange(call_, nullptr)->OnDone();
+  }
+}
+
+void SimCall::GiveFrame() {
+  grpc::ByteBuffer* const frame = std::exchange(reading_, nullptr);
+  if (sent_ == requests_.size()) {
+    half_closed_ = true;
+    call_->OnRead(Call::ReadResult::kHalfClose);
+    return;
+  }
+  frame->Swap(&requests_[sent_++]);
+  call_->OnRead(Call::ReadResult::kFrame);
+}
+
+void SimCall::TakeFrame() {
+  if (const std::string wrong = Take(*std::exchange(writing_, nullptr)); !wrong.empty()) {
+    fault_ = wrong;
+  }
+  call_->OnWritten(true);
+}
+
+std::string SimCall::Take(const grpc::ByteBuffer& buffer) {
+  if (rpc_ == Rpc::kCalibrate) return tensors_[0].TakeResponse(BytesOf(buffer));
+  const absl::StatusOr<ParsedFrame> frame = ParseFrame(buffer, kResponseFrame);
+  if (!frame.ok()) return "a response cannot be read";
+  for (SimTensor& tensor : tensors_) {
+    if (tensor.id() != frame->tensor_id) continue;
+    const std::string wrong = tensor.Take(*frame);
+    return wrong.empty() ? "" : absl::StrCat("tensor ", tensor.id(), ": ", wrong);
+  }
+  return faults_.garbles ? "" : "a response for a tensor that is not there";
+}
+
+std::string SimCall::Fault(bool may_fail) const {
+  if (!fault_.empty()) return fault_;
+  if (!over_) return "the call has not ended";
+  if (finished_->ok() && !faults_.hangs_up && !faults_.garbles) {
+    for (const SimTensor& tensor : tensors_) {
+      if (!tensor.over()) {
+        return absl::StrCat("all is well, but nothing is known of tensor ", tensor.id());
+      }
+    }
+  }
+  if (rpc_ == Rpc::kCalibrate && finished_->ok() && !tensors_[0].done()) {
+    return "it ended with OK, without a response";  // which gRPC takes for a bug of ours
+  }
+  if (faults_.any() || may_fail) return "";
+  // Without faults of the peer's only memory can be short.
+  const bool clean = finished_->ok() || absl::IsResourceExhausted(*finished_);
+  return clean ? "" : absl::StrCat("it ended with ", finished_->ToString());
+}
+
+}  // namespace quantd::sim
