@@ -8,6 +8,8 @@ import threading
 import time
 from typing import Callable, Optional
 
+import raw_http2 as h2
+
 PIECE_BYTES = 1 << 16
 
 
@@ -23,6 +25,7 @@ class Harm:
     flip_at: tuple = ()  # bytes that are inverted
     replace: Optional[tuple] = None  # (bytes, bytes of the same length): wherever they occur
     call_at: Optional[tuple] = None  # (offset, function), called once when the offset is passed
+    frames: Optional[Callable] = None  # gives the bytes for a frame of HTTP/2; not with replace
 
 
 class Broken(Exception):
@@ -48,7 +51,7 @@ class _Direction(threading.Thread):
         super().__init__(daemon=True)
         self.proxy, self.source, self.sink, self.harm = proxy, source, sink, harm
         self.sent = 0
-        self.held = b""  # may be the beginning of what is to be replaced
+        self.held = b""  # a frame's beginning, or maybe that of what is to be replaced
 
     def run(self):
         reset = False
@@ -73,11 +76,23 @@ class _Direction(threading.Thread):
             data = (self.held + data).replace(wanted, instead)
             held = _held_back(data, wanted)
             self.held, data = data[len(data) - held:], data[:len(data) - held]
+        if harm.frames:
+            data = self.reframed(self.held + data)
         changed = bytearray(data)
         for at in harm.flip_at:
             if 0 <= at - self.sent < len(changed):
                 changed[at - self.sent] ^= 0xFF
         return bytes(changed)
+
+    def reframed(self, data):
+        preface = b""
+        if h2.PREFACE.startswith(data[:len(h2.PREFACE)]):  # no frame is as long as that would say
+            preface, data = data[:len(h2.PREFACE)], data[len(h2.PREFACE):]
+            if preface != h2.PREFACE:
+                self.held = preface
+                return b""
+        frames, self.held = h2.whole_frames(data)
+        return preface + b"".join(map(self.harm.frames, frames))
 
     def send(self, data):
         harm = self.harm
