@@ -260,6 +260,15 @@ def test_empty_stream(quantd, rpc):
     quantd.await_ended(rpc, "OK", before + 1)
 
 
+def test_empty_stream_that_owes_an_answer(tmp_path, stubs):
+    """Calibrate has one response or an error; of no values it can say nothing."""
+    with surviving_server(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+        stub = stubs[1].QuantizationServiceStub(channel)
+        error = failure(lambda: stub.Calibrate(iter(()), timeout=TIMEOUT))
+        assert error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.DATA_LOSS)
+        assert stub.GetServerInfo(stubs[0].GetServerInfoRequest(), timeout=TIMEOUT).max_dimensions == 16
+
+
 def test_ping_pong(quantd):
     """Each tensor is answered whole before the next one is sent; frames are of the case's sizes."""
     requests = queue.Queue()
