@@ -62,6 +62,7 @@ struct CallContext {
   ServiceContext& service;
   SessionContext session;  // the budget is the caller's share of the server's
   std::shared_ptr<const SharedRegion> shared = nullptr;  // null: the client shares no memory
+  int64_t base_bytes = 0;                                // that it holds in any case
 };
 
 }  // namespace quantd

@@ -46,6 +46,10 @@ absl::StatusOr<CallerAccounts::Stream> CallerAccounts::OpenStream(const Caller& 
       kRetryAfter);
 }
 
+CallerAccounts::Stream CallerAccounts::OpenUnary(const Caller& caller) {
+  return Stream(nullptr, Of(caller));
+}
+
 void CallerAccounts::CloseStream(CallerAccount& account) {
   MutexLock lock(&mutex_);
   --account.streams_;

@@ -46,6 +46,8 @@ class CallerAccounts {
   std::shared_ptr<CallerAccount> Of(const Caller& caller);
   // kResourceExhausted: the caller has as many streams as it may have.
   absl::StatusOr<Stream> OpenStream(const Caller& caller);
+  // Returns what stands for a unary call, and does not count.
+  Stream OpenUnary(const Caller& caller);
 
  private:
   void CloseStream(CallerAccount& account);
@@ -61,7 +63,7 @@ class CallerAccounts::Stream {
   Stream(Stream&&) = default;
   Stream& operator=(Stream&&) = delete;
   ~Stream() {
-    if (account_ != nullptr) accounts_->CloseStream(*account_);
+    if (account_ != nullptr && accounts_ != nullptr) accounts_->CloseStream(*account_);
   }
   std::shared_ptr<MemoryBudget> memory() const { return CallerAccount::MemoryOf(account_); }
 
@@ -70,7 +72,7 @@ class CallerAccounts::Stream {
   Stream(CallerAccounts* accounts, std::shared_ptr<CallerAccount> account)
       : accounts_(accounts), account_(std::move(account)) {}
 
-  CallerAccounts* accounts_;
+  CallerAccounts* accounts_;  // null: it does not count
   std::shared_ptr<CallerAccount> account_;
 };
 

@@ -1,4 +1,4 @@
-// Entries: the events, OnRead and its like, and the turn that they have run: Turn. Tested by
+// Entries: Open, the events, OnRead and its like, and the turn that they have run: Turn. Tested by
 // tests/server, and by tests/sim with orders of events that no test of ours would think of.
 #include "server/calls/call.h"
 
@@ -16,13 +16,35 @@ constexpr int kStepsPerTurn = 16;
 // Behind a frame that may be a start nothing is read until it is known whether there is memory.
 constexpr size_t kStartFrameBytes = size_t{64} << 10;
 // Up to so large a frame, and steps so short of late, the turn is run by the thread that brought the
-// frame: waking another costs more.
+// frame: waking another costs more. Of a unary call nothing is known but its size.
 constexpr size_t kMaxBytesHere = size_t{256} << 10;
+constexpr size_t kMaxUnaryBytesHere = size_t{64} << 10;
 constexpr absl::Duration kMaxStepHere = absl::Microseconds(250);
+constexpr absl::Duration kFirstStep = absl::Milliseconds(1);  // of a stream, before one is known
+// Unary calls up to here have a worker of their own, which bulk work does not keep waiting.
+constexpr size_t kSmallCallBytes = size_t{256} << 10;
+// What is read before there is memory for more: of a stream what gRPC reads ahead, and a start frame; of
+// a unary call all, if it is tiny. What a larger one holds is reserved when it has come.
+constexpr int64_t kStreamBaseBytes = int64_t{512} << 10;
+constexpr int64_t kUnaryBaseBytes = int64_t{64} << 10;
 // What a response takes beside its bytes: a peer can have very many small ones wait.
 constexpr size_t kFrameOverheadBytes = 512;
 
 }  // namespace
+
+absl::StatusOr<std::shared_ptr<Call>> Call::Open(ServiceContext& context, CallPort& port,
+                                                 const Caller& caller, CallFacts facts,
+                                                 std::shared_ptr<const SharedRegion> shared) {
+  const bool is_unary = facts.kind == CallKind::kUnary;
+  QUANTD_ASSIGN_OR_RETURN(CallerAccounts::Stream stream, is_unary
+                                                             ? context.accounts->OpenUnary(caller)
+                                                             : context.accounts->OpenStream(caller));
+  QUANTD_ASSIGN_OR_RETURN(MemoryBudget::Reservation base,
+                          context.waiting_room->Reserve(
+                              is_unary ? kUnaryBaseBytes : kStreamBaseBytes, "a call"));
+  return std::shared_ptr<Call>(new Call(context, port, std::move(facts), std::move(stream),
+                                        std::move(base), std::move(shared)));
+}
 
 Call::Call(ServiceContext& context, CallPort& port, CallFacts facts, CallerAccounts::Stream stream,
            MemoryBudget::Reservation base, std::shared_ptr<const SharedRegion> shared)
@@ -31,9 +53,15 @@ Call::Call(ServiceContext& context, CallPort& port, CallFacts facts, CallerAccou
       caller_name_(facts.caller),
       stream_(std::move(stream)),
       base_(std::move(base)),
-      call_context_{.service = context, .session = context.session, .shared = std::move(shared)},
+      call_context_{.service = context,
+                    .session = context.session,
+                    .shared = std::move(shared),
+                    .base_bytes = base_.bytes()},
+      max_bytes_here_(facts.kind == CallKind::kUnary ? kMaxUnaryBytesHere : kMaxBytesHere),
+      executor_(context.session.executor),
       progress_(context.now()),
-      record_(context, std::move(facts), CallKind::kStream) {
+      slow_step_(facts.kind == CallKind::kUnary ? absl::ZeroDuration() : kFirstStep),
+      record_(context, std::move(facts)) {
   MutexLock lock(&mutex_);  // what the port's threads do next comes after this
   call_context_.session.budget = stream_.memory().get();
 }
@@ -43,11 +71,11 @@ Call::~Call() {
   handler_.reset();             // under no lock: its sessions may still send
 }
 
-void Call::Run(const MakeHandler& make_handler) {
+void Call::Run(MakeHandler make_handler) {
   handler_ = make_handler(call_context_, *this, cancel_);
+  watched_ = context_.idle_watch->Add(weak_from_this());
   MutexLock lock(&mutex_);
   self_ = shared_from_this();
-  context_.idle_watch->Add(self_);
   MaybeRead();
 }
 
@@ -55,6 +83,16 @@ void Call::Run(const MakeHandler& make_handler) {
 
 void Call::Send(grpc::ByteBuffer frame) {
   MutexLock lock(&mutex_);
+  Queue(std::move(frame));
+}
+
+void Call::SendLast(grpc::ByteBuffer frame) {
+  MutexLock lock(&mutex_);
+  peer_ = Peer::kAnswered;
+  Queue(std::move(frame));
+}
+
+void Call::Queue(grpc::ByteBuffer frame) {
   if (MustStop() || state_ == State::kEnded) return;
   queued_bytes_ += frame.Length() + kFrameOverheadBytes;
   outbox_.emplace_back().Swap(&frame);
@@ -98,12 +136,15 @@ void Call::OnRead(ReadResult result) {
     bool is_small = true;
     switch (result) {
       case ReadResult::kFrame:
-        is_small = incoming_.Length() <= kMaxBytesHere;
+        is_small = incoming_.Length() <= max_bytes_here_;
+        if (record_.kind() == CallKind::kUnary && incoming_.Length() <= kSmallCallBytes) {
+          call_context_.session.executor = executor_ = context_.small_calls;
+        }
         record_.AddReceived(static_cast<int64_t>(incoming_.Length()));
         inbox_.emplace().Swap(&incoming_);
         break;
       case ReadResult::kHalfClose:
-        peer_ = Peer::kHalfClosed;
+        if (peer_ == Peer::kSends) peer_ = Peer::kHalfClosed;
         break;
       case ReadResult::kBroken:
         cancel_.Cancel();
@@ -142,6 +183,11 @@ void Call::OnCancelled() {
 bool Call::EndIfIdle(absl::Duration timeout) {
   MutexLock lock(&mutex_);
   const absl::Duration idle = context_.now() - progress_;
+  if (state_ == State::kEnded && peer_ == Peer::kAnswered && idle >= timeout) {
+    peer_ = Peer::kClosed;
+    port_.Cancel();  // nobody takes the answer
+    return true;
+  }
   const bool waits_for_peer = (state_ == State::kIdle || state_ == State::kDraining) &&
                               (reading_ || writing_) && !handler_->busy();
   if (MustStop() || !waits_for_peer || idle < timeout) return false;
@@ -167,6 +213,7 @@ void Call::OnAnswer(absl::StatusOr<MemoryBudget::Reservation> answer) {
 void Call::OnDone() {
   std::shared_ptr<Call> self;  // destroyed after the lock
   MutexLock lock(&mutex_);
+  watched_ = IdleWatch::Place();
   self = std::move(self_);
   record_.End(status_, handler_->Summary());
 }
@@ -205,7 +252,7 @@ bool Call::Stir(bool may_run_here) {
 void Call::SubmitTurn() {
   state_ = State::kDue;
   submitted_ = context_.now();
-  context_.session.executor->Submit([self = shared_from_this()] { self->Turn(/*here=*/false); });
+  executor_->Submit([self = shared_from_this()] { self->Turn(/*here=*/false); });
 }
 
 void Call::MaybeRead() {
@@ -217,13 +264,15 @@ void Call::MaybeRead() {
   port_.Read(&incoming_);
 }
 
+size_t Call::ToWrite() { return outbox_.size() - (peer_ == Peer::kAnswered ? 1 : 0); }
+
 void Call::MaybeWrite() {
   if (writing_ || state_ == State::kEnded) return;
   if (MustStop()) {
     outbox_.clear();
     queued_bytes_ = 0;
   }
-  if (outbox_.empty()) return;
+  if (outbox_.empty() || ToWrite() == 0) return;
   writing_ = true;
   write_began_ = context_.now();
   port_.Write(&outbox_.front(), /*more_follows=*/outbox_.size() > 1);
@@ -237,7 +286,8 @@ void Call::MaybeEnd() {
     // With no operation pending nobody else would end the call.
     if (status_.ok() || absl::IsCancelled(status_)) status_ = record_.Cancellation();
   } else if (status_.ok()) {
-    if (peer_ != Peer::kClosed || inbox_.has_value() || !outbox_.empty()) return;
+    const bool all_has_come = peer_ == Peer::kAnswered || (peer_ == Peer::kClosed && !inbox_.has_value());
+    if (!all_has_come || ToWrite() > 0) return;
   } else if (writing_) {
     return;
   }
@@ -248,7 +298,9 @@ void Call::MaybeEnd() {
   handler_->Cancel();
   const CallTimes times = handler_->times();
   record_.AddTimes(times.statistics, times.encode);
-  port_.Finish(status_, record_.Trailers(status_));
+  const bool has_last = status_.ok() && peer_ == Peer::kAnswered;
+  if (has_last) record_.AddSent(static_cast<int64_t>(outbox_.front().Length()));
+  port_.Finish(status_, record_.Trailers(status_), has_last ? &outbox_.front() : nullptr);
 }
 
 // --- Turns ---
@@ -269,7 +321,7 @@ void Call::Turn(bool here) {
       if (next == Next::kWork) continue;
       status = next == Next::kFrame ? handler_->Accept(frame) : handler_->Close();
     }
-    EndStep(status);
+    if (!EndStep(status)) return;
   }
   MutexLock lock(&mutex_);
   SubmitTurn();
@@ -323,12 +375,17 @@ Call::Next Call::TakeNext(grpc::ByteBuffer& frame) {
   return Next::kStop;
 }
 
-void Call::EndStep(const absl::Status& status) {
+bool Call::EndStep(const absl::Status& status) {
   MutexLock lock(&mutex_);
   status_.Update(status);
   if (state_ == State::kAccepting) state_ = State::kAtWork;
   MaybeWrite();
+  if (peer_ == Peer::kAnswered || MustStop()) {
+    EndTurn(State::kIdle);
+    return false;
+  }
   if (handler_->may_read_on()) MaybeRead();
+  return true;
 }
 
 void Call::EndTurn(State state) {

@@ -22,6 +22,7 @@
 #include "server/admit/admission.h"
 #include "server/admit/caller_accounts.h"
 #include "server/admit/idle_watch.h"
+#include "server/net/caller.h"
 #include "server/observe/call_record.h"
 #include "server/service_context.h"
 
@@ -31,8 +32,10 @@ namespace quantd {
 class FrameOutbox {
  public:
   virtual ~FrameOutbox() = default;
-  // Queues `frame`. Never blocks: the stream asks for no more work while too much is queued.
+  // Queues `frame`. Never blocks: the call asks for no more work while too much is queued.
   virtual void Send(grpc::ByteBuffer frame) = 0;
+  // Queues the last frame, which goes out together with the end of the call: nothing else is read.
+  virtual void SendLast(grpc::ByteBuffer frame) = 0;
   // True if everything has been sent.
   virtual bool Drained() = 0;
   // True if another request frame has come.
@@ -41,7 +44,7 @@ class FrameOutbox {
   // some of it has been sent. Takes no lock.
   virtual bool Full() = 0;
   // Returns what has the handler's Work called again; it may be called at any time, even when the
-  // stream is gone.
+  // call is gone.
   virtual std::function<void()> Waker() = 0;
 };
 
@@ -60,40 +63,41 @@ struct MemoryWish {
   absl::string_view what;  // for messages: what it is for
 };
 
-// What one kind of stream does with its frames. The stream makes all calls one at a time, on the
-// executor. Not thread-safe.
+// What one kind of call does with its frames. All its methods are called one at a time, by turns.
+// Unless it says otherwise it takes one frame, and waits for nothing. Not thread-safe.
 class FrameHandler {
  public:
   virtual ~FrameHandler() = default;
-  // Takes one request frame; nothing is left of those before. An error ends the stream.
+  // Takes one request frame; nothing is left of those before. An error ends the call.
   virtual absl::Status Accept(const grpc::ByteBuffer& frame) = 0;
-  // False while the frame accepted last waits for memory: nothing is read behind it.
-  virtual bool may_read_on() const = 0;
+  // False while nothing is read behind the frame accepted last.
+  virtual bool may_read_on() const { return false; }
   // True while it has memory for a frame beside the one that it is given.
-  virtual bool may_read_ahead() const = 0;
-  // Does some stripes' worth of what the frame has left to do. An error ends the stream.
-  virtual absl::StatusOr<Progress> Work() = 0;
-  virtual MemoryWish wish() const = 0;
-  // Hands over, instead of a call of Work, what was wished for. An error ends the stream.
-  virtual absl::Status Grant(MemoryBudget::Reservation granted) = 0;
+  virtual bool may_read_ahead() const { return false; }
+  // Does some stripes' worth of what the frame has left to do. An error ends the call.
+  virtual absl::StatusOr<Progress> Work() { return Progress::kIdle; }
+  virtual MemoryWish wish() const { return {}; }
+  // Hands over, instead of a call of Work, what was wished for. An error ends the call.
+  virtual absl::Status Grant(MemoryBudget::Reservation /*granted*/) { return absl::OkStatus(); }
   // Says, likewise, that there will be no memory.
-  virtual absl::Status Refuse(const absl::Status& status) = 0;
-  // Says that the peer has sent all its frames; the result is the stream's. Called when may_close().
+  virtual absl::Status Refuse(const absl::Status& status) { return status; }
+  // Says that the peer has sent all its frames; the result is the call's. Called when may_close().
   virtual absl::Status Close() = 0;
   virtual bool may_close() const { return true; }
   // True while something is at work that no turn does.
-  virtual bool busy() const = 0;
+  virtual bool busy() const { return false; }
   // Says that nobody wants any results any more. Called instead of the other calls, under the
-  // stream's lock.
-  virtual void Cancel() = 0;
-  // Returns what the log shall say of the stream.
-  virtual std::string Summary() const = 0;
+  // call's lock.
+  virtual void Cancel() {}
+  // Returns what the log shall say of the call.
+  virtual std::string Summary() const { return {}; }
   // Returns what of its time went into statistics and encoding.
-  virtual CallTimes times() const = 0;
+  virtual CallTimes times() const { return {}; }
 };
 
-using MakeHandler = std::function<std::unique_ptr<FrameHandler>(
-    CallContext& context, FrameOutbox& outbox, const CancelToken& cancel)>;
+// Makes a handler; its arguments outlive it.
+using MakeHandler = std::unique_ptr<FrameHandler> (*)(CallContext& context, FrameOutbox& outbox,
+                                                      const CancelToken& cancel);
 
 // What brings frames and takes them: gRPC, or a simulation of it. All calls come under the machine's
 // lock, and return before what they ask for happens.
@@ -105,15 +109,19 @@ class CallPort {
   // Writes `frame`, which stays as it is until OnWritten. `more_follows`: right behind it, so that
   // both may be sent at once.
   virtual void Write(const grpc::ByteBuffer* frame, bool more_follows) = 0;
-  // Ends the call; nothing else follows. Reads and writes that are under way end first.
-  virtual void Finish(const absl::Status& status, const CallTrailers& trailers) = 0;
+  // Ends the call; nothing else follows. Reads and writes that are under way end first. `last`, a
+  // frame that stays as it is until OnDone, goes out right before, in one piece; null: there is none.
+  virtual void Finish(const absl::Status& status, const CallTrailers& trailers,
+                      const grpc::ByteBuffer* last) = 0;
   // Ends what is under way: the peer finds the call cancelled.
   virtual void Cancel() = 0;
 };
 
 // A call as a machine: events come in, by the methods that begin with On, and actions go out by the
 // port. One frame is read while another one is worked on and others are written. Frames wait at the
-// peer, whom flow control holds back, while one waits here or while too much output is queued.
+// peer, whom flow control holds back, while one waits here or while too much output is queued. A unary
+// call is one with a single frame each way: its handler reads no second one, and its answer is the
+// last frame.
 //
 // Work is done in turns, one at a time, on the executor, or, if it is little, on the thread that
 // brings a frame. Between turns the call is in one of these states:
@@ -132,14 +140,16 @@ class CallPort {
 // Lives until OnDone and until no turn is at work. Thread-safe.
 class Call final : public FrameOutbox, public Idler, public std::enable_shared_from_this<Call> {
  public:
-  // `port` lives until OnDone. `stream` is what the caller may hold, `base` what is read before there
-  // is more.
-  Call(ServiceContext& context, CallPort& port, CallFacts facts, CallerAccounts::Stream stream,
-       MemoryBudget::Reservation base, std::shared_ptr<const SharedRegion> shared);
+  // Lets a call in, before anything of it is read: a stream counts as one of its caller's, and all
+  // take memory of the waiting room for what is read before there is more. kResourceExhausted: there
+  // is no room. `port` lives until OnDone; `shared` is null where the client shares no memory.
+  static absl::StatusOr<std::shared_ptr<Call>> Open(ServiceContext& context, CallPort& port,
+                                                    const Caller& caller, CallFacts facts,
+                                                    std::shared_ptr<const SharedRegion> shared);
   ~Call() override;
 
-  // Begins to read. `make_handler` is given this call as outbox.
-  void Run(const MakeHandler& make_handler);
+  // Begins to read. The handler is given this call as outbox.
+  void Run(MakeHandler make_handler);
 
   enum class ReadResult {
     kFrame,      // a frame is there
@@ -156,6 +166,7 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   bool EndIfIdle(absl::Duration timeout) override;
 
   void Send(grpc::ByteBuffer frame) override;
+  void SendLast(grpc::ByteBuffer frame) override;
   bool Drained() override;
   bool MoreHasCome() override;
   bool Full() override;
@@ -163,10 +174,17 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
 
  private:
   enum class State { kIdle, kDue, kAtWork, kStirred, kAccepting, kDraining, kWaiting, kEnded };
-  // What the peer still sends; kClosed: nothing, and the handler knows.
-  enum class Peer { kSends, kHalfClosed, kClosed };
+  // What the peer still sends. kClosed: nothing, and the handler knows; kAnswered: nothing counts, since
+  // the last frame is queued.
+  enum class Peer { kSends, kHalfClosed, kClosed, kAnswered };
   enum class Next { kFrame, kClose, kWork, kStop };
 
+  Call(ServiceContext& context, CallPort& port, CallFacts facts, CallerAccounts::Stream stream,
+       MemoryBudget::Reservation base, std::shared_ptr<const SharedRegion> shared);
+
+  void Queue(grpc::ByteBuffer frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // How many of the queued frames go out by Write; the last one of all does not.
+  size_t ToWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Something is to be done: has a turn run, or the one at work look again. True if it shall be the
   // caller who runs it, without the lock, which only OnRead offers.
   bool Stir(bool may_run_here) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -184,7 +202,8 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
       ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<Progress> TellAnswer(absl::StatusOr<MemoryBudget::Reservation> answer);
   Next TakeNext(grpc::ByteBuffer& frame) ABSL_LOCKS_EXCLUDED(mutex_);
-  void EndStep(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
+  // False: the turn is over.
+  bool EndStep(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends the turn in `state`, or begins another one if that is due already.
   void EndTurn(State state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Pause(Progress progress) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -196,6 +215,8 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   const CallerAccounts::Stream stream_;
   const MemoryBudget::Reservation base_;
   CallContext call_context_;
+  const size_t max_bytes_here_;  // of a frame whose turn is run by the thread that brings it
+  Executor* executor_;           // runs the other turns
   CancelToken cancel_;
   std::unique_ptr<FrameHandler> handler_;  // used by the turn at work alone
   std::shared_ptr<Call> self_;             // until OnDone
@@ -218,8 +239,9 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   absl::Time submitted_ ABSL_GUARDED_BY(mutex_);    // the turn that waits for a worker
   absl::Time step_began_ ABSL_GUARDED_BY(mutex_);   // of the turn at work
   absl::Time write_began_ ABSL_GUARDED_BY(mutex_);  // of the frame that is the port's
-  absl::Duration slow_step_ ABSL_GUARDED_BY(mutex_) = absl::Milliseconds(1);  // of late
+  absl::Duration slow_step_ ABSL_GUARDED_BY(mutex_);  // of late
   CallRecord record_ ABSL_GUARDED_BY(mutex_);
+  IdleWatch::Place watched_;  // until OnDone
 };
 
 }  // namespace quantd

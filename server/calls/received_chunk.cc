@@ -1,7 +1,7 @@
 // A chunk is checked before anybody reads it, in place. In shared memory it is lent: the client is
 // told when the last piece of it goes, of two chunks at once where more is on its way.
 //
-// Entries: ReceiveChunk, CountChunk, SharedChunks::Map. Tested by
+// Entries: ReceiveChunk, SharedChunks::Map. Tested by
 // tests/server/bad_input_test.cc and tests/server/shared_memory_test.cc.
 #include "server/calls/received_chunk.h"
 
@@ -99,29 +99,6 @@ absl::StatusOr<ReceivedChunk> ReceiveChunk(ParsedFrame frame, SharedChunks* shar
     }
   }
   return chunk;
-}
-
-absl::Status CountChunk(const ReceivedChunk& chunk, IncomingPlane& plane) {
-  if (chunk.offset < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("chunk of plane ", plane.name,
-                                                   " has offset=", chunk.offset,
-                                                   ", which is "
-                                                   "negative"));
-  }
-  if (chunk.offset > plane.size_bytes || chunk.size_bytes > plane.size_bytes - chunk.offset) {
-    return absl::OutOfRangeError(absl::StrCat("chunk of plane ", plane.name, " with offset=",
-                                              chunk.offset, " and ", chunk.size_bytes,
-                                              " bytes goes past the end of its ", plane.size_bytes,
-                                              " bytes"));
-  }
-  if (chunk.offset != plane.received_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "chunk of plane ", plane.name, " with offset=", chunk.offset,
-        chunk.offset < plane.received_bytes ? " comes twice or overlaps" : " is out of order",
-        "; the next is offset=", plane.received_bytes));
-  }
-  plane.received_bytes += chunk.size_bytes;
-  return absl::OkStatus();
 }
 
 }  // namespace quantd

@@ -19,13 +19,6 @@
 
 namespace quantd {
 
-// One plane as it comes in.
-struct IncomingPlane {
-  std::string name;
-  int64_t size_bytes = 0;
-  int64_t received_bytes = 0;
-};
-
 // Tells the client which chunks in the memory that it shares have been read, of two at once where
 // another frame has come: a message costs a good part of what encoding a chunk does. Thread-safe.
 class SharedChunks : public std::enable_shared_from_this<SharedChunks> {
@@ -64,10 +57,6 @@ struct ReceivedChunk {
 // CRC is wrong. kInvalidArgument: a shared range that cannot be; `shared` is null where there is no
 // shared memory.
 absl::StatusOr<ReceivedChunk> ReceiveChunk(ParsedFrame frame, SharedChunks* shared);
-
-// Checks that `chunk` is the next one of `plane`, and counts it. kInvalidArgument: out of order, or
-// twice. kOutOfRange: past the plane's end.
-absl::Status CountChunk(const ReceivedChunk& chunk, IncomingPlane& plane);
 
 }  // namespace quantd
 

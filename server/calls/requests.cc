@@ -2,18 +2,20 @@
 #include "server/calls/requests.h"
 
 #include <google/protobuf/message_lite.h>
+#include <google/protobuf/util/time_util.h>
+#include <grpcpp/support/proto_buffer_reader.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "core/base/checked_math.h"
 #include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "proto/convert.h"
 
 namespace quantd {
+
 absl::StatusOr<Plan> PlanFor(const QuantSpec& spec, const TensorDesc& tensor,
                              const ServiceContext& context, PlanInputs inputs) {
   inputs.threads = std::max(context.worker_threads, 1);
@@ -86,6 +88,14 @@ absl::Status ParseMessage(absl::string_view bytes, absl::string_view what,
   return absl::InvalidArgumentError(absl::StrCat(what, " is not a well-formed message"));
 }
 
+absl::Status ParseRequest(grpc::ByteBuffer frame, google::protobuf::MessageLite& request) {
+  if (!frame.Valid()) return absl::OkStatus();  // a message without bytes
+  grpc::ProtoBufferReader reader(&frame);
+  if (request.ParseFromZeroCopyStream(&reader) && reader.status().ok()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the request is not a well-formed ", request.GetTypeName()));
+}
+
 v1::QuantizeStarted StartedMessage(const Plan& plan) {
   v1::QuantizeStarted started;
   *started.mutable_tensor() = ToProto(plan.resolved.tensor);
@@ -104,47 +114,39 @@ v1::DequantizeStarted StartedMessage(const DequantizeHead& head) {
   return started;
 }
 
-std::vector<IncomingPlane> IncomingPlanes(const Plan& plan) {
-  std::vector<IncomingPlane> planes;
+absl::Status NoRequestError() {
+  return absl::UnimplementedError("the call was closed without its request message");
+}
+
+google::protobuf::Duration DurationMessage(std::chrono::nanoseconds time) {
+  return google::protobuf::util::TimeUtil::NanosecondsToDuration(time.count());
+}
+
+std::vector<PayloadFrames::PlaneSize> PlaneSizes(const Plan& plan) {
+  std::vector<PayloadFrames::PlaneSize> sizes;
   for (const PlaneDesc& plane : plan.resolved.layout.planes) {
-    planes.push_back({plane.name, plane.size_bytes, 0});
+    sizes.push_back({plane.name, plane.size_bytes});
   }
-  return planes;
+  return sizes;
 }
 
-TensorOutcome OutcomeOf(QuantizeSession& session) {
-  TensorOutcome outcome;
-  outcome.scheme = session.plan().scheme->info.name;
-  const SessionWork work = session.work();
-  outcome.stripes = work.stripes;
-  outcome.statistics = absl::FromChrono(work.statistics);
-  outcome.encode = absl::FromChrono(work.encoding);
-  return outcome;
+std::span<std::byte> WritableBytes(std::string& bytes) {
+  return std::as_writable_bytes(std::span(bytes.data(), bytes.size()));
 }
 
-void AddReport(const Plan& plan, const EncodingReport& report, TensorOutcome& outcome) {
-  outcome.output_bytes = plan.output_bytes;
-  outcome.result = TensorOutcome::Result::kOk;
-  outcome.clipped = report.clipped;
-  outcome.non_finite = report.non_finite;
-}
-
-absl::Status CountValues(const ReceivedChunk& chunk, IncomingPlane& values) {
-  if (!chunk.plane.empty() && chunk.plane != values.name) {
-    return FindPlane({values}, chunk.plane).status();
+absl::StatusOr<int64_t> UnaryBytes(const ServiceContext& context, absl::string_view method,
+                                   int64_t input_bytes, int64_t output_bytes,
+                                   int64_t session_bytes) {
+  if (output_bytes > context.limits.max_unary_bytes) {
+    return WithLimit(absl::ResourceExhaustedError(absl::StrCat(
+                         "the response of ", method, " would have ", output_bytes,
+                         " bytes; a unary one may have ", context.limits.max_unary_bytes,
+                         "; use Streaming", method)),
+                     "unary_response_bytes", context.limits.max_unary_bytes);
   }
-  return CountChunk(chunk, values);
-}
-
-absl::StatusOr<int> FindPlane(const std::vector<IncomingPlane>& planes, absl::string_view name) {
-  for (size_t i = 0; i < planes.size(); ++i) {
-    if (planes[i].name == name) return static_cast<int>(i);
-  }
-  return absl::NotFoundError(absl::StrCat(
-      "unknown plane \"", absl::CHexEscape(name),
-      "\"; known: ", absl::StrJoin(planes, ", ", [](std::string* out, const IncomingPlane& plane) {
-        absl::StrAppend(out, plane.name);
-      })));
+  // The response lies there twice: as the message, and serialized.
+  QUANTD_ASSIGN_OR_RETURN(const int64_t bytes, CheckedAdd(input_bytes, 2 * output_bytes));
+  return CheckedAdd(bytes, session_bytes);
 }
 
 }  // namespace quantd

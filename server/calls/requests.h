@@ -1,7 +1,12 @@
 #ifndef QUANTD_SERVER_CALLS_REQUESTS_H_
 #define QUANTD_SERVER_CALLS_REQUESTS_H_
 
+#include <grpcpp/support/byte_buffer.h>
+
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,8 +18,6 @@
 #include "core/session/quantize_session.h"
 #include "quantd/v1/quantization.pb.h"
 #include "server/calls/payload_frames.h"
-#include "server/calls/tensor_stream.h"
-#include "server/observe/metrics.h"
 #include "server/service_context.h"
 
 // Heads of requests, checked and planned. Errors: those of FromProto and MakePlan.
@@ -53,24 +56,24 @@ absl::StatusOr<CalibrateHead> ReadHead(const v1::CalibrateStart& start,
 // Parses `bytes`; kInvalidArgument that names `what` where they are no such message.
 absl::Status ParseMessage(absl::string_view bytes, absl::string_view what,
                           google::protobuf::MessageLite& message);
+// Likewise, of a unary call's frame.
+absl::Status ParseRequest(grpc::ByteBuffer frame, google::protobuf::MessageLite& request);
+// Returns what ends a unary call whose peer has closed it without a request: the code that gRPC has for
+// another number of requests than the method takes (its doc/statuscodes.md).
+absl::Status NoRequestError();
 
-// Answers to the heads.
+// Answers to the heads, and parts of answers.
 v1::QuantizeStarted StartedMessage(const Plan& plan);
 v1::DequantizeStarted StartedMessage(const DequantizeHead& head);
+google::protobuf::Duration DurationMessage(std::chrono::nanoseconds time);
+std::vector<PayloadFrames::PlaneSize> PlaneSizes(const Plan& plan);
+std::span<std::byte> WritableBytes(std::string& bytes);
 
-// Returns the planes of the packed form as they come in.
-std::vector<IncomingPlane> IncomingPlanes(const Plan& plan);
-
-// Returns what metrics count of a session so far; AddReport adds what its good end has shown.
-TensorOutcome OutcomeOf(QuantizeSession& session);
-void AddReport(const Plan& plan, const EncodingReport& report, TensorOutcome& outcome);
-
-// Returns the place of the plane called `name`; kNotFound lists those that there are.
-absl::StatusOr<int> FindPlane(const std::vector<IncomingPlane>& planes, absl::string_view name);
-
-
-// CountChunk, where `values` is the only plane; kNotFound: the chunk is of another one.
-absl::Status CountValues(const ReceivedChunk& chunk, IncomingPlane& values);
+// What a unary call and its session hold. kResourceExhausted: the response would be larger than a unary
+// one may be.
+absl::StatusOr<int64_t> UnaryBytes(const ServiceContext& context, absl::string_view method,
+                                   int64_t input_bytes, int64_t output_bytes,
+                                   int64_t session_bytes);
 
 }  // namespace quantd
 

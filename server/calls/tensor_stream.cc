@@ -1,3 +1,5 @@
+// Entries: Accept, Work, Grant. Tested by tests/server/streaming_test.cc and, with memory that is short,
+// tests/sim.
 #include "server/calls/tensor_stream.h"
 
 #include <utility>
@@ -10,6 +12,7 @@
 #include "quantd/v1/quantization.pb.h"
 #include "server/admit/admission.h"
 #include "server/calls/grpc_status.h"
+#include "server/calls/requests.h"
 
 namespace quantd {
 namespace {
@@ -42,7 +45,7 @@ TensorStream::TensorStream(CallContext& context, FrameOutbox& outbox, const Canc
         event->store(true);
         waker();
       }),
-      shared_chunks_(context.shared == nullptr || kind_.single
+      shared_chunks_(context.shared == nullptr || kind_.single || is_unary()
                          ? nullptr
                          : std::make_shared<SharedChunks>(context.shared, outbox)) {}
 
@@ -72,7 +75,17 @@ absl::Status TensorStream::CheckOrder(const ParsedFrame& frame) const {
   return absl::OkStatus();
 }
 
+absl::Status TensorStream::AcceptWhole(const grpc::ByteBuffer& frame) {
+  any_start_ = true;
+  request_bytes_ = static_cast<int64_t>(frame.Length());
+  absl::StatusOr<PreparedTensor> prepared = kind_.prepare_whole(frame);
+  if (!prepared.ok()) return Fail(0, prepared.status(), false);
+  pending_ = Pending{0, *std::move(prepared)};
+  return OpenPending();
+}
+
 absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
+  if (is_unary()) return AcceptWhole(buffer);
   QUANTD_ASSIGN_OR_RETURN(ParsedFrame frame, ParseFrame(buffer, kind_.fields));
   QUANTD_RETURN_IF_ERROR(CheckOrder(frame));
   switch (frame.kind) {
@@ -131,6 +144,7 @@ absl::Status TensorStream::Open(ParsedFrame frame) {
 }
 
 MemoryWish TensorStream::wish() const {
+  if (is_unary()) return {pending_->tensor.resident_bytes, "a unary call"};
   const int64_t stream_bytes =
       stream_reservation_.bytes() > 0 ? 0 : context_.service.limits.stream_bytes();
   return {pending_->tensor.resident_bytes + stream_bytes, "a stream and its tensor"};
@@ -148,7 +162,8 @@ absl::Status TensorStream::OpenPending() {
 
 absl::Status TensorStream::OpenWith(MemoryBudget::Reservation granted) {
   Pending pending = std::move(*std::exchange(pending_, std::nullopt));
-  if (stream_reservation_.bytes() == 0) {
+  waiting_reservation_ = MemoryBudget::Reservation();
+  if (stream_reservation_.bytes() == 0 && !is_unary()) {
     stream_reservation_ = granted.Split(context_.service.limits.stream_bytes());
   }
   Entry entry;
@@ -159,13 +174,13 @@ absl::Status TensorStream::OpenWith(MemoryBudget::Reservation granted) {
   if (!tensor.ok()) return Fail(pending.tensor_id, tensor.status(), true);
   entry.tensor = *std::move(tensor);
   tensors_[pending.tensor_id] = std::move(entry);
-  return absl::OkStatus();
+  return is_unary() ? EndTensor(pending.tensor_id) : absl::OkStatus();
 }
 
 absl::StatusOr<Progress> TensorStream::WorkOnPending() {
   if (num_ending_ > 0) return Progress::kBusy;
   const bool may_wait = tensors_.empty();
-  if (!may_wait || !context_.service.admission->crowded()) {
+  if (!may_wait || is_unary() || !context_.service.admission->crowded()) {
     QUANTD_RETURN_IF_ERROR(OpenPending());
     if (!pending_.has_value()) return Progress::kMore;
   }
@@ -175,6 +190,10 @@ absl::StatusOr<Progress> TensorStream::WorkOnPending() {
   if (wish().bytes > context_.session.budget->limit_bytes()) {  // it would wait in vain
     QUANTD_RETURN_IF_ERROR(OpenPending());
     return Progress::kMore;
+  }
+  if (is_unary()) {
+    QUANTD_ASSIGN_OR_RETURN(waiting_reservation_, context_.service.waiting_room->Reserve(
+                                                      request_bytes_, "a request that waits"));
   }
   return Progress::kWaiting;
 }
@@ -220,14 +239,18 @@ absl::StatusOr<Progress> TensorStream::Work() {
   }
   StripeSession& session = current_->session();
   session.Ready();
-  for (int i = 0; i < kStripesPerStep; ++i) {
-    if (session.Help()) continue;
-    if (!session.WantsInput() && !session.ended()) return Progress::kBusy;
-    current_ = nullptr;
-    frame_reservation_ = MemoryBudget::Reservation();
-    break;
-  }
+  if (Help()) return Progress::kMore;
+  if (!session.WantsInput() && !session.ended()) return Progress::kBusy;
+  current_ = nullptr;
+  frame_reservation_ = MemoryBudget::Reservation();
   return Progress::kMore;
+}
+
+bool TensorStream::Help() {
+  for (int i = 0; i < kStripesPerStep; ++i) {
+    if (!current_->session().Help()) return false;
+  }
+  return true;
 }
 
 absl::Status TensorStream::TellEnded() {
@@ -251,7 +274,13 @@ absl::Status TensorStream::TellEnded(uint64_t id, Entry& entry) {
   tensors_.erase(id);
   --num_ending_;
   ++num_done_;
-  outbox_.Send(*std::move(end));
+  if (is_unary()) {
+    outbox_.SendLast(*std::move(end));
+  } else if (kind_.single) {
+    last_ = *std::move(end);
+  } else {
+    outbox_.Send(*std::move(end));
+  }
   return absl::OkStatus();
 }
 
@@ -269,10 +298,10 @@ absl::Status TensorStream::EndTensor(uint64_t id) {
   ++num_ending_;
   StripeSession& session = entry.tensor->session();
   session.EndInput();
+  current_ = entry.tensor.get();
   // Little is left, mostly; small tensors are answered at once.
-  while (session.Help()) {
-  }
-  return session.ended() ? TellEnded(id, entry) : absl::OkStatus();
+  if (Help() || !session.ended()) return absl::OkStatus();
+  return TellEnded(id, entry);
 }
 
 bool TensorStream::busy() const {
@@ -294,10 +323,10 @@ absl::Status TensorStream::Fail(uint64_t id, const absl::Status& status, bool mo
   frame_reservation_ = MemoryBudget::Reservation();
   Record(tensor,
          cancel_.cancelled() ? TensorOutcome::Result::kCancelled : TensorOutcome::Result::kFailed);
-  context_.service.metrics.CountRefusal(status);
   tensors_.erase(id);
   ++num_failed_;
-  if (kind_.single) return status;
+  if (kind_.single || is_unary()) return status;  // which is counted at the end of the call
+  context_.service.metrics.CountRefusal(status);
   outbox_.Send(ErrorFrame(id, status));
   if (!more_to_come) return absl::OkStatus();
   failed_.insert(id);
@@ -318,6 +347,8 @@ void TensorStream::Record(OpenTensor* tensor, TensorOutcome::Result result) {
 }
 
 absl::Status TensorStream::Close() {
+  if (is_unary()) return NoRequestError();
+  if (last_.has_value()) outbox_.SendLast(*std::exchange(last_, std::nullopt));
   if (kind_.single && !any_start_) {
     return absl::FailedPreconditionError("the stream does not open with a start frame");
   }
@@ -331,6 +362,7 @@ absl::Status TensorStream::Close() {
 }
 
 std::string TensorStream::Summary() const {
+  if (is_unary()) return {};
   return absl::StrCat(num_done_, " tensors done, ", num_failed_, " failed");
 }
 

@@ -18,26 +18,12 @@
 #include "absl/strings/string_view.h"
 #include "core/exec/cancel_token.h"
 #include "core/exec/memory_budget.h"
-#include "core/session/stripe_session.h"
 #include "proto/frame_codec.h"
 #include "server/calls/call.h"
-#include "server/calls/received_chunk.h"
+#include "server/calls/open_tensor.h"
 #include "server/service_context.h"
 
 namespace quantd {
-
-// One tensor that is under way on a stream. An error is the tensor's alone. Not thread-safe.
-class OpenTensor {
- public:
-  virtual ~OpenTensor() = default;
-  // Takes a chunk; what is wrong with the values is said by the session.
-  virtual absl::Status Accept(ReceivedChunk chunk) = 0;
-  virtual StripeSession& session() = 0;
-  // Returns the `end` frame; the session has ended well.
-  virtual absl::StatusOr<grpc::ByteBuffer> Finish() = 0;
-  // Returns what is known of it so far, but for the result.
-  virtual TensorOutcome outcome() = 0;
-};
 
 // The memory of one tensor: what was granted, as an account that its session takes it from.
 struct TensorMemory {
@@ -56,24 +42,32 @@ struct PreparedTensor {
       open;
 };
 
-// What a kind of stream does with its tensors.
+// What a kind of call does with its tensors.
 struct TensorStreamKind {
-  absl::string_view rpc;  // for metrics
-  FrameFields fields;     // of its requests
-  // The stream is for one tensor, whose errors end it.
+  absl::string_view rpc;     // for metrics
+  FrameFields fields = {};   // of its requests
+  // The call is for one tensor, whose errors end it, and whose last frame goes out with its end.
   bool single = false;
-  std::function<absl::StatusOr<PreparedTensor>(uint64_t tensor_id, const std::string& start)> prepare;
+  std::function<absl::StatusOr<PreparedTensor>(uint64_t tensor_id, const std::string& start)>
+      prepare = nullptr;
+  // Set in unary calls, which are single: the one frame has all of the tensor, which goes to its session
+  // when it is opened.
+  std::function<absl::StatusOr<PreparedTensor>(const grpc::ByteBuffer& frame)> prepare_whole =
+      nullptr;
 };
 
 // Many tensors on one stream, told apart by tensor_id. A tensor that fails gets an error frame, and
 // what the peer still sends for it is dropped up to its `end`. Tensors are worked on by their
-// sessions; a turn of the stream hands chunks over, helps, and says what has ended. Not thread-safe.
+// sessions; a turn of the call hands chunks over, helps, and says what has ended. Not thread-safe.
 //
 //   start   prepared: plan and memory are known
-//             `- memory is free, nobody waits: opened      `- else it is pending: the stream gives
+//             `- memory is free, nobody waits: opened      `- else it is pending: the call gives
 //                                                             back what it holds and waits, if it may
 //   chunk   handed to the session
 //   end     when the session has ended: the report, or the error
+//
+// A unary call is all three in one frame. It may go before those who wait, since what is left for it is
+// kept from them (AdmissionOptions); while it waits its request has room of its own.
 class TensorStream final : public FrameHandler {
  public:
   TensorStream(CallContext& context, FrameOutbox& outbox, const CancelToken& cancel,
@@ -81,7 +75,7 @@ class TensorStream final : public FrameHandler {
   ~TensorStream() override;
 
   absl::Status Accept(const grpc::ByteBuffer& frame) override;
-  bool may_read_on() const override { return !pending_.has_value(); }
+  bool may_read_on() const override { return !pending_.has_value() && !has_whole(); }
   bool may_read_ahead() const override { return stream_reservation_.bytes() > 0; }
   absl::StatusOr<Progress> Work() override;
   MemoryWish wish() const override;
@@ -105,7 +99,10 @@ class TensorStream final : public FrameHandler {
     PreparedTensor tensor;
   };
 
+  bool is_unary() const { return kind_.prepare_whole != nullptr; }
+  bool has_whole() const { return is_unary() && any_start_; }
   absl::Status CheckOrder(const ParsedFrame& frame) const;
+  absl::Status AcceptWhole(const grpc::ByteBuffer& frame);
   absl::Status Open(ParsedFrame frame);
   // Opens what is pending, if its memory is free, or else makes it fail, unless the stream waits.
   absl::Status OpenPending();
@@ -113,6 +110,8 @@ class TensorStream final : public FrameHandler {
   absl::StatusOr<Progress> WorkOnPending();
   absl::Status AcceptChunk(ParsedFrame frame);
   absl::Status EndTensor(uint64_t tensor_id);
+  // Does some stripes' work of what is current; false: there is none to do now.
+  bool Help();
   // Says of all tensors that have ended how.
   absl::Status TellEnded();
   absl::Status TellEnded(uint64_t tensor_id, Entry& entry);
@@ -130,11 +129,14 @@ class TensorStream final : public FrameHandler {
   const std::function<void()> wake_;                   // which it does by this
   const std::shared_ptr<SharedChunks> shared_chunks_;  // null: the client shares no memory
   MemoryBudget::Reservation stream_reservation_;  // for the frames read, and what is to be sent
+  MemoryBudget::Reservation waiting_reservation_;  // for a unary call's request while it waits
   MemoryBudget::Reservation frame_reservation_;   // for what a large frame takes beyond that
   std::optional<Pending> pending_;                // nothing is read behind it
   absl::flat_hash_map<uint64_t, Entry> tensors_;
   absl::flat_hash_set<uint64_t> failed_;  // whose frames are dropped
   OpenTensor* current_ = nullptr;         // has been given a chunk
+  std::optional<grpc::ByteBuffer> last_;  // of a single tensor, until the peer has closed
+  int64_t request_bytes_ = 0;  // of a unary call
   bool any_start_ = false, any_end_ = false;
   int64_t num_ending_ = 0, num_done_ = 0, num_failed_ = 0;
   CallTimes times_;

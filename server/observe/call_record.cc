@@ -55,10 +55,9 @@ absl::string_view ValidTraceparent(absl::string_view text) {
   return text.substr(0, kTraceparentEnd);
 }
 
-CallRecord::CallRecord(ServiceContext& context, CallFacts facts, CallKind kind)
+CallRecord::CallRecord(ServiceContext& context, CallFacts facts)
     : context_(context),
       facts_(WithValidTraceparent(std::move(facts))),
-      kind_(kind),
       metrics_(context.metrics.rpc(facts_.rpc)),
       start_(context.now()) {
   context_.active_calls.fetch_add(1);
@@ -104,7 +103,7 @@ CallTrailers CallRecord::Trailers(const absl::Status& status) const {
   std::string timing =
       absl::StrFormat("queue;dur=%.3f, statistics;dur=%.3f, encode;dur=%.3f", Millis(times_.queue),
                       Millis(times_.statistics), Millis(times_.encode));
-  if (kind_ == CallKind::kStream)
+  if (kind() == CallKind::kStream)
     absl::StrAppendFormat(&timing, ", send;dur=%.3f", Millis(times_.send));
   CallTrailers trailers = {{"server-timing", std::move(timing)}};
   if (!facts_.traceparent.empty()) trailers.emplace_back("traceparent", facts_.traceparent);
@@ -119,7 +118,7 @@ void CallRecord::End(const absl::Status& status, absl::string_view summary) {
   metrics_.CallEnded(status.code(), elapsed);
   context_.metrics.CountRefusal(status);
   spdlog::logger* const logger = context_.call_logger.get();
-  const auto level = kind_ == CallKind::kStream ? spdlog::level::info : spdlog::level::debug;
+  const auto level = kind() == CallKind::kStream ? spdlog::level::info : spdlog::level::debug;
   if (logger == nullptr || !logger->should_log(level)) return;
   logger->log(level, "{}",
               context_.json_log ? JsonFields(status, summary, elapsed)
@@ -158,7 +157,7 @@ std::string CallRecord::JsonFields(const absl::Status& status, absl::string_view
   line["queue_ms"] = Millis(times_.queue);
   line["statistics_ms"] = Millis(times_.statistics);
   line["encode_ms"] = Millis(times_.encode);
-  if (kind_ == CallKind::kStream) line["send_ms"] = Millis(times_.send);
+  if (kind() == CallKind::kStream) line["send_ms"] = Millis(times_.send);
   if (!facts_.traceparent.empty()) {
     line["trace_id"] = facts_.traceparent.substr(kTraceIdBegin, kTraceIdEnd - kTraceIdBegin);
   }

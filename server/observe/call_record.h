@@ -29,6 +29,7 @@ enum class CallKind { kUnary, kStream };
 
 // What is known of a call when it begins.
 struct CallFacts {
+  CallKind kind = CallKind::kStream;
   std::string rpc;
   std::string caller;  // the name, which may hold any bytes
   std::string peer;
@@ -45,7 +46,7 @@ using CallTrailers = std::vector<std::pair<std::string, std::string>>;
 class CallRecord {
  public:
   // `context` outlives this.
-  CallRecord(ServiceContext& context, CallFacts facts, CallKind kind);
+  CallRecord(ServiceContext& context, CallFacts facts);
   // The call is gone.
   ~CallRecord();
   CallRecord(const CallRecord&) = delete;
@@ -55,10 +56,10 @@ class CallRecord {
   void AddSent(int64_t bytes);
   void AddQueueWait(absl::Duration wait);
   void AddMemoryWait(absl::Duration wait) { metrics_.AddMemoryWait(wait); }
-  int64_t received_bytes() const { return received_bytes_; }
   void AddSend(absl::Duration time) { times_.send += time; }
   void AddTimes(absl::Duration statistics, absl::Duration encode);
 
+  CallKind kind() const { return facts_.kind; }
   // Returns when the call shall have ended; the infinite future if nobody has said.
   absl::Time deadline() const { return facts_.deadline; }
   // Returns why a call ends that the peer has cancelled or given up: kCancelled, or
@@ -79,7 +80,6 @@ class CallRecord {
 
   ServiceContext& context_;
   const CallFacts facts_;  // no traceparent if it is not valid
-  const CallKind kind_;
   RpcMetrics& metrics_;
   const absl::Time start_;
   CallTimes times_;

@@ -7,34 +7,29 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/frame_codec.h"
-#include "server/admit/caller_accounts.h"
-#include "server/calls/streams.h"
+#include "server/calls/methods.h"
 
 namespace quantd::sim {
 namespace {
 
-MakeHandler HandlerOf(Rpc rpc) {
-  switch (rpc) {
-    case Rpc::kQuantize:
-      return &MakeQuantizeStream;
-    case Rpc::kDequantize:
-      return &MakeDequantizeStream;
-    case Rpc::kCalibrate:
-      break;
-  }
-  return &MakeCalibrateStream;
-}
+struct Method {
+  const char* name;
+  CallKind kind;
+  MakeHandler make;
+};
 
-const char* NameOf(Rpc rpc) {
+Method MethodOf(Rpc rpc) {
   switch (rpc) {
     case Rpc::kQuantize:
-      return "StreamingQuantize";
+      return {"StreamingQuantize", CallKind::kStream, &MakeQuantizeStream};
     case Rpc::kDequantize:
-      return "StreamingDequantize";
+      return {"StreamingDequantize", CallKind::kStream, &MakeDequantizeStream};
     case Rpc::kCalibrate:
+      return {"Calibrate", CallKind::kStream, &MakeCalibrateStream};
+    case Rpc::kUnaryQuantize:
       break;
   }
-  return "Calibrate";
+  return {"Quantize", CallKind::kUnary, &MakeQuantize};
 }
 
 std::string BytesOf(const grpc::ByteBuffer& buffer) {
@@ -113,22 +108,21 @@ void SimCall::Garble() {
 }
 
 void SimCall::Begin() {
-  absl::StatusOr<CallerAccounts::Stream> stream =
-      context_.accounts->OpenStream({.name = caller_});
-  absl::StatusOr<MemoryBudget::Reservation> base =
-      context_.waiting_room->Reserve(int64_t{512} << 10, "a stream");
-  if (!stream.ok() || !base.ok()) {
-    finished_ = stream.ok() ? base.status() : stream.status();
+  const Method method = MethodOf(rpc_);
+  CallFacts facts;
+  facts.kind = method.kind;
+  facts.rpc = method.name;
+  facts.caller = caller_;
+  if (dice_.OneIn(4)) facts.deadline = context_.now() + absl::Milliseconds(dice_.Below(5'000));
+  absl::StatusOr<std::shared_ptr<Call>> call =
+      Call::Open(context_, *this, {.name = caller_}, std::move(facts), nullptr);
+  if (!call.ok()) {
+    finished_ = call.status();
     over_ = true;
     return;
   }
-  CallFacts facts;
-  facts.rpc = NameOf(rpc_);
-  facts.caller = caller_;
-  if (dice_.OneIn(4)) facts.deadline = context_.now() + absl::Milliseconds(dice_.Below(5'000));
-  call_ = std::make_shared<Call>(context_, *this, std::move(facts), *std::move(stream),
-                                 *std::move(base), nullptr);
-  call_->Run(HandlerOf(rpc_));
+  call_ = *std::move(call);
+  call_->Run(method.make);
 }
 
 // --- The port ---
@@ -145,9 +139,11 @@ void SimCall::Write(const grpc::ByteBuffer* frame, bool) {
   writing_ = frame;
 }
 
-void SimCall::Finish(const absl::Status& status, const CallTrailers&) {
+void SimCall::Finish(const absl::Status& status, const CallTrailers&,
+                     const grpc::ByteBuffer* last) {
   if (finished_.has_value()) fault_ = "a second end";
   finished_ = status;
+  last_ = last;
 }
 
 // --- What can happen ---
@@ -163,22 +159,28 @@ void SimCall::AddActions(std::vector<std::function<void()>>& actions) {
     return;
   }
   if (finished_.has_value()) {
-    // A read that is under way ends with the call.
-    actions.push_back([this] {
-      if (std::exchange(reading_, nullptr) != nullptr) {
-        call_->OnRead(Call::ReadResult::kBroken);
-      } else if (writing_ != nullptr) {
-        TakeFrame();
-      } else {
-        over_ = true;
-        std::exchange(call_, nullptr)->OnDone();
-      }
-    });
+    if (silent_ && last_ != nullptr) return;  // nobody takes the answer
+    actions.push_back([this] { End(); });
     return;
   }
   if (silent_) return;
   if (reading_ != nullptr && !half_closed_) actions.push_back([this] { GiveFrame(); });
   if (writing_ != nullptr) actions.push_back([this] { TakeFrame(); });
+}
+
+// What is under way ends first; a read ends with the call.
+void SimCall::End() {
+  if (std::exchange(reading_, nullptr) != nullptr) {
+    call_->OnRead(Call::ReadResult::kBroken);
+  } else if (writing_ != nullptr) {
+    TakeFrame();
+  } else {
+    over_ = true;
+    if (last_ != nullptr) {
+      if (const std::string wrong = Take(*last_); !wrong.empty()) fault_ = wrong;
+    }
+    std::exchange(call_, nullptr)->OnDone();
+  }
 }
 
 // The order in which gRPC tells of a call that is cancelled.
@@ -214,7 +216,7 @@ void SimCall::TakeFrame() {
 }
 
 std::string SimCall::Take(const grpc::ByteBuffer& buffer) {
-  if (rpc_ == Rpc::kCalibrate) return tensors_[0].TakeResponse(BytesOf(buffer));
+  if (rpc_ == Rpc::kCalibrate || rpc_ == Rpc::kUnaryQuantize) return tensors_[0].TakeResponse(BytesOf(buffer));
   const absl::StatusOr<ParsedFrame> frame = ParseFrame(buffer, kResponseFrame);
   if (!frame.ok()) return "a response cannot be read";
   for (SimTensor& tensor : tensors_) {
@@ -228,19 +230,22 @@ std::string SimCall::Take(const grpc::ByteBuffer& buffer) {
 std::string SimCall::Fault(bool may_fail) const {
   if (!fault_.empty()) return fault_;
   if (!over_) return "the call has not ended";
-  if (finished_->ok() && !faults_.hangs_up && !faults_.garbles) {
+  if (finished_->ok() && !faults_.hangs_up && !faults_.garbles && !broken_) {
     for (const SimTensor& tensor : tensors_) {
       if (!tensor.over()) {
         return absl::StrCat("all is well, but nothing is known of tensor ", tensor.id());
       }
     }
   }
-  if (rpc_ == Rpc::kCalibrate && finished_->ok() && !tensors_[0].done()) {
+  const bool owes_answer = rpc_ == Rpc::kCalibrate || rpc_ == Rpc::kUnaryQuantize;
+  if (owes_answer && finished_->ok() && !tensors_[0].done() && !broken_) {
     return "it ended with OK, without a response";  // which gRPC takes for a bug of ours
   }
   if (faults_.any() || may_fail) return "";
   // Without faults of the peer's only memory can be short.
-  const bool clean = finished_->ok() || absl::IsResourceExhausted(*finished_);
+  const bool clean = finished_->ok() || absl::IsResourceExhausted(*finished_) ||
+                     // It would take two passes.
+                     (rpc_ == Rpc::kUnaryQuantize && absl::IsFailedPrecondition(*finished_));
   return clean ? "" : absl::StrCat("it ended with ", finished_->ToString());
 }
 

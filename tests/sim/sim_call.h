@@ -52,12 +52,14 @@ class SimCall final : public CallPort {
 
   void Read(grpc::ByteBuffer* frame) override;
   void Write(const grpc::ByteBuffer* frame, bool more_follows) override;
-  void Finish(const absl::Status& status, const CallTrailers& trailers) override;
+  void Finish(const absl::Status& status, const CallTrailers& trailers,
+              const grpc::ByteBuffer* last) override;
   void Cancel() override { broken_ = true; }
 
  private:
   void MakeRequests();
   void Garble();
+  void End();
   void GiveFrame();
   void TakeFrame();
   void BreakOff();
@@ -75,6 +77,7 @@ class SimCall final : public CallPort {
   std::shared_ptr<Call> call_;
   grpc::ByteBuffer* reading_ = nullptr;        // what the server waits for
   const grpc::ByteBuffer* writing_ = nullptr;  // what the peer has not taken
+  const grpc::ByteBuffer* last_ = nullptr;     // that goes out with the end
   bool half_closed_ = false, broken_ = false, told_broken_ = false, silent_ = false, over_ = false;
   std::optional<absl::Status> finished_;
   std::string fault_;

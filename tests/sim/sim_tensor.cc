@@ -65,7 +65,7 @@ std::shared_ptr<const Exchange> Make(Rpc rpc, int64_t number) {
     return made;
   }
   made->inputs.emplace_back("", values);
-  if (rpc == Rpc::kQuantize) {
+  if (rpc != Rpc::kCalibrate) {
     for (size_t plane = 0; plane < planes.size(); ++plane) {
       made->outputs[planes[plane].name] = whole.planes[plane];
       made->digests[planes[plane].name] = whole.report.digests[plane];
@@ -117,6 +117,7 @@ grpc::ByteBuffer SimTensor::StartFrame(Dice& dice) const {
       return SerializeFrame(frame);
     }
     case Rpc::kCalibrate:
+    case Rpc::kUnaryQuantize:
       break;
   }
   v1::CalibrateRequest frame;
@@ -137,7 +138,18 @@ grpc::ByteBuffer SimTensor::EndFrame() const {
   return SerializeFrame(end);
 }
 
+grpc::ByteBuffer SimTensor::Request(bool damaged) const {
+  v1::QuantizeRequest request;
+  *request.mutable_start()->mutable_tensor() = ToProto(exchange_->tensor);
+  *request.mutable_start()->mutable_spec() = ToProto(*ParseSpec(exchange_->spec));
+  const std::vector<std::byte>& values = exchange_->inputs[0].second;
+  request.set_data(values.data(), values.size());
+  if (damaged) request.mutable_data()->append("x");
+  return SerializeFrame(request);
+}
+
 std::vector<grpc::ByteBuffer> SimTensor::Frames(Dice& dice, bool damaged) const {
+  if (rpc_ == Rpc::kUnaryQuantize) return {Request(damaged)};
   std::vector<grpc::ByteBuffer> frames = {StartFrame(dice)};
   for (const auto& [plane, bytes] : exchange_->inputs) {
     for (size_t at = 0; at < bytes.size();) {
@@ -214,9 +226,26 @@ std::string SimTensor::TakeEnd(const std::string& message) {
   return "an end of what has none";
 }
 
+std::string SimTensor::TakeWhole(const std::string& bytes) {
+  v1::QuantizeResponse response;
+  if (!response.ParseFromString(bytes)) return "a response that cannot be read";
+  if (!strict_) return "";
+  for (const v1::PlaneData& plane : response.planes()) {
+    const std::string& data = plane.data();
+    const auto begin = reinterpret_cast<const std::byte*>(data.data());
+    received_[plane.plane().name()].assign(begin, begin + data.size());
+  }
+  const auto& digests = response.report().digests();
+  if (received_ != exchange_->outputs) return "other bytes";
+  return std::map<std::string, std::string>(digests.begin(), digests.end()) == exchange_->digests
+             ? ""
+             : "other digests";
+}
+
 std::string SimTensor::TakeResponse(const std::string& bytes) {
   if (over()) return "it goes on after its end";
   done_ = true;
+  if (rpc_ == Rpc::kUnaryQuantize) return TakeWhole(bytes);
   v1::CalibrateResponse response, expected;
   if (!response.ParseFromString(bytes)) return "a response that cannot be read";
   expected.ParseFromString(exchange_->end);

@@ -17,7 +17,7 @@
 
 namespace quantd::sim {
 
-enum class Rpc { kQuantize, kDequantize, kCalibrate };
+enum class Rpc { kQuantize, kDequantize, kCalibrate, kUnaryQuantize };
 
 // What goes to the server for one tensor, and what has to come back: made by one session at once.
 struct Exchange {
@@ -41,11 +41,12 @@ class SimTensor {
       : rpc_(rpc), id_(id), number_(number), strict_(strict), exchange_(MakeExchange(rpc, number)) {}
 
   // Returns its frames: start, chunks cut anywhere, end. `damaged`: some checksums are wrong.
+  // Of a unary call, its request.
   std::vector<grpc::ByteBuffer> Frames(Dice& dice, bool damaged) const;
 
   // Takes a response frame of it; returns what is wrong, or nothing.
   std::string Take(const ParsedFrame& frame);
-  // The same for what calibration answers.
+  // The same for the one answer of calibration, or of a unary call.
   std::string TakeResponse(const std::string& response);
 
   uint64_t id() const { return id_; }
@@ -57,9 +58,11 @@ class SimTensor {
  private:
   grpc::ByteBuffer StartFrame(Dice& dice) const;
   grpc::ByteBuffer EndFrame() const;
+  grpc::ByteBuffer Request(bool damaged) const;
   FrameFields fields() const;
   std::string TakeChunk(const ParsedFrame& frame);
   std::string TakeEnd(const std::string& message);
+  std::string TakeWhole(const std::string& bytes);
 
   Rpc rpc_;
   uint64_t id_;

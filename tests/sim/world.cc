@@ -95,10 +95,12 @@ SimFaults AnyFaults(Dice& dice) {
 
 std::unique_ptr<SimCall> AnyCall(Dice& dice, SimServer& server, int64_t number) {
   const SimFaults faults = AnyFaults(dice);
-  const int64_t which = dice.Below(8);
-  const Rpc rpc = which == 0 ? Rpc::kCalibrate : which < 3 ? Rpc::kDequantize : Rpc::kQuantize;
+  constexpr Rpc kRpcs[] = {Rpc::kQuantize,   Rpc::kQuantize,  Rpc::kQuantize,     Rpc::kDequantize,
+                           Rpc::kDequantize, Rpc::kCalibrate, Rpc::kUnaryQuantize};
+  const Rpc rpc = kRpcs[dice.Below(std::ssize(kRpcs))];
+  const bool is_single = rpc == Rpc::kCalibrate || rpc == Rpc::kUnaryQuantize;
   std::vector<SimTensor> tensors;
-  for (int64_t left = rpc == Rpc::kCalibrate ? 1 : 1 + dice.Below(3); left > 0; --left) {
+  for (int64_t left = is_single ? 1 : 1 + dice.Below(3); left > 0; --left) {
     tensors.emplace_back(rpc, tensors.size() + 1, dice.Below(kNumTensors), !faults.garbles);
   }
   return std::make_unique<SimCall>(dice, server.context, rpc, absl::StrCat("caller", number % 2),

@@ -1,4 +1,4 @@
-#include <chrono>
+// Entry: MakeCalibrateStream. Tested by tests/server/server_test.cc.
 #include <functional>
 #include <memory>
 #include <string>
@@ -6,12 +6,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "core/session/calibration.h"
 #include "proto/convert.h"
+#include "server/calls/methods.h"
 #include "server/calls/requests.h"
-#include "server/calls/streams.h"
 #include "server/calls/tensor_stream.h"
 
 namespace quantd {
@@ -22,15 +21,10 @@ class CalibrateTensor final : public OpenTensor {
  public:
   // `merge`: what other streams have found, in their order, which goes before this one's.
   CalibrateTensor(std::unique_ptr<CalibrationSession> session, std::vector<CalibrationState> merge)
-      : values_{"values", session->plan().input_bytes},
+      : OpenTensor(session->plan(), {{"values", session->plan().input_bytes}}),
         merge_(std::move(merge)),
         session_(std::move(session)) {}
 
-  absl::Status Accept(ReceivedChunk chunk) override {
-    QUANTD_RETURN_IF_ERROR(CountValues(chunk, values_));
-    for (Piece& piece : chunk.pieces) session_->Push(std::move(piece));
-    return absl::OkStatus();
-  }
   StripeSession& session() override { return *session_; }
 
   absl::StatusOr<grpc::ByteBuffer> Finish() override {
@@ -50,20 +44,11 @@ class CalibrateTensor final : public OpenTensor {
     return SerializeFrame(response);
   }
 
-  TensorOutcome outcome() override {
-    TensorOutcome outcome;
-    outcome.scheme = session_->plan().scheme->info.name;
-    outcome.input_bytes = values_.received_bytes;
-    outcome.elapsed = absl::FromChrono(std::chrono::steady_clock::now() - start_);
-    outcome.statistics = absl::FromChrono(session_->work().statistics);
-    return outcome;
-  }
-
  private:
-  IncomingPlane values_;
+  void Push(int, Piece piece) override { session_->Push(std::move(piece)); }
+
   std::vector<CalibrationState> merge_;
   const std::unique_ptr<CalibrationSession> session_;
-  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
 absl::StatusOr<PreparedTensor> PrepareCalibrate(CallContext& call, const std::string& bytes) {
