@@ -15,16 +15,16 @@ namespace {
 constexpr int kStepsPerTurn = 16;
 // Behind a frame that may be a start nothing is read until it is known whether there is memory.
 constexpr size_t kStartFrameBytes = size_t{64} << 10;
-// Up to so large a frame, and steps so short of late, the turn is run by the thread that brought the
-// frame: waking another costs more. Of a unary call nothing is known but its size.
+// Up to so large a frame, and steps so short of late, the turn is run by the thread that brought
+// the frame: waking another costs more. Of a unary call nothing is known but its size.
 constexpr size_t kMaxBytesHere = size_t{256} << 10;
 constexpr size_t kMaxUnaryBytesHere = size_t{64} << 10;
 constexpr absl::Duration kMaxStepHere = absl::Microseconds(250);
 constexpr absl::Duration kFirstStep = absl::Milliseconds(1);  // of a stream, before one is known
 // Unary calls up to here have a worker of their own, which bulk work does not keep waiting.
 constexpr size_t kSmallCallBytes = size_t{256} << 10;
-// What is read before there is memory for more: of a stream what gRPC reads ahead, and a start frame; of
-// a unary call all, if it is tiny. What a larger one holds is reserved when it has come.
+// What is read before there is memory for more: of a stream what gRPC reads ahead, and a start
+// frame; of a unary call all, if it is tiny. What a larger one holds is reserved when it has come.
 constexpr int64_t kStreamBaseBytes = int64_t{512} << 10;
 constexpr int64_t kUnaryBaseBytes = int64_t{64} << 10;
 // What a response takes beside its bytes: a peer can have very many small ones wait.
@@ -36,9 +36,9 @@ absl::StatusOr<std::shared_ptr<Call>> Call::Open(ServiceContext& context, CallPo
                                                  const Caller& caller, CallFacts facts,
                                                  std::shared_ptr<const SharedRegion> shared) {
   const bool is_unary = facts.kind == CallKind::kUnary;
-  QUANTD_ASSIGN_OR_RETURN(CallerAccounts::Stream stream, is_unary
-                                                             ? context.accounts->OpenUnary(caller)
-                                                             : context.accounts->OpenStream(caller));
+  CallerAccounts& accounts = *context.accounts;
+  QUANTD_ASSIGN_OR_RETURN(CallerAccounts::Stream stream,
+                          is_unary ? accounts.OpenUnary(caller) : accounts.OpenStream(caller));
   QUANTD_ASSIGN_OR_RETURN(MemoryBudget::Reservation base,
                           context.waiting_room->Reserve(
                               is_unary ? kUnaryBaseBytes : kStreamBaseBytes, "a call"));
@@ -286,8 +286,8 @@ void Call::MaybeEnd() {
     // With no operation pending nobody else would end the call.
     if (status_.ok() || absl::IsCancelled(status_)) status_ = record_.Cancellation();
   } else if (status_.ok()) {
-    const bool all_has_come = peer_ == Peer::kAnswered || (peer_ == Peer::kClosed && !inbox_.has_value());
-    if (!all_has_come || ToWrite() > 0) return;
+    const bool has_closed = peer_ == Peer::kClosed && !inbox_.has_value();
+    if ((!has_closed && peer_ != Peer::kAnswered) || ToWrite() > 0) return;
   } else if (writing_) {
     return;
   }

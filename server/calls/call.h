@@ -99,8 +99,8 @@ class FrameHandler {
 using MakeHandler = std::unique_ptr<FrameHandler> (*)(CallContext& context, FrameOutbox& outbox,
                                                       const CancelToken& cancel);
 
-// What brings frames and takes them: gRPC, or a simulation of it. All calls come under the machine's
-// lock, and return before what they ask for happens.
+// What brings frames and takes them: gRPC, or a simulation of it. All calls come under the
+// machine's lock, and return before what they ask for happens.
 class CallPort {
  public:
   virtual ~CallPort() = default;
@@ -110,7 +110,8 @@ class CallPort {
   // both may be sent at once.
   virtual void Write(const grpc::ByteBuffer* frame, bool more_follows) = 0;
   // Ends the call; nothing else follows. Reads and writes that are under way end first. `last`, a
-  // frame that stays as it is until OnDone, goes out right before, in one piece; null: there is none.
+  // frame that stays as it is until OnDone, goes out right before, in one piece; null: there is
+  // none.
   virtual void Finish(const absl::Status& status, const CallTrailers& trailers,
                       const grpc::ByteBuffer* last) = 0;
   // Ends what is under way: the peer finds the call cancelled.
@@ -119,9 +120,9 @@ class CallPort {
 
 // A call as a machine: events come in, by the methods that begin with On, and actions go out by the
 // port. One frame is read while another one is worked on and others are written. Frames wait at the
-// peer, whom flow control holds back, while one waits here or while too much output is queued. A unary
-// call is one with a single frame each way: its handler reads no second one, and its answer is the
-// last frame.
+// peer, whom flow control holds back, while one waits here or while too much output is queued. A
+// unary call is one with a single frame each way: its handler reads no second one, and its answer
+// is the last frame.
 //
 // Work is done in turns, one at a time, on the executor, or, if it is little, on the thread that
 // brings a frame. Between turns the call is in one of these states:
@@ -133,16 +134,17 @@ class CallPort {
 //        frame     v   |  `-> kWaiting   until memory is granted, or refused
 //              kAccepting                             kEnded: Finish was called
 //
-// kStirred is kAtWork with something that the turn has not seen. Each event takes the lock once, and
-// actions run under it, so that none follows Finish. It knows no clock but the context's, no thread
-// and no socket: tests/sim runs it with thousands of orders of events.
+// kStirred is kAtWork with something that the turn has not seen. Each event takes the lock once,
+// and actions run under it, so that none follows Finish. It knows no clock but the context's, no
+// thread and no socket: tests/sim runs it with thousands of orders of events.
 //
 // Lives until OnDone and until no turn is at work. Thread-safe.
 class Call final : public FrameOutbox, public Idler, public std::enable_shared_from_this<Call> {
  public:
   // Lets a call in, before anything of it is read: a stream counts as one of its caller's, and all
-  // take memory of the waiting room for what is read before there is more. kResourceExhausted: there
-  // is no room. `port` lives until OnDone; `shared` is null where the client shares no memory.
+  // take memory of the waiting room for what is read before there is more. kResourceExhausted:
+  // there is no room. `port` lives until OnDone; `shared` is null where the client shares no
+  // memory.
   static absl::StatusOr<std::shared_ptr<Call>> Open(ServiceContext& context, CallPort& port,
                                                     const Caller& caller, CallFacts facts,
                                                     std::shared_ptr<const SharedRegion> shared);
@@ -174,8 +176,8 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
 
  private:
   enum class State { kIdle, kDue, kAtWork, kStirred, kAccepting, kDraining, kWaiting, kEnded };
-  // What the peer still sends. kClosed: nothing, and the handler knows; kAnswered: nothing counts, since
-  // the last frame is queued.
+  // What the peer still sends. kClosed: nothing, and the handler knows; kAnswered: nothing counts,
+  // since the last frame is queued.
   enum class Peer { kSends, kHalfClosed, kClosed, kAnswered };
   enum class Next { kFrame, kClose, kWork, kStop };
 
@@ -228,7 +230,7 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ByteBuffer incoming_ ABSL_GUARDED_BY(mutex_);              // the port's while reading_
   std::optional<grpc::ByteBuffer> inbox_ ABSL_GUARDED_BY(mutex_);  // a frame to be worked on
-  std::deque<grpc::ByteBuffer> outbox_ ABSL_GUARDED_BY(mutex_);  // the first is the port's if writing_
+  std::deque<grpc::ByteBuffer> outbox_ ABSL_GUARDED_BY(mutex_);  // first: the port's if writing_
   std::atomic<size_t> queued_bytes_ = 0;  // in outbox_
   std::atomic<bool> starved_ = false;     // somebody was told that it is full
   absl::Status status_ ABSL_GUARDED_BY(mutex_);  // an error ends the call

@@ -87,9 +87,10 @@ absl::StatusOr<PreparedTensor> PrepareFrames(CallContext& call, FrameOutbox& out
       *frame.mutable_end() = std::move(finished);
       return SerializeFrame(frame);
     };
-    QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<DequantizeSession> session,
-                            DequantizeSession::Create(std::move(head.plan), head.output_dtype, *sink,
-                                                      context, std::move(on_event)));
+    QUANTD_ASSIGN_OR_RETURN(
+        std::unique_ptr<DequantizeSession> session,
+        DequantizeSession::Create(std::move(head.plan), head.output_dtype, *sink, context,
+                                  std::move(on_event)));
     outbox.Send(SerializeFrame(started));
     return std::make_unique<DequantizeTensor>(head.output_bytes, std::move(answer), std::move(sink),
                                               std::move(session));
@@ -147,9 +148,10 @@ absl::StatusOr<PreparedTensor> PrepareWhole(CallContext& call, const grpc::ByteB
     response.mutable_data()->resize(static_cast<size_t>(head.output_bytes));
     auto sink = std::make_unique<SpanSink>(
         std::vector<std::span<std::byte>>{WritableBytes(*response.mutable_data())});
-    QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<DequantizeSession> session,
-                            DequantizeSession::Create(std::move(head.plan), head.output_dtype, *sink,
-                                                      context, std::move(on_event)));
+    QUANTD_ASSIGN_OR_RETURN(
+        std::unique_ptr<DequantizeSession> session,
+        DequantizeSession::Create(std::move(head.plan), head.output_dtype, *sink, context,
+                                  std::move(on_event)));
     Answer answer = [whole](v1::DequantizeFinished finished) {
       *whole->response.mutable_finished() = std::move(finished);
       return SerializeFrame(whole->response);

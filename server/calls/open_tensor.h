@@ -37,9 +37,9 @@ absl::StatusOr<int> FindPlane(const std::vector<IncomingPlane>& planes, absl::st
 class OpenTensor {
  public:
   virtual ~OpenTensor() = default;
-  // Takes a chunk, which is of the only plane if it names none. kNotFound: of no plane that there is.
-  // kInvalidArgument: out of order, or twice. kOutOfRange: past the plane's end. What is wrong with the
-  // values is said by the session.
+  // Takes a chunk, which is of the only plane if it names none. kNotFound: of no plane that there
+  // is. kInvalidArgument: out of order, or twice. kOutOfRange: past the plane's end. What is wrong
+  // with the values is said by the session.
   absl::Status Accept(ReceivedChunk chunk);
   virtual StripeSession& session() = 0;
   // Returns the last frame of the tensor; the session has ended.

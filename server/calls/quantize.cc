@@ -1,7 +1,8 @@
-// Quantize and StreamingQuantize: the same tensor, whose codes go out in frames of their own or all in
-// one response.
+// Quantize and StreamingQuantize: the same tensor, whose codes go out in frames of their own or all
+// in one response.
 //
-// Entries: MakeQuantize, MakeQuantizeStream. Tested by tests/server/streaming_test.cc and tests/sim.
+// Entries: MakeQuantize, MakeQuantizeStream. Tested by tests/server/streaming_test.cc and
+// tests/sim.
 #include <chrono>
 #include <functional>
 #include <memory>

@@ -1,5 +1,5 @@
-// Every method is one of raw messages in both directions, also where the proto has a single message:
-// the wire knows no difference, but gRPC would read that message before anybody is asked
+// Every method is one of raw messages in both directions, also where the proto has a single
+// message: the wire knows no difference, but gRPC would read that message before anybody is asked
 // (core/adr/0011-every-method-is-a-raw-stream.md).
 //
 // Entry: MakeQuantizeService. Tested by tests/server/server_test.cc.
@@ -39,19 +39,17 @@ constexpr Method kMethods[] = {
 class QuantizeService final : public grpc::Service {
  public:
   explicit QuantizeService(ServiceContext& context) {
-    using grpc::ByteBuffer;
     using grpc::internal::RpcMethod;
-    using grpc::internal::RpcServiceMethod;
+    using Handler = grpc::internal::CallbackBidiHandler<grpc::ByteBuffer, grpc::ByteBuffer>;
     for (const Method& method : kMethods) {
       paths_.push_back(
           absl::StrCat("/", v1::QuantizationService::service_full_name(), "/", method.name));
-      AddMethod(
-          new RpcServiceMethod(paths_.back().c_str(), RpcMethod::BIDI_STREAMING, /*handler=*/nullptr));
-      MarkMethodRawCallback(static_cast<int>(paths_.size()) - 1,
-                            new grpc::internal::CallbackBidiHandler<ByteBuffer, ByteBuffer>(
-                                [&context, &method](grpc::CallbackServerContext* call) {
-                                  return Serve(context, *call, method.name, method.kind, method.make);
-                                }));
+      AddMethod(new grpc::internal::RpcServiceMethod(
+          paths_.back().c_str(), RpcMethod::BIDI_STREAMING, /*handler=*/nullptr));
+      const auto serve = [&context, &method](grpc::CallbackServerContext* call) {
+        return Serve(context, *call, method.name, method.kind, method.make);
+      };
+      MarkMethodRawCallback(static_cast<int>(paths_.size()) - 1, new Handler(serve));
     }
   }
 

@@ -15,8 +15,8 @@ namespace quantd {
 
 using CallReactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
-// Returns the reactor of a call of `rpc` whose headers have come, and nothing else of it; it deletes
-// itself. Callers that may not make calls are told so.
+// Returns the reactor of a call of `rpc` whose headers have come, and nothing else of it; it
+// deletes itself. Callers that may not make calls are told so.
 CallReactor* Serve(ServiceContext& context, grpc::CallbackServerContext& call,
                    absl::string_view rpc, CallKind kind, MakeHandler make_handler);
 

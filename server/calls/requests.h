@@ -58,8 +58,8 @@ absl::Status ParseMessage(absl::string_view bytes, absl::string_view what,
                           google::protobuf::MessageLite& message);
 // Likewise, of a unary call's frame.
 absl::Status ParseRequest(grpc::ByteBuffer frame, google::protobuf::MessageLite& request);
-// Returns what ends a unary call whose peer has closed it without a request: the code that gRPC has for
-// another number of requests than the method takes (its doc/statuscodes.md).
+// Returns what ends a unary call whose peer has closed it without a request: the code that gRPC has
+// for another number of requests than the method takes (its doc/statuscodes.md).
 absl::Status NoRequestError();
 
 // Answers to the heads, and parts of answers.
@@ -69,8 +69,8 @@ google::protobuf::Duration DurationMessage(std::chrono::nanoseconds time);
 std::vector<PayloadFrames::PlaneSize> PlaneSizes(const Plan& plan);
 std::span<std::byte> WritableBytes(std::string& bytes);
 
-// What a unary call and its session hold. kResourceExhausted: the response would be larger than a unary
-// one may be.
+// What a unary call and its session hold. kResourceExhausted: the response would be larger than a
+// unary one may be.
 absl::StatusOr<int64_t> UnaryBytes(const ServiceContext& context, absl::string_view method,
                                    int64_t input_bytes, int64_t output_bytes,
                                    int64_t session_bytes);

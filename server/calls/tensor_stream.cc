@@ -1,5 +1,5 @@
-// Entries: Accept, Work, Grant. Tested by tests/server/streaming_test.cc and, with memory that is short,
-// tests/sim.
+// Entries: Accept, Work, Grant. Tested by tests/server/streaming_test.cc and, with memory that is
+// short, tests/sim.
 #include "server/calls/tensor_stream.h"
 
 #include <utility>
@@ -134,8 +134,8 @@ absl::Status TensorStream::Open(ParsedFrame frame) {
   absl::StatusOr<PreparedTensor> prepared = kind_.prepare(id, frame.message);
   if (!prepared.ok()) return Fail(id, prepared.status(), true);
   pending_ = Pending{id, *std::move(prepared)};
-  // A stream that has tensors open cannot wait for memory: what they hold would never come free. But
-  // those whose `end` has come are about to be done.
+  // A stream that has tensors open cannot wait for memory: what they hold would never come free.
+  // But those whose `end` has come are about to be done.
   const bool may_wait = std::ssize(tensors_) == num_ending_;
   if (same != tensors_.end() || (may_wait && context_.service.admission->crowded())) {
     return absl::OkStatus();  // Work goes on with it
@@ -312,7 +312,9 @@ bool TensorStream::busy() const {
 }
 
 void TensorStream::Cancel() {
-  for (auto& [id, entry] : tensors_) entry.tensor->session().Cancel(absl::CancelledError("cancelled"));
+  for (auto& [id, entry] : tensors_) {
+    entry.tensor->session().Cancel(absl::CancelledError("cancelled"));
+  }
 }
 
 absl::Status TensorStream::Fail(uint64_t id, const absl::Status& status, bool more_to_come) {

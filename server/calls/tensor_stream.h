@@ -50,8 +50,8 @@ struct TensorStreamKind {
   bool single = false;
   std::function<absl::StatusOr<PreparedTensor>(uint64_t tensor_id, const std::string& start)>
       prepare = nullptr;
-  // Set in unary calls, which are single: the one frame has all of the tensor, which goes to its session
-  // when it is opened.
+  // Set in unary calls, which are single: the one frame has all of the tensor, which goes to its
+  // session when it is opened.
   std::function<absl::StatusOr<PreparedTensor>(const grpc::ByteBuffer& frame)> prepare_whole =
       nullptr;
 };
@@ -66,8 +66,8 @@ struct TensorStreamKind {
 //   chunk   handed to the session
 //   end     when the session has ended: the report, or the error
 //
-// A unary call is all three in one frame. It may go before those who wait, since what is left for it is
-// kept from them (AdmissionOptions); while it waits its request has room of its own.
+// A unary call is all three in one frame. It may go before those who wait, since what is left for
+// it is kept from them (AdmissionOptions); while it waits its request has room of its own.
 class TensorStream final : public FrameHandler {
  public:
   TensorStream(CallContext& context, FrameOutbox& outbox, const CancelToken& cancel,
