@@ -18,6 +18,7 @@
 #include "absl/strings/strip.h"
 #include "client/client.h"
 #include "core/base/status_macros.h"
+#include "proto/grpc_switches.h"
 
 namespace quantd {
 namespace {
@@ -128,6 +129,7 @@ bool IsLocalTarget(absl::string_view target) {
 
 void KeepGrpcUp() {
   [[maybe_unused]] static const bool kKept = [] {
+    SetGrpcSwitches();
     grpc_init();
     return true;
   }();

@@ -1,6 +1,5 @@
 #include <errno.h>
 #include <fcntl.h>
-#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <spdlog/logger.h>
@@ -13,7 +12,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,7 +19,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "core/exec/allocator.h"
 #include "core/simd/targets.h"
+#include "proto/grpc_switches.h"
 #include "server/config_file.h"
 #include "server/flags.h"
 #include "server/observe/log.h"
@@ -33,13 +33,6 @@ namespace {
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 
-// Keeps pages that gRPC's read slices would else map and unmap all the time; see TrimIfIdle.
-void TuneAllocator() {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-  mallopt(M_TOP_PAD, 64 << 20);
-}
-
 // Debian's Abseil is built with its search for deadlocks, which each lock of ours and of gRPC's
 // pays for; builds for development keep it.
 void SkipDeadlockSearch() {
@@ -48,19 +41,18 @@ void SkipDeadlockSearch() {
 #endif
 }
 
-// Gives kept memory back to the system while there are no calls; time and again, since peers that
-// make none use memory as well (a flood of pings).
-class IdleTrimmer {
+// Gives free memory back to the system, and the buffers that are kept too while there are no calls;
+// time and again, since peers that make none use memory as well (a flood of pings).
+class Trimmer {
  public:
-  explicit IdleTrimmer(QuantdServer& server) : server_(server) {}
-  // To be called every few seconds.
+  static constexpr int kEveryMs = 1000;
+  explicit Trimmer(QuantdServer& server) : server_(server) {}
   void Tick() {
     const int64_t started = server_.started_calls();
     const bool idle = started == started_at_last_tick_ && server_.active_calls() == 0;
     started_at_last_tick_ = started;
-    if (!idle) return;
-    server_.TrimMemory();
-    malloc_trim(0);
+    if (idle) server_.TrimMemory();
+    GiveMemoryBack();
   }
 
  private:
@@ -108,11 +100,11 @@ void ReloadTokens(QuantdServer& server, spdlog::logger& logger) {
 
 // Waits for a signal that ends the server from `fd`, and looks after memory meanwhile.
 int WaitForSignal(int fd, QuantdServer& server, spdlog::logger& logger) {
-  IdleTrimmer trimmer(server);
+  Trimmer trimmer(server);
   for (;;) {
     pollfd ready = {.fd = fd, .events = POLLIN, .revents = 0};
     char number;
-    if (poll(&ready, 1, /*timeout=*/5000) > 0 && read(fd, &number, 1) == 1) {
+    if (poll(&ready, 1, Trimmer::kEveryMs) > 0 && read(fd, &number, 1) == 1) {
       if (number != SIGHUP) return number;
       ReloadTokens(server, logger);
       continue;
@@ -173,6 +165,7 @@ int CheckConfig(const CLI::App& app, const Flags& flags) {
 int Main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
   TuneAllocator();
+  SetGrpcSwitches();
   SkipDeadlockSearch();
 
   CLI::App app("quantd, a quantization service", "quantd");

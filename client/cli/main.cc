@@ -1,25 +1,17 @@
-#include <malloc.h>
 #include <stdio.h>
 
 #include <CLI/CLI.hpp>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "client/cli/commands.h"
 #include "client/cli/interrupts.h"
 #include "client/cli/text.h"
+#include "core/exec/allocator.h"
 #include "core/simd/targets.h"
 
 namespace quantd::cli {
 namespace {
-
-// Keeps freed pages in the process: mapping them anew for every frame costs more than all else.
-void KeepPages() {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-  mallopt(M_TOP_PAD, 64 << 20);
-}
 
 void AddGlobals(CLI::App& app, Globals& globals, std::string& simd) {
   app.add_option("--server", globals.server,
@@ -54,7 +46,7 @@ int PrintError(const absl::Status& status) {
 }
 
 int Main(int argc, char** argv) {
-  KeepPages();
+  TuneAllocator();
   Interrupts interrupts;
   Globals globals;
   globals.interrupts = &interrupts;

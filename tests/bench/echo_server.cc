@@ -2,23 +2,22 @@
 // beside.
 //   echo_server [unix:PATH ...] PORT_FILE
 // Listens on loopback too, and writes that address to PORT_FILE once it serves.
-#include <malloc.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "core/exec/allocator.h"
+#include "proto/grpc_switches.h"
 #include "quantd/v1/quantization.grpc.pb.h"
 #include "tests/bench/echo_service.h"
 
 int main(int argc, char** argv) {
   if (argc < 2) return 2;
   // As quantd does.
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-  mallopt(M_TOP_PAD, 64 << 20);
+  quantd::TuneAllocator();
+  quantd::SetGrpcSwitches();
   quantd::bench::EchoService service;
   grpc::ServerBuilder builder;
   builder.RegisterCallbackGenericService(&service);

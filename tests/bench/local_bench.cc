@@ -5,13 +5,11 @@
 // values there; else they lie in a tensor of 64 MiB, which the client copies into shared memory.
 // The server of shared memory and UNIX sockets is a process of its own. GB/s are of f32.
 #include <benchmark/benchmark.h>
-#include <malloc.h>
 
 #include <array>
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
-#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -22,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/client.h"
 #include "core/base/digest.h"
+#include "core/exec/allocator.h"
 #include "core/session/quantize_session.h"
 #include "core/session/stripes.h"
 #include "server/server.h"
@@ -37,9 +36,7 @@ constexpr int kBuffers = StreamRegion::kInputSlots;
 
 // As the programs do.
 void KeepPages() {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-  mallopt(M_TOP_PAD, 64 << 20);
+  TuneAllocator();
 }
 
 std::span<const std::byte> Input() {

@@ -3,14 +3,12 @@
 // measured beside.
 //   plain_server [unix:PATH] PORT_FILE
 // Listens on loopback too, and writes that address to PORT_FILE once it serves.
-#include <malloc.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -22,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "core/base/crc32c.h"
+#include "core/exec/allocator.h"
 #include "core/io/shared_memory.h"
 #include "core/session/quantize_session.h"
 #include "tests/bench/plain_socket.h"
@@ -172,9 +171,7 @@ void AcceptAll(OwnedFd listening, SessionContext context) {
 int Main(int argc, char** argv) {
   if (argc < 2) return 2;
   // As quantd does.
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-  mallopt(M_TOP_PAD, 64 << 20);
+  TuneAllocator();
   Executor executor(static_cast<int>(std::thread::hardware_concurrency()));
   BufferPool pool(size_t{256} << 20);
   MemoryBudget budget(int64_t{1} << 30);

@@ -6,9 +6,7 @@
 #include <benchmark/benchmark.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
-#include <malloc.h>
 
-#include <limits>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -16,6 +14,8 @@
 #include "absl/synchronization/notification.h"
 #include "client/byte_stream.h"
 #include "client/client.h"
+#include "core/exec/allocator.h"
+#include "proto/grpc_switches.h"
 #include "quantd/v1/quantization.grpc.pb.h"
 #include "server/server.h"
 #include "tests/bench/child_server.h"
@@ -30,9 +30,8 @@ namespace {
 constexpr int64_t kTensorBytes = int64_t{64} << 20;
 // As the programs do.
 void KeepPages() {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-  mallopt(M_TOP_PAD, 64 << 20);
+  TuneAllocator();
+  SetGrpcSwitches();
 }
 
 const std::vector<float>& Input() {

@@ -76,7 +76,7 @@ std::vector<Case> AllCases() {
   cases.push_back(
       {"trailers_wide", "fbgemm_rowwise8", DType::kF64, {20, 5001}, ValueKind::kWide});
   add("block_ragged", "uint4:block=3x7,tail=short", {7, 30001});
-  add("block_long", "int8:block=100x1,tail=short", {150, 20001});
+  add("block_long", "int8:block=100x1,tail=short", {150, 5001});
   add("group_long", "int16:group=70000,tail=short,mode=asymmetric", {2, 150001});
   add("block", "int8:block=32x48,tail=short", {500, 610});
   add("block_batches", "uint8:block=3x100,tail=short,range=3sigma", {7, 20, 250});

@@ -1,0 +1,11 @@
+#include "proto/grpc_switches.h"
+
+#include <cstdlib>
+
+namespace quantd {
+
+void SetGrpcSwitches() {
+  setenv("GRPC_EXPERIMENTS", "-tcp_read_chunks,tcp_frame_size_tuning", /*overwrite=*/0);
+}
+
+}  // namespace quantd
