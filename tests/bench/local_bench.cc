@@ -21,6 +21,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/client.h"
+#include "client/stream_region.h"
 #include "core/base/digest.h"
 #include "core/session/quantize_session.h"
 #include "core/session/stripes.h"
