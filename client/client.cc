@@ -1,18 +1,15 @@
 #include "client/client.h"
 
+#include <google/protobuf/wrappers.pb.h>
 #include <grpcpp/generic/generic_stub.h>
 
-#include <algorithm>
 #include <deque>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "client/byte_stream.h"
-#include "client/dequantize_call.h"
-#include "client/exchange.h"
-#include "client/quantize_call.h"
-#include "client/wire.h"
+#include "client/run_calls.h"
+#include "client/tensor_call.h"
 #include "core/base/mutex.h"
 #include "core/base/status_macros.h"
 #include "proto/convert.h"
@@ -29,19 +26,25 @@ constexpr size_t kPlansInFlight = 64;
 // gRPC's own is 1 s, in which every attempt fails, also where the server is long back.
 constexpr int kFirstReconnectMs = 100;
 
-std::string MethodName(absl::string_view name) { return absl::StrCat(kService, name); }
-
-// Makes one unary call over the generated stub.
-template <typename Request, typename Response>
+// Makes one unary call of `method` ("/package.Service/Method").
+template <typename Response, typename Request>
 absl::StatusOr<Response> UnaryCall(const std::shared_ptr<grpc::Channel>& channel,
-                                   grpc::Status (v1::QuantizationService::Stub::*method)(
-                                       grpc::ClientContext*, const Request&, Response*),
-                                   const Request& request, const CallOptions& options) {
-  v1::QuantizationService::Stub stub(channel);
+                                   const std::string& method, const Request& request,
+                                   const CallOptions& options) {
+  grpc::TemplatedGenericStub<Request, Response> stub(channel);
   grpc::ClientContext context;
   SetDeadline(options.deadline, context);
   Response response;
-  QUANTD_RETURN_IF_ERROR(FromGrpc((stub.*method)(&context, request, &response)));
+  Mutex mutex;
+  bool done = false;
+  absl::Status status;
+  stub.UnaryCall(&context, method, {}, &request, &response, [&](grpc::Status result) {
+    MutexLock lock(&mutex);
+    status = FromGrpc(result);
+    done = true;
+  });
+  MutexLock lock(&mutex, absl::Condition(&done));
+  QUANTD_RETURN_IF_ERROR(status);
   return response;
 }
 
@@ -53,57 +56,27 @@ struct PlanCall {
   absl::Status status;
 };
 
-// Sends one tensor up a Calibrate stream and returns the answer.
-absl::StatusOr<CalibrationInfo> CalibrateOnce(const std::shared_ptr<grpc::Channel>& channel,
-                                              const v1::CalibrateRequest& start, ByteSource& source,
-                                              const CallOptions& options) {
-  SliceLease lease;  // outlives the stream, which may hold slices
-  ByteStream stream(channel, MethodName("Calibrate"), options.deadline);
-  PlaneSender sender("", &source, &lease);
-  FrameSize frame_size(options.chunk_bytes);
-  absl::Status written = stream.Write(SerializeFrame(start));
-  while (written.ok()) {
-    QUANTD_ASSIGN_OR_RETURN(std::optional<grpc::ByteBuffer> frame,
-                            sender.Next(kCalibrateFrame, 0, frame_size, options.checksums,
-                                        /*region=*/nullptr));
-    if (!frame.has_value()) break;
-    written = stream.Write(std::move(*frame));
+// Makes and runs a call for each of `count` jobs, and returns the results in order; errors of
+// `make` are results too.
+template <typename Info>
+std::vector<absl::StatusOr<Info>> RunJobs(
+    const Route& route, const StreamMethod& method, size_t count, const CallOptions& options,
+    absl::FunctionRef<absl::StatusOr<std::unique_ptr<TensorCall>>(size_t job, Info& info)> make) {
+  std::vector<Info> infos(count);
+  std::vector<absl::StatusOr<std::unique_ptr<TensorCall>>> calls;
+  std::vector<TensorCall*> good_calls;
+  for (size_t i = 0; i < count; ++i) {
+    calls.push_back(make(i, infos[i]));
+    if (calls[i].ok()) good_calls.push_back(calls[i]->get());
   }
-  v1::CalibrateRequest end;
-  end.mutable_end();
-  if (written.ok()) stream.Write(SerializeFrame(end)).IgnoreError();  // Read tells why not
-  stream.WritesDone();
-  QUANTD_ASSIGN_OR_RETURN(std::optional<grpc::ByteBuffer> message, stream.Read());
-  grpc::Slice bytes;
-  v1::CalibrateResponse response;
-  if (!message.has_value() || !message->DumpToSingleSlice(&bytes).ok() ||
-      !response.ParseFromArray(bytes.begin(), static_cast<int>(bytes.size()))) {
-    return absl::DataLossError("the server's answer cannot be read");
-  }
-  CalibrationInfo info;
-  info.resolved_spec = response.resolved_spec();
-  QUANTD_ASSIGN_OR_RETURN(info.ranges, FromProto(response.ranges()));
-  QUANTD_ASSIGN_OR_RETURN(info.state, FromProto(response.state()));
-  return info;
-}
-
-// Runs one call for each job and returns the results in order.
-template <typename Call, typename Info>
-std::vector<absl::StatusOr<Info>> RunJobs(const Route& route, const std::string& method,
-                                          std::deque<Call>& calls,
-                                          const std::vector<absl::Status>& refused,
-                                          const CallOptions& options) {
-  std::vector<TensorCall*> pointers;
-  for (size_t i = 0; i < calls.size(); ++i) {
-    if (refused[i].ok()) pointers.push_back(&calls[i]);
-  }
-  if (!pointers.empty()) RunCalls(route, method, pointers, options);
+  RunCalls(route, method, good_calls, options);
   std::vector<absl::StatusOr<Info>> results;
-  for (size_t i = 0; i < calls.size(); ++i) {
-    if (refused[i].ok()) {
-      results.push_back(calls[i].Result());
+  for (size_t i = 0; i < count; ++i) {
+    const absl::Status status = calls[i].ok() ? (*calls[i])->status() : calls[i].status();
+    if (status.ok()) {
+      results.push_back(std::move(infos[i]));
     } else {
-      results.push_back(refused[i]);
+      results.push_back(status);
     }
   }
   return results;
@@ -207,25 +180,21 @@ absl::StatusOr<QuantizedInfo> Client::Quantize(QuantizeJob job, const CallOption
 
 std::vector<absl::StatusOr<QuantizedInfo>> Client::QuantizeMany(std::vector<QuantizeJob> jobs,
                                                                 const CallOptions& options) const {
-  const CallOptions stream_options = OptionsFor(options);
-  std::vector<absl::Status> refused(jobs.size());
-  std::deque<QuantizeCall> calls;
-  for (size_t i = 0; i < jobs.size(); ++i) {
+  const auto find_ranges =
+      [this, &options](const QuantizeJob& job) -> absl::StatusOr<CalibratedRanges> {
+    QUANTD_ASSIGN_OR_RETURN(CalibrationInfo info,
+                            Calibrate(job.tensor, job.spec, *job.source, {}, options));
+    return std::move(info.ranges);
+  };
+  const auto make = [&](size_t i, QuantizedInfo& info)
+      -> absl::StatusOr<std::unique_ptr<TensorCall>> {
     if (!jobs[i].plan.has_value()) {
-      absl::StatusOr<TensorPlan> plan = Plan(jobs[i].tensor, jobs[i].spec, options);
-      refused[i] = plan.status();
-      if (plan.ok()) jobs[i].plan = *std::move(plan);
+      QUANTD_ASSIGN_OR_RETURN(jobs[i].plan, Plan(jobs[i].tensor, jobs[i].spec, options));
     }
-    calls.emplace_back(
-        std::move(jobs[i]), stream_options,
-        [this, &options](const QuantizeJob& job) -> absl::StatusOr<CalibratedRanges> {
-          QUANTD_ASSIGN_OR_RETURN(CalibrationInfo info,
-                                  Calibrate(job.tensor, job.spec, *job.source, {}, options));
-          return std::move(info.ranges);
-        });
-  }
-  return RunJobs<QuantizeCall, QuantizedInfo>(route(), MethodName("StreamingQuantize"), calls,
-                                              refused, options);
+    return MakeQuantizeCall(std::move(jobs[i]), OptionsFor(options), find_ranges, info);
+  };
+  return RunJobs<QuantizedInfo>({channel_, regions_.get(), transport_}, kQuantizeStream,
+                                jobs.size(), options, make);
 }
 
 absl::StatusOr<DequantizedInfo> Client::Dequantize(DequantizeJob job,
@@ -237,36 +206,23 @@ absl::StatusOr<DequantizedInfo> Client::Dequantize(DequantizeJob job,
 
 std::vector<absl::StatusOr<DequantizedInfo>> Client::DequantizeMany(
     std::vector<DequantizeJob> jobs, const CallOptions& options) const {
-  std::vector<absl::Status> refused(jobs.size());
-  std::deque<DequantizeCall> calls;
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    if (jobs[i].planes.empty()) refused[i] = absl::InvalidArgumentError("no planes are given");
-    calls.emplace_back(std::move(jobs[i]), OptionsFor(options));
-  }
-  return RunJobs<DequantizeCall, DequantizedInfo>(route(), MethodName("StreamingDequantize"), calls,
-                                                  refused, options);
+  const auto make = [&](size_t i, DequantizedInfo& info)
+      -> absl::StatusOr<std::unique_ptr<TensorCall>> {
+    if (jobs[i].planes.empty()) return absl::InvalidArgumentError("no planes are given");
+    return MakeDequantizeCall(std::move(jobs[i]), OptionsFor(options), info);
+  };
+  return RunJobs<DequantizedInfo>({channel_, regions_.get(), transport_}, kDequantizeStream,
+                                  jobs.size(), options, make);
 }
 
 absl::StatusOr<CalibrationInfo> Client::Calibrate(const TensorDesc& tensor, const QuantSpec& spec,
                                                   ByteSource& source,
                                                   const CalibrationOptions& calibration,
                                                   const CallOptions& options) const {
-  v1::CalibrateRequest request;
-  v1::CalibrateStart& start = *request.mutable_start();
-  *start.mutable_tensor() = ToProto(tensor);
-  *start.mutable_spec() = ToProto(spec);
-  start.set_histogram(calibration.histogram);
-  start.set_column_moments(calibration.column_moments);
-  start.set_gram(calibration.gram);
-  absl::Duration backoff = options.first_backoff;
-  for (int attempt = 1;; ++attempt, backoff *= 2) {
-    absl::StatusOr<CalibrationInfo> info = CalibrateOnce(channel_, request, source, options);
-    if (!absl::IsUnavailable(info.status()) || attempt >= options.max_attempts ||
-        absl::Now() + backoff >= options.deadline || !source.Rewind().ok()) {
-      return info;
-    }
-    absl::SleepFor(backoff);
-  }
+  const auto make = [&](size_t, CalibrationInfo& info) {
+    return MakeCalibrateCall(tensor, spec, source, calibration, options, info);
+  };
+  return RunJobs<CalibrationInfo>({channel_}, kCalibrateStream, 1, options, make).front();
 }
 
 absl::StatusOr<std::vector<v1::SchemeDescription>> Client::ListSchemes(
@@ -275,8 +231,8 @@ absl::StatusOr<std::vector<v1::SchemeDescription>> Client::ListSchemes(
   v1::ListSchemesRequest request;
   do {
     QUANTD_ASSIGN_OR_RETURN(
-        v1::ListSchemesResponse page,
-        UnaryCall(channel_, &v1::QuantizationService::Stub::ListSchemes, request, options));
+        const auto page, UnaryCall<v1::ListSchemesResponse>(
+                             channel_, absl::StrCat(kService, "ListSchemes"), request, options));
     if (page.schemes().empty()) break;
     schemes.insert(schemes.end(), page.schemes().begin(), page.schemes().end());
     request.set_page_token(page.next_page_token());
@@ -285,41 +241,20 @@ absl::StatusOr<std::vector<v1::SchemeDescription>> Client::ListSchemes(
 }
 
 absl::StatusOr<v1::GetServerInfoResponse> Client::GetServerInfo(const CallOptions& options) const {
-  return UnaryCall(channel_, &v1::QuantizationService::Stub::GetServerInfo,
-                   v1::GetServerInfoRequest(), options);
+  return UnaryCall<v1::GetServerInfoResponse>(channel_, absl::StrCat(kService, "GetServerInfo"),
+                                              v1::GetServerInfoRequest(), options);
 }
 
 absl::Status Client::CheckHealth(absl::string_view service, const CallOptions& options) const {
-  // grpc.health.v1: HealthCheckRequest { string service = 1; }
-  // HealthCheckResponse { ServingStatus status = 1; }, 1 is SERVING. gRPC's packages have no
-  // header.
-  constexpr char kServiceTag = 0x0A, kStatusTag = 0x08, kServing = 1;
-  if (service.size() > 127) return absl::InvalidArgumentError("service name over 127 bytes");
-  std::string text;
-  if (!service.empty()) {
-    text = absl::StrCat(std::string({kServiceTag, static_cast<char>(service.size())}), service);
-  }
-  const grpc::Slice slice(text);
-  const grpc::ByteBuffer request(&slice, 1);
-  grpc::ByteBuffer response;
-  grpc::ClientContext context;
-  SetDeadline(options.deadline, context);
-  Mutex mutex;
-  bool done = false;
-  absl::Status status;
-  grpc::GenericStub(channel_).UnaryCall(&context, "/grpc.health.v1.Health/Check", {}, &request,
-                                        &response, [&](grpc::Status result) {
-                                          MutexLock lock(&mutex);
-                                          status = FromGrpc(result);
-                                          done = true;
-                                        });
-  mutex.LockWhen(absl::Condition(&done));
-  mutex.Unlock();
-  QUANTD_RETURN_IF_ERROR(status);
-  grpc::Slice answer;
-  if (!response.DumpToSingleSlice(&answer).ok()) return absl::DataLossError("unreadable answer");
-  const std::string expected = {kStatusTag, kServing};
-  if (std::string(answer.begin(), answer.end()) != expected) {
+  // grpc.health.v1: HealthCheckRequest { string service = 1; }, HealthCheckResponse { ServingStatus
+  // status = 1; }, which gRPC's packages have no header of. These are the same on the wire.
+  constexpr int kServing = 1;
+  google::protobuf::StringValue request;
+  request.set_value(std::string(service));
+  QUANTD_ASSIGN_OR_RETURN(const auto response,
+                          UnaryCall<google::protobuf::Int32Value>(
+                              channel_, "/grpc.health.v1.Health/Check", request, options));
+  if (response.value() != kServing) {
     return absl::FailedPreconditionError("the server says that it does not serve");
   }
   return absl::OkStatus();

@@ -13,11 +13,12 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "client/connect.h"
-#include "client/route.h"
 #include "client/types.h"
 #include "quantd/v1/quantization.pb.h"
 
 namespace quantd {
+
+class RegionPool;
 
 // A connection to a quantization service. Calls block; several threads may make them at once.
 // Errors have the server's code and text, or kUnavailable where there is no server, and kDataLoss
@@ -84,7 +85,6 @@ class Client {
  private:
   // Returns the options with what the transport makes of them.
   CallOptions OptionsFor(CallOptions options) const;
-  Route route() const { return {channel_, regions_.get(), transport_}; }
 
   std::shared_ptr<grpc::Channel> channel_;
   Transport transport_;

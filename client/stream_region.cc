@@ -9,11 +9,10 @@
 namespace quantd {
 namespace {
 
-// | page of flags | output slots | input slots |
 constexpr int64_t kSlot = StreamRegion::kSlotBytes;
 constexpr int64_t kOutputOffset = 4096;
 constexpr int64_t kInputOffset = kOutputOffset + StreamRegion::kOutputSlots * kSlot;
-constexpr int64_t kRegionBytes = kInputOffset + StreamRegion::kInputSlots * kSlot;
+static_assert(kInputOffset + StreamRegion::kInputSlots * kSlot == StreamRegion::kBytes);
 
 std::atomic_ref<uint32_t> FlagOf(const SharedMemory& memory, int slot) {
   return std::atomic_ref<uint32_t>(reinterpret_cast<uint32_t*>(memory.bytes().data())[slot]);
@@ -22,18 +21,16 @@ std::atomic_ref<uint32_t> FlagOf(const SharedMemory& memory, int slot) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StreamRegion>> StreamRegion::Connect(const std::string& path) {
-  QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<SharedMemory> memory, SharedMemory::Create(kRegionBytes));
+  QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<SharedMemory> memory, SharedMemory::Create(kBytes));
   QUANTD_ASSIGN_OR_RETURN(AcceptedMemory server, OfferMemory(path, *memory));
-  return std::unique_ptr<StreamRegion>(new StreamRegion(std::move(memory), std::move(server)));
+  return std::make_unique<StreamRegion>(std::move(memory), std::move(server));
 }
 
-bool StreamRegion::MayTakeInput() const {
-  return broken_ || std::find(in_use_.begin(), in_use_.end(), false) != in_use_.end();
+bool StreamRegion::has_input() const {
+  return std::find(in_use_.begin(), in_use_.end(), false) != in_use_.end();
 }
 
-absl::StatusOr<std::span<std::byte>> StreamRegion::WaitForInput() {
-  MutexLock lock(&mutex_, absl::Condition(this, &StreamRegion::MayTakeInput));
-  if (broken_) return absl::AbortedError("the stream is over");
+std::span<std::byte> StreamRegion::TakeInput() {
   bool* const slot = std::find(in_use_.begin(), in_use_.end(), false);
   *slot = true;
   return memory_->bytes().subspan(
@@ -46,7 +43,6 @@ SharedRange StreamRegion::RangeOf(std::span<std::byte> slot, size_t size_bytes) 
 
 absl::Status StreamRegion::ReleaseInput(int64_t offset) {
   const int64_t slot = (offset - kInputOffset) / kSlot;
-  MutexLock lock(&mutex_);
   if (offset < kInputOffset || slot >= kInputSlots || !in_use_[static_cast<size_t>(slot)]) {
     return absl::DataLossError(
         absl::StrCat("the server gave back shared memory at ", offset, ", which it did not have"));
@@ -79,17 +75,10 @@ void StreamRegion::ReleaseOutput(const SharedRange& range) {
   FlagOf(*memory_, static_cast<int>(slot)).store(0, std::memory_order_release);
 }
 
-void StreamRegion::Break() {
-  MutexLock lock(&mutex_);
-  broken_ = true;
-}
-
-bool StreamRegion::Reopen() {
+bool StreamRegion::is_free() const {
   for (int slot = 0; slot < kOutputSlots; ++slot) {
     if (FlagOf(*memory_, slot).load(std::memory_order_acquire) != 0) return false;
   }
-  MutexLock lock(&mutex_);
-  broken_ = false;
   return std::find(in_use_.begin(), in_use_.end(), true) == in_use_.end();
 }
 
@@ -108,7 +97,7 @@ absl::StatusOr<std::unique_ptr<StreamRegion>> RegionPool::Acquire() {
 }
 
 void RegionPool::Release(std::unique_ptr<StreamRegion> region) {
-  if (!region->Reopen()) return;
+  if (!region->is_free()) return;
   MutexLock lock(&mutex_);
   kept_.push_back(std::move(region));
 }

@@ -21,22 +21,30 @@
 namespace quantd {
 
 // Memory that is shared with a server, in slots, for one stream at a time: its writer fills input
-// slots, its reader empties output slots. Thread-safe.
+// slots, its reader empties output slots. Thread-compatible; what is const, and ReleaseOutput, may
+// be called at any time.
 class StreamRegion {
  public:
   static constexpr size_t kSlotBytes = size_t{4} << 20;
   static constexpr int kInputSlots = 4, kOutputSlots = 6;
+  // | page of flags | output slots | input slots |
+  static constexpr int64_t kBytes =
+      4096 + (kInputSlots + kOutputSlots) * static_cast<int64_t>(kSlotBytes);
 
   // Makes the memory and passes it over the socket at `path`. Errors are those of OfferMemory.
   static absl::StatusOr<std::unique_ptr<StreamRegion>> Connect(const std::string& path);
+  // Of memory of kBytes that `server` has accepted.
+  StreamRegion(std::unique_ptr<SharedMemory> memory, AcceptedMemory server)
+      : memory_(std::move(memory)), server_(std::move(server)) {}
 
   const std::string& token() const { return server_.token; }
   // True if the token is still good.
   bool connected() const { return IsConnected(server_.connection); }
 
-  // Returns an input slot once the server has none of its bytes left to take. kAborted: the stream
-  // is over.
-  absl::StatusOr<std::span<std::byte>> WaitForInput() ABSL_LOCKS_EXCLUDED(mutex_);
+  // True if the server has none of some input slot's bytes left to take.
+  bool has_input() const;
+  // Returns such a slot, which there is, and has it in use.
+  std::span<std::byte> TakeInput();
   // Returns how frames name the first `size_bytes` of an input slot.
   SharedRange RangeOf(std::span<std::byte> slot, size_t size_bytes) const;
   // Makes an input slot free that was not sent.
@@ -44,7 +52,7 @@ class StreamRegion {
     ReleaseInput(RangeOf(slot, 0).offset).IgnoreError();  // it is in use
   }
   // The server has taken the bytes at `offset`. kDataLoss: there is nothing that it has to take.
-  absl::Status ReleaseInput(int64_t offset) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status ReleaseInput(int64_t offset);
 
   // What `start` says of the output slots.
   v1::SharedSlots output_slots() const;
@@ -53,21 +61,13 @@ class StreamRegion {
   // Has the server use them again.
   void ReleaseOutput(const SharedRange& range);
 
-  // Wakes whoever waits: the stream is over.
-  void Break() ABSL_LOCKS_EXCLUDED(mutex_);
-  // Makes it ready for another stream; false: the server may still use something of it.
-  bool Reopen() ABSL_LOCKS_EXCLUDED(mutex_);
+  // True if another stream may have it: the server uses nothing of it any more.
+  bool is_free() const;
 
  private:
-  StreamRegion(std::unique_ptr<SharedMemory> memory, AcceptedMemory server)
-      : memory_(std::move(memory)), server_(std::move(server)) {}
-  bool MayTakeInput() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-
   const std::unique_ptr<SharedMemory> memory_;
   const AcceptedMemory server_;
-  mutable Mutex mutex_;
-  std::array<bool, kInputSlots> in_use_ ABSL_GUARDED_BY(mutex_) = {};
-  bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+  std::array<bool, kInputSlots> in_use_ = {};
 };
 
 // The regions of one client, kept for the next stream. Thread-safe.

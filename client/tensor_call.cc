@@ -4,14 +4,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "core/base/crc32c.h"
 #include "core/base/hand_over.h"
 #include "core/base/status_macros.h"
-#include "core/tensor/shape.h"
 
 namespace quantd {
-
 namespace {
 
 // Less goes as bytes: a slot would cost more.
@@ -49,54 +46,91 @@ grpc::Slice SliceLease::Wrap(SourcePiece piece) {
   return grpc::Slice(const_cast<std::byte*>(piece.bytes.data()), piece.bytes.size(), release, held);
 }
 
-absl::StatusOr<std::optional<grpc::ByteBuffer>> PlaneSender::Next(const FrameFields& fields,
-                                                                  uint64_t tensor_id,
-                                                                  FrameSize& frame_size,
-                                                                  bool checksum,
-                                                                  StreamRegion* region) {
-  if (region != nullptr && source_->size_bytes() - offset_bytes_ >= kMinSharedBytes) {
-    return NextShared(fields, tensor_id, *region);
+TensorCall::TensorCall(const StreamMethod& method, std::span<const PlaneInput> inputs,
+                       PlaneSink* sink, const CallOptions& options)
+    : method_(method), options_(options), sink_(sink) {
+  for (const PlaneInput& input : inputs) senders_.push_back({input});
+}
+
+// --- Requests ---
+
+absl::StatusOr<bool> TensorCall::NextRequest(uint64_t tensor_id, RequestRoom& room,
+                                             grpc::ByteBuffer& frame) {
+  if (!std::exchange(start_sent_, true)) {
+    frame = StartRequest(tensor_id, room.region);
+    return true;
   }
-  QUANTD_ASSIGN_OR_RETURN(SourcePiece piece, source_->Next(frame_size.Next(absl::Now())));
-  if (piece.bytes.empty()) return std::nullopt;
+  for (; sending_ < senders_.size(); ++sending_) {
+    QUANTD_ASSIGN_OR_RETURN(const bool has_more,
+                            NextChunk(tensor_id, senders_[sending_], room, frame));
+    if (has_more) return true;
+  }
+  return false;
+}
+
+absl::StatusOr<bool> TensorCall::NextChunk(uint64_t tensor_id, Sender& sender, RequestRoom& room,
+                                           grpc::ByteBuffer& frame) {
+  const auto& [plane, source] = sender.input;
+  const int64_t offset_bytes = sender.sent_bytes;
+  if (!room.slot.empty() && sender.left_bytes() >= kMinSharedBytes) {
+    QUANTD_ASSIGN_OR_RETURN(const size_t size_bytes, source->Read(room.slot));
+    if (size_bytes == 0) return false;
+    sender.sent_bytes += static_cast<int64_t>(size_bytes);
+    frame = BuildSharedChunkFrame(method_.request, tensor_id, plane, offset_bytes,
+                                  room.region->RangeOf(std::exchange(room.slot, {}), size_bytes));
+    return true;
+  }
+  QUANTD_ASSIGN_OR_RETURN(SourcePiece piece, source->Next(room.frame_size.Next(room.now)));
+  if (piece.bytes.empty()) return false;
+  sender.sent_bytes += static_cast<int64_t>(piece.bytes.size());
   std::optional<uint32_t> crc32c;
-  if (checksum) crc32c = Crc32c(piece.bytes);
-  const int64_t offset_bytes = offset_bytes_;
-  offset_bytes_ += static_cast<int64_t>(piece.bytes.size());
-  return BuildChunkFrame(fields, tensor_id, plane_, offset_bytes, crc32c,
-                         lease_->Wrap(std::move(piece)));
+  if (options_.checksums) crc32c = Crc32c(piece.bytes);
+  frame = BuildChunkFrame(method_.request, tensor_id, plane, offset_bytes, crc32c,
+                          lease_.Wrap(std::move(piece)));
+  return true;
 }
 
-absl::StatusOr<std::optional<grpc::ByteBuffer>> PlaneSender::NextShared(const FrameFields& fields,
-                                                                        uint64_t tensor_id,
-                                                                        StreamRegion& region) {
-  QUANTD_ASSIGN_OR_RETURN(const std::span<std::byte> slot, region.WaitForInput());
-  const absl::StatusOr<size_t> size_bytes = source_->Read(slot);
-  if (!size_bytes.ok() || *size_bytes == 0) region.ReleaseInput(slot);
-  QUANTD_RETURN_IF_ERROR(size_bytes.status());
-  if (*size_bytes == 0) return std::nullopt;
-  const int64_t offset_bytes = offset_bytes_;
-  offset_bytes_ += static_cast<int64_t>(*size_bytes);
-  return BuildSharedChunkFrame(fields, tensor_id, plane_, offset_bytes,
-                               region.RangeOf(slot, *size_bytes));
+bool TensorCall::WantsSlot() const {
+  for (size_t i = sending_; i < senders_.size(); ++i) {
+    const int64_t left_bytes = senders_[i].left_bytes();
+    if (left_bytes > 0) return left_bytes >= kMinSharedBytes;
+  }
+  return false;
 }
 
-absl::Status PlaneSender::Rewind() {
-  offset_bytes_ = 0;
-  return source_->Rewind();
+// --- Responses ---
+
+absl::Status TensorCall::TakeResponse(const ParsedFrame& frame) {
+  switch (frame.kind) {
+    case FrameKind::kStart: {
+      QUANTD_ASSIGN_OR_RETURN(std::vector<PlaneDesc> planes, TakeStart(frame));
+      return BeginPlanes(std::move(planes));
+    }
+    case FrameKind::kChunk:
+      return TakeChunk(frame);
+    case FrameKind::kEnd:
+      return TakeEnd(frame);
+    case FrameKind::kNone:
+    case FrameKind::kError:
+    case FrameKind::kReleased:
+      break;
+  }
+  return absl::DataLossError("the server sent a frame of no known kind");
 }
 
-absl::Status PlaneReceiver::Begin(std::vector<PlaneDesc> planes) {
+absl::StatusOr<std::vector<PlaneDesc>> TensorCall::TakeStart(const ParsedFrame&) {
+  return absl::DataLossError("the server sent a frame of no known kind");
+}
+
+absl::Status TensorCall::BeginPlanes(std::vector<PlaneDesc> planes) {
   if (begun_) return absl::DataLossError("the server started the tensor twice");
   begun_ = true;
   planes_ = std::move(planes);
-  received_bytes_.assign(planes_.size(), 0);
-  digests_.clear();
-  digests_.resize(planes_.size());
+  arrivals_ = std::vector<Arrival>(planes_.size());
   return sink_->Begin(planes_);
 }
 
-absl::Status PlaneReceiver::Take(const ParsedFrame& frame) {
+absl::Status TensorCall::TakeChunk(const ParsedFrame& frame) {
   const auto plane = std::find_if(planes_.begin(), planes_.end(), [&](const PlaneDesc& candidate) {
     return candidate.name == frame.plane || (frame.plane.empty() && &candidate == planes_.data());
   });
@@ -104,7 +138,7 @@ absl::Status PlaneReceiver::Take(const ParsedFrame& frame) {
     return absl::DataLossError("the server sent bytes of a plane that it did not announce");
   }
   const auto index = static_cast<size_t>(plane - planes_.begin());
-  int64_t& received = received_bytes_[index];
+  auto& [received, digest] = arrivals_[index];
   const auto bytes = static_cast<int64_t>(frame.data_bytes);
   if (frame.offset != received || bytes > plane->size_bytes - received) {
     return absl::DataLossError(absl::StrCat(
@@ -120,22 +154,23 @@ absl::Status PlaneReceiver::Take(const ParsedFrame& frame) {
                                             received, " is wrong: the data changed on the way"));
   }
   for (const std::span<const std::byte> piece : frame.data) {
-    digests_[index].Update(piece);
+    digest.Update(piece);
     QUANTD_RETURN_IF_ERROR(sink_->Write(static_cast<int>(index), received, piece));
     received += static_cast<int64_t>(piece.size());
   }
   return absl::OkStatus();
 }
 
-absl::Status PlaneReceiver::End(absl::FunctionRef<std::string(const std::string&)> expected) {
+absl::Status TensorCall::EndPlanes(absl::FunctionRef<std::string(const std::string&)> expected) {
   if (!begun_) return absl::DataLossError("the server ended the tensor without starting it");
   for (size_t i = 0; i < planes_.size(); ++i) {
     const std::string& name = planes_[i].name;
-    if (received_bytes_[i] != planes_[i].size_bytes) {
-      return absl::DataLossError(absl::StrCat("the server sent ", received_bytes_[i], " of ",
-                                              planes_[i].size_bytes, " bytes of plane ", name));
+    if (arrivals_[i].received_bytes != planes_[i].size_bytes) {
+      return absl::DataLossError(absl::StrCat("the server sent ", arrivals_[i].received_bytes,
+                                              " of ", planes_[i].size_bytes, " bytes of plane ",
+                                              name));
     }
-    const std::string found = digests_[i].Text();
+    const std::string found = arrivals_[i].digest.Text();
     if (const std::string wanted = expected(name); found != wanted) {
       return absl::DataLossError(
           absl::StrCat("digest of plane ", name, " is ", found, " where the server says ", wanted));
@@ -144,36 +179,33 @@ absl::Status PlaneReceiver::End(absl::FunctionRef<std::string(const std::string&
   return sink_->End();
 }
 
-absl::Status PlaneReceiver::Restart() {
-  if (begun_) QUANTD_RETURN_IF_ERROR(sink_->Restart());
-  begun_ = false;
+// --- Attempts ---
+
+absl::Status TensorCall::RewindSources() {
+  for (Sender& sender : senders_) {
+    sender.sent_bytes = 0;
+    QUANTD_RETURN_IF_ERROR(sender.input.source->Rewind());
+  }
+  sending_ = 0;
   return absl::OkStatus();
 }
 
-std::vector<std::string> PlaneReceiver::Digests() const {
-  std::vector<std::string> texts;
-  for (const PlaneDigest& digest : digests_) texts.push_back(digest.Text());
-  return texts;
+absl::Status TensorCall::Restart() {
+  QUANTD_RETURN_IF_ERROR(RewindSources());
+  if (begun_) QUANTD_RETURN_IF_ERROR(sink_->Restart());
+  begun_ = false;
+  planes_.clear();  // no chunk is taken before the next `start`
+  start_sent_ = false;
+  outcome_.reset();
+  return absl::OkStatus();
 }
 
-int64_t ResponseChunkBytes(const CallOptions& options, const StreamRegion* region) {
-  if (options.chunk_bytes > 0 || region == nullptr) return options.chunk_bytes;
-  return static_cast<int64_t>(StreamRegion::kSlotBytes);
-}
-
-void TensorCall::Fail(const absl::Status& status) {
-  MutexLock lock(&mutex_);
-  status_.Update(status);
+void TensorCall::Finish(const absl::Status& status) {
+  if (!failed()) outcome_ = status;
 }
 
 absl::Status TensorCall::status() const {
-  MutexLock lock(&mutex_);
-  return status_;
-}
-
-void TensorCall::ClearFailure() {
-  MutexLock lock(&mutex_);
-  status_ = absl::OkStatus();
+  return outcome_.value_or(absl::InternalError("the call ended without a result"));
 }
 
 }  // namespace quantd

@@ -335,4 +335,8 @@ absl::StatusOr<EncodingReport> FromProto(const v1::QuantizationReport& message,
   return report;
 }
 
+absl::Duration FromProto(const google::protobuf::Duration& message) {
+  return absl::Seconds(message.seconds()) + absl::Nanoseconds(message.nanos());
+}
+
 }  // namespace quantd

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "core/scheme/scheme.h"
 #include "core/scheme/spec.h"
 #include "core/session/calibration.h"
@@ -58,6 +59,7 @@ absl::StatusOr<CalibrationState> FromProto(const v1::CalibrationState& message,
 absl::StatusOr<EncodingReport> FromProto(const v1::QuantizationReport& message,
                                          std::span<const PlaneDesc> planes,
                                          absl::string_view field = "report");
+absl::Duration FromProto(const google::protobuf::Duration& message);
 
 }  // namespace quantd
 

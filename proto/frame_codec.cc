@@ -393,6 +393,19 @@ grpc::ByteBuffer BuildSharedChunkFrame(const FrameFields& fields, uint64_t tenso
   return grpc::ByteBuffer(&slice, 1);
 }
 
+grpc::ByteBuffer BuildEndFrame(const FrameFields& fields, uint64_t tensor_id) {
+  std::array<char, kMaxHeaderBytes> frame;
+  char* out = frame.data();
+  if (fields.tensor_id != 0) {
+    out = PutVarint(Tag(fields.tensor_id, kVarint), out);
+    out = PutVarint(tensor_id, out);
+  }
+  out = PutVarint(Tag(fields.end, kLengthDelimited), out);
+  out = PutVarint(0, out);
+  const grpc::Slice slice(frame.data(), static_cast<size_t>(out - frame.data()));
+  return grpc::ByteBuffer(&slice, 1);
+}
+
 grpc::ByteBuffer SerializeFrame(const google::protobuf::MessageLite& message) {
   std::string bytes = message.SerializeAsString();
   const size_t size_bytes = bytes.size();

@@ -82,6 +82,9 @@ grpc::ByteBuffer BuildSharedChunkFrame(const FrameFields& fields, uint64_t tenso
                                        absl::string_view plane, int64_t offset,
                                        const SharedRange& payload);
 
+// Returns a frame with an `end` that says nothing.
+grpc::ByteBuffer BuildEndFrame(const FrameFields& fields, uint64_t tensor_id);
+
 // Returns `message` as gRPC sends it. The message is under 2 GiB.
 grpc::ByteBuffer SerializeFrame(const google::protobuf::MessageLite& message);
 

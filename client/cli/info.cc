@@ -10,7 +10,6 @@
 #include "client/cli/commands.h"
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
-#include "client/wire.h"
 #include "core/base/status_macros.h"
 #include "proto/convert.h"
 
@@ -59,7 +58,7 @@ Json InfoJson(const Connection& connection, const v1::GetServerInfoResponse& inf
   json["max_open_tensors"] = info.max_open_tensors();
   json["max_dimensions"] = info.max_dimensions();
   json["max_name_bytes"] = info.max_name_bytes();
-  json["uptime_seconds"] = absl::ToDoubleSeconds(ReadDuration(info.uptime()));
+  json["uptime_seconds"] = absl::ToDoubleSeconds(FromProto(info.uptime()));
   json["input_data_types"] = InputTypes(info);
   return json;
 }
@@ -91,7 +90,7 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   line("tensor limits",
        absl::StrCat(info.max_open_tensors(), " open on a stream, ", info.max_dimensions(),
                     " dimensions, names of ", info.max_name_bytes(), " bytes"));
-  line("uptime", absl::FormatDuration(absl::Trunc(ReadDuration(info.uptime()), absl::Seconds(1))));
+  line("uptime", absl::FormatDuration(absl::Trunc(FromProto(info.uptime()), absl::Seconds(1))));
   line("input types", absl::StrJoin(InputTypes(info), ", "));
   return kOk;
 }

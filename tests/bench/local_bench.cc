@@ -19,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/client.h"
+#include "client/stream_region.h"
 #include "core/base/digest.h"
 #include "core/exec/allocator.h"
 #include "core/session/quantize_session.h"

@@ -16,8 +16,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "client/byte_stream.h"
 #include "client/client.h"
+#include "tests/bench/byte_stream.h"
 #include "tests/bench/child_server.h"
 #include "tests/bench/echo_service.h"
 #include "tests/bench/load.h"
@@ -38,20 +38,17 @@ double OwnCpuSeconds() {
 
 // Sends the tensor's bytes as frames to the echo; true if all came back.
 bool EchoOnce(const std::shared_ptr<grpc::Channel>& channel) {
-  ByteStream stream(channel, kEchoQuarter, absl::InfiniteFuture());
+  ByteStream stream(channel, kEchoQuarter);
   std::thread writer([&stream] {
     const std::span<const std::byte> input = LoadInput();
     for (size_t at = 0; at < input.size(); at += kFrameBytes) {
       const grpc::Slice slice(input.data() + at, kFrameBytes, grpc::Slice::STATIC_SLICE);
-      if (!stream.Write(grpc::ByteBuffer(&slice, 1)).ok()) break;
+      if (!stream.Write(grpc::ByteBuffer(&slice, 1))) break;
     }
     stream.WritesDone();
   });
   size_t frames = 0;
-  for (auto message = stream.Read(); message.ok() && message->has_value();
-       message = stream.Read()) {
-    ++frames;
-  }
+  while (stream.Read().has_value()) ++frames;
   writer.join();
   return frames == LoadInput().size() / kFrameBytes;
 }

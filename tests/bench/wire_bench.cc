@@ -12,12 +12,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
-#include "client/byte_stream.h"
 #include "client/client.h"
 #include "core/exec/allocator.h"
 #include "proto/grpc_switches.h"
 #include "quantd/v1/quantization.grpc.pb.h"
 #include "server/server.h"
+#include "tests/bench/byte_stream.h"
 #include "tests/bench/child_server.h"
 #include "tests/bench/echo_service.h"
 #include "tests/bench/load.h"
@@ -46,21 +46,18 @@ const std::vector<float>& Input() {
 void BenchEcho(benchmark::State& state, std::shared_ptr<grpc::Channel> channel,
                const std::string& method, int64_t frame_bytes) {
   for (auto _ : state) {
-    ByteStream stream(channel, method, absl::InfiniteFuture());
+    ByteStream stream(channel, method);
     std::thread writer([&] {
       const std::byte* data = reinterpret_cast<const std::byte*>(Input().data());
       for (int64_t at = 0; at < kTensorBytes; at += frame_bytes) {
         const grpc::Slice slice(data + at, static_cast<size_t>(frame_bytes),
                                 grpc::Slice::STATIC_SLICE);
-        if (!stream.Write(grpc::ByteBuffer(&slice, 1)).ok()) break;
+        if (!stream.Write(grpc::ByteBuffer(&slice, 1))) break;
       }
       stream.WritesDone();
     });
     int64_t frames = 0;
-    for (auto message = stream.Read(); message.ok() && message->has_value();
-         message = stream.Read()) {
-      ++frames;
-    }
+    while (stream.Read().has_value()) ++frames;
     writer.join();
     if (frames != kTensorBytes / frame_bytes) state.SkipWithError("echo lost frames");
   }

@@ -289,6 +289,18 @@ TEST(BuildSharedChunkFrame, IsWhatProtobufMakes) {
   }
 }
 
+TEST(BuildEndFrame, IsWhatProtobufMakes) {
+  for (const uint64_t tensor_id : {uint64_t{1}, uint64_t{300}, ~uint64_t{0}}) {
+    v1::StreamingQuantizeRequest message;
+    message.set_tensor_id(tensor_id);
+    message.mutable_end();
+    EXPECT_EQ(Flatten(BuildEndFrame(kRequestFrame, tensor_id)), message.SerializeAsString());
+  }
+  v1::CalibrateRequest message;
+  message.mutable_end();
+  EXPECT_EQ(Flatten(BuildEndFrame(kCalibrateFrame, 1)), message.SerializeAsString());
+}
+
 TEST(BuildChunkFrame, IsWhatProtobufReads) {
   Rng rng(kSeed + 3);
   for (int i = 0; i < 3000; ++i) {

@@ -32,20 +32,10 @@ Method MethodOf(Rpc rpc) {
   return {"Quantize", CallKind::kUnary, &MakeQuantize};
 }
 
-std::string BytesOf(const grpc::ByteBuffer& buffer) {
-  std::vector<grpc::Slice> slices;
-  std::string bytes;
-  if (!buffer.Dump(&slices).ok()) return bytes;
-  for (const grpc::Slice& slice : slices) {
-    bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  }
-  return bytes;
-}
-
 }  // namespace
 
 SimCall::SimCall(Dice& dice, ServiceContext& context, Rpc rpc, std::string caller,
-                 SimFaults faults, std::vector<SimTensor> tensors)
+                 SimFaults faults, std::vector<SimTensor> tensors, bool by_client)
     : dice_(dice),
       context_(context),
       rpc_(rpc),
@@ -53,7 +43,12 @@ SimCall::SimCall(Dice& dice, ServiceContext& context, Rpc rpc, std::string calle
       faults_(faults),
       tensors_(std::move(tensors)),
       steps_to_fault_(dice.Below(40)) {
-  MakeRequests();
+  if (by_client && rpc != Rpc::kUnaryQuantize) {
+    const ClientFaults client_faults{faults.damages, faults.hangs_up, faults.garbles};
+    client_ = std::make_unique<SimClient>(dice, rpc, client_faults, tensors_);
+  } else {
+    MakeRequests();
+  }
 }
 
 // The frames of all tensors, interleaved.
@@ -82,7 +77,6 @@ void SimCall::MakeRequests() {
 void SimCall::Garble() {
   const int64_t i = dice_.Below(std::ssize(requests_));
   const auto chosen = requests_.begin() + i;
-  std::string bytes = BytesOf(*chosen);
   switch (dice_.Below(5)) {
     case 0:
       requests_.erase(chosen);
@@ -93,18 +87,17 @@ void SimCall::Garble() {
     case 2:
       std::swap(*chosen, requests_[static_cast<size_t>(dice_.Below(std::ssize(requests_)))]);
       return;
-    case 3:
+    case 3: {
+      std::string bytes = BytesOf(*chosen);
       bytes.resize(static_cast<size_t>(dice_.Below(std::ssize(bytes) + 1)));
-      break;
+      const grpc::Slice slice(bytes);
+      *chosen = grpc::ByteBuffer(&slice, 1);
+      return;
+    }
     case 4:
-      if (bytes.empty()) break;
-      // Most often in the head, where the fields are.
-      bytes[static_cast<size_t>(dice_.Below(std::min<int64_t>(std::ssize(bytes), 64)))] ^=
-          static_cast<char>(1 + dice_.Below(255));
-      break;
+      *chosen = Garbled(dice_, *chosen);
+      return;
   }
-  const grpc::Slice slice(bytes);
-  *chosen = grpc::ByteBuffer(&slice, 1);
 }
 
 void SimCall::Begin() {
@@ -116,10 +109,10 @@ void SimCall::Begin() {
   if (dice_.OneIn(4)) facts.deadline = context_.now() + absl::Milliseconds(dice_.Below(5'000));
   absl::StatusOr<std::shared_ptr<Call>> call =
       Call::Open(context_, *this, {.name = caller_}, std::move(facts), nullptr);
+  if (client_ != nullptr) client_->Begin();
   if (!call.ok()) {
     finished_ = call.status();
-    over_ = true;
-    return;
+    return EndAtPeer();
   }
   call_ = *std::move(call);
   call_->Run(method.make);
@@ -149,7 +142,9 @@ void SimCall::Finish(const absl::Status& status, const CallTrailers&,
 // --- What can happen ---
 
 void SimCall::AddActions(std::vector<std::function<void()>>& actions) {
+  if (client_ != nullptr && (!silent_ || over_)) client_->AddActions(actions);
   if (over_) return;
+  if (client_ != nullptr && client_->cancelled()) broken_ = true;
   if (faults_.any() && !broken_ && !silent_ && steps_to_fault_-- == 0) {
     if (faults_.cancels) broken_ = true;
     if (faults_.falls_silent) silent_ = true;
@@ -164,8 +159,12 @@ void SimCall::AddActions(std::vector<std::function<void()>>& actions) {
     return;
   }
   if (silent_) return;
-  if (reading_ != nullptr && !half_closed_) actions.push_back([this] { GiveFrame(); });
-  if (writing_ != nullptr) actions.push_back([this] { TakeFrame(); });
+  const bool has_request = client_ == nullptr || client_->has_request();
+  const bool has_room = client_ == nullptr || client_->has_room();
+  if (reading_ != nullptr && !half_closed_ && has_request) {
+    actions.push_back([this] { GiveFrame(); });
+  }
+  if (writing_ != nullptr && has_room) actions.push_back([this] { TakeFrame(); });
 }
 
 // What is under way ends first; a read ends with the call.
@@ -175,12 +174,19 @@ void SimCall::End() {
   } else if (writing_ != nullptr) {
     TakeFrame();
   } else {
-    over_ = true;
     if (last_ != nullptr) {
       if (const std::string wrong = Take(*last_); !wrong.empty()) fault_ = wrong;
     }
-    std::exchange(call_, nullptr)->OnDone();
+    EndAtPeer();
   }
+}
+
+void SimCall::EndAtPeer() {
+  over_ = true;
+  if (call_ != nullptr) std::exchange(call_, nullptr)->OnDone();
+  if (client_ == nullptr) return;
+  // Who has cancelled, or whose connection is broken, does not hear what the server says.
+  client_->End(broken_ ? absl::UnavailableError("the stream is broken") : *finished_, broken_);
 }
 
 // The order in which gRPC tells of a call that is cancelled.
@@ -192,20 +198,21 @@ void SimCall::BreakOff() {
   } else if (std::exchange(writing_, nullptr) != nullptr) {
     call_->OnWritten(false);
   } else if (finished_.has_value()) {
-    over_ = true;
-    std::exchange(call_, nullptr)->OnDone();
+    EndAtPeer();
   }
 }
 
 void SimCall::GiveFrame() {
   grpc::ByteBuffer* const frame = std::exchange(reading_, nullptr);
-  if (sent_ == requests_.size()) {
-    half_closed_ = true;
-    call_->OnRead(Call::ReadResult::kHalfClose);
-    return;
+  std::optional<grpc::ByteBuffer> next;
+  if (client_ != nullptr) {
+    next = client_->NextRequest();
+  } else if (sent_ < requests_.size()) {
+    next = requests_[sent_++];
   }
-  frame->Swap(&requests_[sent_++]);
-  call_->OnRead(Call::ReadResult::kFrame);
+  half_closed_ = !next.has_value();
+  if (next.has_value()) frame->Swap(&*next);
+  call_->OnRead(half_closed_ ? Call::ReadResult::kHalfClose : Call::ReadResult::kFrame);
 }
 
 void SimCall::TakeFrame() {
@@ -216,7 +223,13 @@ void SimCall::TakeFrame() {
 }
 
 std::string SimCall::Take(const grpc::ByteBuffer& buffer) {
-  if (rpc_ == Rpc::kCalibrate || rpc_ == Rpc::kUnaryQuantize) return tensors_[0].TakeResponse(BytesOf(buffer));
+  if (client_ != nullptr) {
+    client_->Respond(buffer);
+    return "";
+  }
+  if (rpc_ == Rpc::kCalibrate || rpc_ == Rpc::kUnaryQuantize) {
+    return tensors_[0].TakeResponse(BytesOf(buffer));
+  }
   const absl::StatusOr<ParsedFrame> frame = ParseFrame(buffer, kResponseFrame);
   if (!frame.ok()) return "a response cannot be read";
   for (SimTensor& tensor : tensors_) {
@@ -230,6 +243,9 @@ std::string SimCall::Take(const grpc::ByteBuffer& buffer) {
 std::string SimCall::Fault(bool may_fail) const {
   if (!fault_.empty()) return fault_;
   if (!over_) return "the call has not ended";
+  if (client_ != nullptr) {
+    return client_->Fault(may_fail || faults_.cancels || faults_.falls_silent);
+  }
   if (finished_->ok() && !faults_.hangs_up && !faults_.garbles && !broken_) {
     for (const SimTensor& tensor : tensors_) {
       if (!tensor.over()) {

@@ -12,6 +12,7 @@
 #include "server/calls/call.h"
 #include "server/service_context.h"
 #include "tests/sim/dice.h"
+#include "tests/sim/sim_client.h"
 #include "tests/sim/sim_tensor.h"
 
 namespace quantd::sim {
@@ -26,12 +27,13 @@ struct SimFaults {
   bool any() const { return cancels || damages || hangs_up || falls_silent || garbles; }
 };
 
-// One call with its peer: the port of the server's machine, and a client that sends some tensors,
-// interleaved, and checks what comes back.
+// One call with its peer: the port of the server's machine, and who sends some tensors and checks
+// what comes back. That is either a script, which interleaves them, or, where it is a stream and
+// `by_client`, the client library.
 class SimCall final : public CallPort {
  public:
   SimCall(Dice& dice, ServiceContext& context, Rpc rpc, std::string caller, SimFaults faults,
-          std::vector<SimTensor> tensors);
+          std::vector<SimTensor> tensors, bool by_client);
 
   // Begins, unless the caller has too many streams, or the waiting room is full.
   void Begin();
@@ -40,7 +42,7 @@ class SimCall final : public CallPort {
   // The connection breaks.
   void Break() { broken_ = true; }
 
-  bool over() const { return over_; }
+  bool over() const { return over_ && (client_ == nullptr || client_->over()); }
   Rpc rpc() const { return rpc_; }
   const std::string& caller() const { return caller_; }
   const std::vector<SimTensor>& tensors() const { return tensors_; }
@@ -60,6 +62,7 @@ class SimCall final : public CallPort {
   void MakeRequests();
   void Garble();
   void End();
+  void EndAtPeer();
   void GiveFrame();
   void TakeFrame();
   void BreakOff();
@@ -71,6 +74,7 @@ class SimCall final : public CallPort {
   const std::string caller_;
   const SimFaults faults_;
   std::vector<SimTensor> tensors_;
+  std::unique_ptr<SimClient> client_;  // null: it is a script
   std::vector<grpc::ByteBuffer> requests_;
   size_t sent_ = 0;
   int64_t steps_to_fault_ = 0;

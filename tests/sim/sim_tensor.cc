@@ -1,5 +1,7 @@
 #include "tests/sim/sim_tensor.h"
 
+#include <grpcpp/support/slice.h>
+
 #include <algorithm>
 #include <array>
 #include <iterator>
@@ -65,6 +67,7 @@ std::shared_ptr<const Exchange> Make(Rpc rpc, int64_t number) {
     return made;
   }
   made->inputs.emplace_back("", values);
+  made->plan = ToProto(whole.plan);
   if (rpc != Rpc::kCalibrate) {
     for (size_t plane = 0; plane < planes.size(); ++plane) {
       made->outputs[planes[plane].name] = whole.planes[plane];
@@ -89,6 +92,26 @@ std::shared_ptr<const Exchange> MakeExchange(Rpc rpc, int64_t number) {
   std::shared_ptr<const Exchange>& made = known[{rpc, number}];
   if (made == nullptr) made = Make(rpc, number);
   return made;
+}
+
+std::string BytesOf(const grpc::ByteBuffer& buffer) {
+  std::vector<grpc::Slice> slices;
+  std::string bytes;
+  if (!buffer.Dump(&slices).ok()) return bytes;
+  for (const grpc::Slice& slice : slices) {
+    bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  }
+  return bytes;
+}
+
+grpc::ByteBuffer Garbled(Dice& dice, const grpc::ByteBuffer& message) {
+  std::string bytes = BytesOf(message);
+  if (!bytes.empty()) {
+    bytes[static_cast<size_t>(dice.Below(std::min<int64_t>(std::ssize(bytes), 64)))] ^=
+        static_cast<char>(1 + dice.Below(255));
+  }
+  const grpc::Slice slice(bytes);
+  return grpc::ByteBuffer(&slice, 1);
 }
 
 FrameFields SimTensor::fields() const {
@@ -240,6 +263,18 @@ std::string SimTensor::TakeWhole(const std::string& bytes) {
   return std::map<std::string, std::string>(digests.begin(), digests.end()) == exchange_->digests
              ? ""
              : "other digests";
+}
+
+std::string SimTensor::Compare(const std::vector<PlaneDesc>& planes,
+                               const std::vector<std::vector<std::byte>>& bytes) const {
+  if (planes.size() != exchange_->outputs.size()) return "planes are not its own";
+  for (size_t i = 0; i < planes.size(); ++i) {
+    const auto expected = exchange_->outputs.find(planes[i].name);
+    if (expected == exchange_->outputs.end() || bytes.at(i) != expected->second) {
+      return absl::StrCat("plane ", planes[i].name, " has other bytes");
+    }
+  }
+  return "";
 }
 
 std::string SimTensor::TakeResponse(const std::string& bytes) {

@@ -11,11 +11,17 @@
 #include <utility>
 #include <vector>
 
+#include "core/scheme/scheme.h"
 #include "core/tensor/shape.h"
 #include "proto/frame_codec.h"
+#include "quantd/v1/quantization.pb.h"
 #include "tests/sim/dice.h"
 
 namespace quantd::sim {
+
+// Returns a message with a byte changed, most often in its head, where the fields are.
+grpc::ByteBuffer Garbled(Dice& dice, const grpc::ByteBuffer& message);
+std::string BytesOf(const grpc::ByteBuffer& buffer);
 
 enum class Rpc { kQuantize, kDequantize, kCalibrate, kUnaryQuantize };
 
@@ -27,6 +33,7 @@ struct Exchange {
   std::map<std::string, std::vector<std::byte>> outputs;               // planes
   std::map<std::string, std::string> digests;                          // of planes that come back
   std::string end;                                                     // calibrate: the response
+  v1::QuantizationPlan plan;
 };
 
 // Tensors of one stripe and of several, of all passes; the same one for the same arguments.
@@ -48,6 +55,13 @@ class SimTensor {
   std::string Take(const ParsedFrame& frame);
   // The same for the one answer of calibration, or of a unary call.
   std::string TakeResponse(const std::string& response);
+  // The same for all planes, as a client has put them together.
+  std::string Compare(const std::vector<PlaneDesc>& planes,
+                      const std::vector<std::vector<std::byte>>& bytes) const;
+  // A client has been told how it ended.
+  void Note(bool is_done) { (is_done ? done_ : failed_) = true; }
+
+  const Exchange& exchange() const { return *exchange_; }
 
   uint64_t id() const { return id_; }
   int64_t number() const { return number_; }

@@ -104,7 +104,7 @@ std::unique_ptr<SimCall> AnyCall(Dice& dice, SimServer& server, int64_t number) 
     tensors.emplace_back(rpc, tensors.size() + 1, dice.Below(kNumTensors), !faults.garbles);
   }
   return std::make_unique<SimCall>(dice, server.context, rpc, absl::StrCat("caller", number % 2),
-                                   faults, std::move(tensors));
+                                   faults, std::move(tensors), /*by_client=*/dice.OneIn(2));
 }
 
 // The same tensors, of those that have not come back, asked for once more.
@@ -115,7 +115,7 @@ std::unique_ptr<SimCall> CallAgain(Dice& dice, SimServer& server, const SimCall&
   }
   if (tensors.empty()) return nullptr;
   return std::make_unique<SimCall>(dice, server.context, call.rpc(), call.caller(), SimFaults{},
-                                   std::move(tensors));
+                                   std::move(tensors), /*by_client=*/dice.OneIn(2));
 }
 
 using Calls = std::vector<std::unique_ptr<SimCall>>;

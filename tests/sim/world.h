@@ -9,7 +9,8 @@
 // and a seed chooses which one does.
 //
 //   sim_tensor   what goes to the server for a tensor, and what has to come back
-//   sim_call     a call's peer, and the port of the server's machine
+//   sim_client   a peer that is the client library: its machine, and the wire
+//   sim_call     a call's peer, that or a script, and the port of the server's machine
 //   world        servers, callers, time
 namespace quantd::sim {
 
