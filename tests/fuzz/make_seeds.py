@@ -190,6 +190,13 @@ def config_files():
     yield b'memory.x = 1\n"log-level" = "debug"\ncheck-config = true'
 
 
+def choices():
+    """Of call_fuzz: which memory is refused, and what happens next."""
+    rng = np.random.default_rng(2)
+    for i in range(64):
+        yield struct.pack("<H", i if i % 4 == 0 else 0) + rng.bytes(16 + 8 * i)
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
     pb = messages()
@@ -203,6 +210,7 @@ def main():
         "npy": npy_files(),
         "tokens": token_files(),
         "config_file": config_files(),
+        "call": choices(),
     }
     for name, inputs in seeds.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
