@@ -92,8 +92,7 @@ class Shell final : public CallReactor, public CallPort {
   void OnDone() override {
     TakeOver(this);
     const std::unique_ptr<Shell> self(this);
-    const std::shared_ptr<Call> call = std::move(call_);
-    call->OnDone();
+    call_->OnDone();  // takes the lock that the events before this took
   }
 
   void Read(grpc::ByteBuffer* frame) override { StartRead(frame); }
