@@ -5,7 +5,7 @@
 namespace quantd {
 
 void SetGrpcSwitches() {
-  setenv("GRPC_EXPERIMENTS", "-tcp_read_chunks,tcp_frame_size_tuning", /*overwrite=*/0);
+  setenv("GRPC_EXPERIMENTS", "-tcp_read_chunks", /*overwrite=*/0);
 }
 
 }  // namespace quantd
