@@ -8,7 +8,7 @@ namespace quantd {
 // called at the beginning of main.
 void TuneAllocator();
 
-// Gives what is free to the system: a second's call of it costs less than the pages that it saves.
+// Gives what is free to the system.
 void GiveMemoryBack();
 
 }  // namespace quantd

@@ -171,6 +171,7 @@ std::unique_ptr<FrameHandler> MakeDequantize(CallContext& context, FrameOutbox& 
   return std::make_unique<TensorStream>(
       context, outbox, cancel,
       TensorStreamKind{.rpc = "Dequantize",
+                       .single = true,
                        .prepare_whole = [&context](const grpc::ByteBuffer& message) {
                          return PrepareWhole(context, message);
                        }});

@@ -159,6 +159,7 @@ std::unique_ptr<FrameHandler> MakeQuantize(CallContext& context, FrameOutbox& ou
   return std::make_unique<TensorStream>(
       context, outbox, cancel,
       TensorStreamKind{.rpc = "Quantize",
+                       .single = true,
                        .prepare_whole = [&context](const grpc::ByteBuffer& message) {
                          return PrepareWhole(context, message);
                        }});

@@ -45,7 +45,7 @@ TensorStream::TensorStream(CallContext& context, FrameOutbox& outbox, const Canc
         event->store(true);
         waker();
       }),
-      shared_chunks_(context.shared == nullptr || kind_.single || is_unary()
+      shared_chunks_(context.shared == nullptr || kind_.single
                          ? nullptr
                          : std::make_shared<SharedChunks>(context.shared, outbox)) {}
 
@@ -327,7 +327,7 @@ absl::Status TensorStream::Fail(uint64_t id, const absl::Status& status, bool mo
          cancel_.cancelled() ? TensorOutcome::Result::kCancelled : TensorOutcome::Result::kFailed);
   tensors_.erase(id);
   ++num_failed_;
-  if (kind_.single || is_unary()) return status;  // which is counted at the end of the call
+  if (kind_.single) return status;  // which is counted at the end of the call
   context_.service.metrics.CountRefusal(status);
   outbox_.Send(ErrorFrame(id, status));
   if (!more_to_come) return absl::OkStatus();

@@ -35,11 +35,6 @@ namespace {
 constexpr int64_t kTensorBytes = int64_t{64} << 20, kFrameBytes = int64_t{4} << 20;
 constexpr int kBuffers = StreamRegion::kInputSlots;
 
-// As the programs do.
-void KeepPages() {
-  TuneAllocator();
-}
-
 std::span<const std::byte> Input() {
   static const std::vector<float> kInput = [] {
     std::vector<float> values(kTensorBytes / sizeof(float));
@@ -172,7 +167,7 @@ void BenchClient(benchmark::State& state, const Client& client, const std::strin
 }
 
 int Main(int argc, char** argv) {
-  KeepPages();
+  TuneAllocator();
   std::string folder = (std::filesystem::temp_directory_path() / "quantd_bench_XXXXXX").string();
   if (mkdtemp(folder.data()) == nullptr) return 1;
   int exit_code = 1;

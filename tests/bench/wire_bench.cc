@@ -28,12 +28,6 @@ namespace quantd::bench {
 namespace {
 
 constexpr int64_t kTensorBytes = int64_t{64} << 20;
-// As the programs do.
-void KeepPages() {
-  TuneAllocator();
-  SetGrpcSwitches();
-}
-
 const std::vector<float>& Input() {
   static const std::vector<float> kInput = [] {
     std::vector<float> values(kTensorBytes / sizeof(float));
@@ -177,7 +171,8 @@ void RegisterAll(const std::vector<Transport>& transports, Baselines& baselines)
 }
 
 int Main(int argc, char** argv) {
-  KeepPages();
+  TuneAllocator();
+  SetGrpcSwitches();
   const TempFolder temp;
   const std::string echo_path = absl::StrCat("unix:", (temp.path() / "echo").string());
   const std::string quantd_path = absl::StrCat("unix:", (temp.path() / "quantd").string());

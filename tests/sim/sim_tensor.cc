@@ -149,18 +149,6 @@ grpc::ByteBuffer SimTensor::StartFrame(Dice& dice) const {
   return SerializeFrame(frame);
 }
 
-grpc::ByteBuffer SimTensor::EndFrame() const {
-  if (rpc_ == Rpc::kCalibrate) {
-    v1::CalibrateRequest end;
-    end.mutable_end();
-    return SerializeFrame(end);
-  }
-  v1::StreamingQuantizeRequest end;  // equal to StreamingDequantizeRequest on the wire
-  end.set_tensor_id(id_);
-  end.mutable_end();
-  return SerializeFrame(end);
-}
-
 grpc::ByteBuffer SimTensor::Request(bool damaged) const {
   v1::QuantizeRequest request;
   *request.mutable_start()->mutable_tensor() = ToProto(exchange_->tensor);
@@ -187,7 +175,7 @@ std::vector<grpc::ByteBuffer> SimTensor::Frames(Dice& dice, bool damaged) const 
       at += size;
     }
   }
-  frames.push_back(EndFrame());
+  frames.push_back(BuildEndFrame(fields(), id_));
   return frames;
 }
 

@@ -71,7 +71,6 @@ class SimTensor {
 
  private:
   grpc::ByteBuffer StartFrame(Dice& dice) const;
-  grpc::ByteBuffer EndFrame() const;
   grpc::ByteBuffer Request(bool damaged) const;
   FrameFields fields() const;
   std::string TakeChunk(const ParsedFrame& frame);
