@@ -84,9 +84,12 @@ void SimCall::Garble() {
     case 1:
       requests_.insert(chosen, grpc::ByteBuffer(*chosen));
       return;
-    case 2:
-      std::swap(*chosen, requests_[static_cast<size_t>(dice_.Below(std::ssize(requests_)))]);
+    case 2: {
+      const int64_t other = dice_.Below(std::ssize(requests_));
+      // A grpc::ByteBuffer that is assigned to itself loses what it held.
+      if (other != i) std::swap(*chosen, requests_[static_cast<size_t>(other)]);
       return;
+    }
     case 3: {
       std::string bytes = BytesOf(*chosen);
       bytes.resize(static_cast<size_t>(dice_.Below(std::ssize(bytes) + 1)));
