@@ -334,7 +334,7 @@ def run(server, ask, attack, connections, seconds, rest_seconds=3):
     with Watch(server.pid, ask) as watch:
         load = Load(server.address, attack, connections)
         load.run(seconds)
-    time.sleep(rest_seconds)
+        time.sleep(rest_seconds)  # what the system has taken is still read
     assert server.process.poll() is None, "the server has ended"
     assert ask(), "the server is not healthy after the attack"
     return Result(idle, watch, load, rss_bytes(server.pid))
