@@ -38,6 +38,12 @@ constexpr int64_t kMinMessageBytes = int64_t{64} << 10;
 constexpr int kMaxThreads = 1024;
 // What a peer has for the handshakes of TLS and HTTP/2; gRPC itself allows two minutes.
 constexpr int kHandshakeTimeoutMs = 20'000;
+// What a connection may take of memory before a call of it was let in, in whole (measured by
+// tests/attack: up to 0.2 MiB), against a tenth of the budget; and how many there are at least, so
+// that clients that come together find room.
+constexpr int64_t kBudgetPerUnproven = int64_t{2} << 20;
+constexpr int64_t kMinUnproven = 64;
+constexpr int64_t kMaxUnproven = 256;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 constexpr int kDrainIdlePolls = 40;
 
@@ -73,6 +79,8 @@ absl::Status CheckLimits(const ServerOptions& options) {
   QUANTD_RETURN_IF_ERROR(
       CheckOption("unary response size in bytes", options.max_unary_bytes, 1024, kMaxInt / 2));
   QUANTD_RETURN_IF_ERROR(CheckOption("connections", options.access.max_connections, 1, 1 << 20));
+  QUANTD_RETURN_IF_ERROR(
+      CheckOption("connections of an address", options.access.max_per_address, 0, 1 << 20));
   QUANTD_RETURN_IF_ERROR(
       CheckOption("metadata size in bytes", options.access.max_metadata_bytes, 1024, 1 << 20));
   QUANTD_RETURN_IF_ERROR(CheckOption("shared memory in bytes", options.access.shared_memory_bytes,
@@ -219,14 +227,19 @@ QuantdServer::QuantdServer(const ServerOptions& options, int threads)
   context_.worker_threads = threads;
   service_ = MakeQuantizeService(context_);
   acceptor_ =
-      std::make_unique<Acceptor>(AcceptorOptions{.max_connections = options.access.max_connections,
-                                                 .allowed_uids = options.access.allowed_uids,
-                                                 .every_second =
-                                                     [this] {
-                                                       if (tls_ != nullptr) tls_->Refresh();
-                                                       idle_watch_.Look();
-                                                     },
-                                                 .logger = options.logger});
+      std::make_unique<Acceptor>(AcceptorOptions{
+          .max_connections = options.access.max_connections,
+          .max_per_address = options.access.max_per_address,
+          .max_unproven = static_cast<int>(std::clamp(
+              options.memory_budget_bytes / kBudgetPerUnproven, kMinUnproven, kMaxUnproven)),
+          .allowed_uids = options.access.allowed_uids,
+          .every_second =
+              [this] {
+                if (tls_ != nullptr) tls_->Refresh();
+                idle_watch_.Look();
+              },
+          .on_guard_end = [this](GuardReason why) { context_.metrics.CountGuardEnd(NameOf(why)); },
+          .logger = options.logger});
 }
 
 absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOptions& options) {
@@ -260,7 +273,8 @@ absl::Status QuantdServer::OpenSockets(const ServerOptions& options, grpc::Serve
         address.is_unix() ? address.text : absl::StrCat(address.host, ":", sockets.front().port()));
     if (address.is_unix()) QUANTD_RETURN_IF_ERROR(OpenMemorySocket(address, options));
     for (ListeningSocket& socket : sockets) {
-      acceptor_->Add(std::move(socket), address.is_unix() ? plain : tcp);
+      acceptor_->Add(std::move(socket), address.is_unix() ? plain : tcp,
+                     /*is_encrypted=*/!address.is_unix() && tls_ != nullptr);
     }
   }
   return absl::OkStatus();
@@ -299,6 +313,7 @@ absl::Status QuantdServer::StartMetrics(const ServerOptions& options) {
                            .memory_reserved_bytes = [this] { return budget_.used_bytes(); },
                            .waiting_calls = [this] { return waiting_calls(); },
                            .open_connections = [this] { return open_connections(); }});
+  for (const GuardReason reason : kGuardReasons) context_.metrics.AddGuardReason(NameOf(reason));
   QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseMetricsAddress(options.metrics));
   QUANTD_ASSIGN_OR_RETURN(metrics_endpoint_, MetricsEndpoint::Start(address, context_.metrics));
   return absl::OkStatus();

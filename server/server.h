@@ -97,6 +97,7 @@ class QuantdServer {
   int64_t started_calls() const { return context_.started_calls.load(); }
   int64_t open_connections() const { return acceptor_->open_connections(); }
   int64_t refused_connections() const { return acceptor_->refused_connections(); }
+  int64_t displaced_connections() const { return acceptor_->displaced_connections(); }
   int64_t shared_regions() const { return regions_ == nullptr ? 0 : regions_->regions(); }
   int64_t idle_streams_ended() const { return idle_watch_.ended(); }
   const MemoryBudget& budget() const { return budget_; }

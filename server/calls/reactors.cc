@@ -19,6 +19,7 @@
 #include "core/base/status_macros.h"
 #include "server/calls/grpc_status.h"
 #include "server/net/caller.h"
+#include "server/net/guard_table.h"
 #include "server/net/shared_regions.h"
 
 namespace quantd {
@@ -52,7 +53,8 @@ void AddTrailers(const CallTrailers& trailers, grpc::CallbackServerContext& call
 // The reactor of a call that is not served: ends it with an error, and deletes itself.
 class Refused final : public CallReactor {
  public:
-  Refused(const absl::Status& status, grpc::CallbackServerContext& call) {
+  Refused(const absl::Status& status, grpc::CallbackServerContext& call)
+      : refused_call_(call.peer()) {
     MutexLock lock(&mutex_);  // tells ThreadSanitizer what gRPC's own threads do in which order
     if (const auto delay = RetryAfterOf(status)) AddTrailers({RetryTrailer(*delay)}, call);
     Finish(ToGrpc(status));
@@ -61,6 +63,7 @@ class Refused final : public CallReactor {
   ~Refused() override { MutexLock lock(&mutex_); }
 
  private:
+  const RefusedCall refused_call_;
   Mutex mutex_;
 };
 
@@ -71,6 +74,7 @@ class Shell final : public CallReactor, public CallPort {
   // `call` is this port's.
   void Run(std::shared_ptr<Call> call, MakeHandler make_handler) {
     call_ = std::move(call);
+    let_in_.emplace(context_.peer());
     HandOver(this);
     call_->Run(make_handler);
   }
@@ -97,12 +101,14 @@ class Shell final : public CallReactor, public CallPort {
 
   void Read(grpc::ByteBuffer* frame) override { StartRead(frame); }
   void Write(const grpc::ByteBuffer* frame, bool more_follows) override {
+    let_in_->Answer();
     grpc::WriteOptions options;
     if (more_follows) options.set_buffer_hint();
     StartWrite(frame, options);
   }
   void Finish(const absl::Status& status, const CallTrailers& trailers,
               const grpc::ByteBuffer* last) override {
+    let_in_->Answer();
     AddTrailers(trailers, context_);
     if (last != nullptr) return StartWriteAndFinish(last, grpc::WriteOptions(), ToGrpc(status));
     CallReactor::Finish(ToGrpc(status));
@@ -112,6 +118,7 @@ class Shell final : public CallReactor, public CallPort {
  private:
   grpc::CallbackServerContext& context_;
   std::shared_ptr<Call> call_;  // until OnDone
+  std::optional<LetInCall> let_in_;
 };
 
 // Returns the memory that the caller shares, null if it shares none. kUnavailable: its connection

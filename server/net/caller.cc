@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
+#include "server/net/guard_table.h"
 #include "server/net/tokens.h"
 
 namespace quantd {
@@ -31,7 +32,7 @@ std::optional<absl::string_view> BearerToken(const grpc::CallbackServerContext& 
 }  // namespace
 
 std::string PeerWithoutPort(const std::string& peer) {
-  if (absl::StartsWith(peer, "unix")) return "unix";
+  if (absl::StartsWith(peer, "unix")) return UnixCallerOf(peer);
   // gRPC escapes the brackets of IPv6.
   return absl::StrReplaceAll(peer.substr(0, peer.rfind(':')), {{"%5B", "["}, {"%5D", "]"}});
 }

@@ -12,7 +12,7 @@ namespace quantd {
 
 class TokenTable;
 
-// Who makes a call. Names of different kinds never meet: "token:NAME", "tls:SUBJECT", "unix", or
+// Who makes a call. Names of different kinds never meet: "token:NAME", "tls:SUBJECT", "unix:UID", or
 // the peer's address without the port, "ipv4:127.0.0.1". May hold any bytes that a certificate may.
 struct Caller {
   std::string name;
@@ -25,7 +25,8 @@ struct Caller {
 absl::StatusOr<Caller> IdentifyCaller(const grpc::CallbackServerContext& call,
                                       const TokenTable* tokens);
 
-// Returns what is before the port of a peer as gRPC names it; one of UNIX is "unix".
+// Returns what is before the port of a peer as gRPC names it; one of UNIX is
+// "unix:UID", where the acceptor has named it, else "unix".
 std::string PeerWithoutPort(const std::string& peer);
 
 }  // namespace quantd

@@ -75,6 +75,9 @@ struct Families {
   Family<Histogram>& memory_wait =
       AddHistogram(r, "quantd_memory_wait_seconds",
                    "Waits for memory, of calls that were then served, refused or cancelled");
+  Family<Counter>& guard_ends =
+      AddCounter(r, "quantd_guard_ended_connections_total",
+                 "Connections that were ended for what their peers did, by reason");
   Family<Counter>& tensors =
       AddCounter(r, "quantd_tensors_total", "Tensors that ended, by scheme and outcome");
   Family<Histogram>& tensor_duration =
@@ -190,6 +193,15 @@ void Metrics::CountRefusal(const absl::Status& status) {
   if (impl_ == nullptr) return;
   const std::optional<LimitDetail> limit = LimitOf(status);
   if (limit.has_value()) impl_->families.refusals.Add({{"reason", limit->name}}).Increment();
+}
+
+void Metrics::AddGuardReason(absl::string_view reason) {
+  if (impl_ != nullptr) impl_->families.guard_ends.Add({{"reason", std::string(reason)}});
+}
+
+void Metrics::CountGuardEnd(absl::string_view reason) {
+  if (impl_ == nullptr) return;
+  impl_->families.guard_ends.Add({{"reason", std::string(reason)}}).Increment();
 }
 
 std::shared_ptr<prometheus::Collectable> Metrics::collectable() const {

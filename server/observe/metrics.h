@@ -80,11 +80,15 @@ class Metrics {
   // Counts `status` by the limit that it names (status_detail.h), if it refuses something.
   void CountRefusal(const absl::Status& status);
 
+  // Counts a connection that its guard has ended, by the name of the reason, one of those that were
+  // added: so each is there from the start.
+  void AddGuardReason(absl::string_view reason);
+  void CountGuardEnd(absl::string_view reason);
+
   // Returns everything in the text format of Prometheus; empty if metrics are off.
   std::string Text() const;
 
  private:
-  friend class MetricsEndpoint;
   struct Impl;
   std::shared_ptr<prometheus::Collectable> collectable() const;  // null: metrics are off
   std::unique_ptr<Impl> impl_;

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 
 import grpc
@@ -149,6 +150,44 @@ def test_dashboard_uses_what_there_is(busy, tmp_path):
         for i, e in enumerate(expressions)]}]}
     (tmp_path / "rules.yml").write_text(json.dumps(rules))  # JSON is YAML
     promtool("check", "rules", tmp_path / "rules.yml")
+
+
+def test_unfinished_scrapes_hold_nobody_up(tmp_path):
+    with running_server(tmp_path / "s", "--metrics", "0") as server:
+        host, port = re.search(r"http://(\S+):(\d+)/metrics", server.log()).groups()
+
+        def begin():
+            connection = socket.create_connection((host, int(port)), timeout=60)
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n")
+            return connection
+
+        unfinished = [begin() for _ in range(60)]
+        began = time.monotonic()
+        assert "quantd_build_info" in scrape(server)
+        assert time.monotonic() - began < 5, "it waits for those before"
+        unfinished += [begin() for _ in range(60)]
+        assert "quantd_build_info" in scrape(server)
+        assert unfinished[0].recv(1) == b"", "the oldest does not go for a newcomer"
+        assert unfinished[-1].recv(1) == b"", "it is not cut"
+        assert 8 < time.monotonic() - began < 55
+        for connection in unfinished:
+            connection.close()
+
+
+@pytest.mark.parametrize("request_line,status", [
+    ("GET /metrics HTTP/1.1", 200), ("HEAD /metrics HTTP/1.1", 200), ("GET /metrics?x=1 HTTP/1.0", 200),
+    ("GET / HTTP/1.1", 404), ("POST /metrics HTTP/1.1", 405), ("nonsense", 400), ("GET /metrics HTTP/2", 400)])
+def test_requests(busy, request_line, status):
+    host, port = re.search(r"http://(\S+):(\d+)/metrics", busy[0].log()).groups()
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        for byte in f"{request_line}\r\nhost: x\r\n\r\n".encode():  # as slowly as can be
+            connection.sendall(bytes([byte]))
+        answer = b""
+        while piece := connection.recv(1 << 16):
+            answer += piece
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    assert ("quantd_build_info" in body) == (status == 200 and request_line.startswith("GET"))
 
 
 def test_off_unless_asked_for(server):
