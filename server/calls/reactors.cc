@@ -132,7 +132,8 @@ CallReactor* Serve(ServiceContext& context, grpc::CallbackServerContext& call,
                    absl::string_view rpc, CallKind kind, MakeHandler make_handler) {
   auto shell = std::make_unique<Shell>(call);
   const auto open = [&]() -> absl::StatusOr<std::shared_ptr<Call>> {
-    QUANTD_ASSIGN_OR_RETURN(const Caller caller, IdentifyCaller(call, context.tokens));
+    QUANTD_ASSIGN_OR_RETURN(const Caller caller,
+                            IdentifyCaller(call, context.tokens, *context.failed_logins));
     QUANTD_ASSIGN_OR_RETURN(std::shared_ptr<const SharedRegion> shared, RegionOf(call, context));
     return Call::Open(context, *shell, caller, FactsOf(call, caller, rpc, kind), std::move(shared));
   };

@@ -10,10 +10,12 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/net/handshakes.h"
 
 namespace quantd {
 namespace {
@@ -132,6 +134,14 @@ void Acceptor::TakeConnection(const Listener& listener, int fd) {
   }
   watched_.insert(duplicate);
   open_.fetch_add(1);
+  HandOver(listener, fd);
+}
+
+void Acceptor::HandOver(const Listener& listener, int fd) {
+  std::optional<HandshakeScope> handshakes;
+  if (options_.failed_logins != nullptr && !listener.socket.is_unix()) {
+    handshakes.emplace(PeerOf(fd), *options_.failed_logins);
+  }
   listener.take(fd);
 }
 
@@ -149,7 +159,13 @@ bool Acceptor::MayConnect(const Listener& listener, int fd) {
   }
   const std::vector<uint32_t>& allowed = options_.allowed_uids;
   if (std::find(allowed.begin(), allowed.end(), peer.uid) != allowed.end()) return true;
-  Refuse(absl::StrCat("user ", peer.uid, " is not one of --allow-uid"));
+  const std::string reason = absl::StrCat("user ", peer.uid, " is not one of --allow-uid");
+  if (options_.failed_logins != nullptr) {
+    refused_.fetch_add(1);
+    options_.failed_logins->Add(FailedLogins::Kind::kUid, "unix", reason);
+  } else {
+    Refuse(reason);
+  }
   return false;
 }
 

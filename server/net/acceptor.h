@@ -17,6 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "server/net/listen.h"
+#include "server/observe/failed_logins.h"
 
 namespace quantd {
 
@@ -26,6 +27,7 @@ struct AcceptorOptions {
   // Called about once a second by the thread that accepts; null: not at all.
   std::function<void()> every_second;
   std::shared_ptr<spdlog::logger> logger;  // null: silent
+  FailedLogins* failed_logins = nullptr;   // told of users and of TLS handshakes; null: nobody is
 };
 
 // Accepts connections and hands them to gRPC, which by itself neither bounds their number nor asks
@@ -65,6 +67,8 @@ class Acceptor {
   void AcceptFrom(const Listener& listener);
   void TakeConnection(const Listener& listener, int fd);
   bool MayConnect(const Listener& listener, int fd);
+  // Hands a connection over to its owner.
+  void HandOver(const Listener& listener, int fd);
   void Refuse(const std::string& reason);
   bool Watch(int fd, uint32_t events, uint64_t key);
   void Forget(int fd);

@@ -37,6 +37,8 @@ class TokenTable {
   // Reads the file again; on an error, as above, the tokens stay as they are.
   absl::Status Reload();
 
+  bool empty() const;
+
   // Returns whose token it is, or nothing. Takes the same time whichever it is.
   std::optional<Caller> Find(absl::string_view token) const;
 
