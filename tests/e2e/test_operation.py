@@ -107,13 +107,18 @@ def test_text_in_a_file_is_as_toml_has_it(tmp_path):
     ("insecure = ''", "insecure"), ("listen = []", "listen"), ("listen = [['127.0.0.1:1']]", "listen"), ("drain = 1979-05-27", "drain"),
     ("tensor-memory = 1", "tensor memory of 1 bytes"), ("caller-memory = '1MiB'", "caller memory"),
     ("listen = ['unix:/nonexistent/a']", "/nonexistent"), ("listen = ['127.0.0.1:5', '127.0.0.1:5']", "twice"),
-    ("listen = '127.0.0.1:5'\nmetrics = '5'", "twice"), ("tokens = '/dev/null'", "no token"),
+    ("listen = '127.0.0.1:5'\nmetrics = '5'", "twice"),
     ("listen = 'unix:/tmp/a'\nsocket-mode = '0400'", "socket mode"),
     ("memory = '1KiB'", "memory"), ("metrics = '0.0.0.0:1'", "--insecure"), ("simd = 'mmx'", "mmx"),
 ])
 def test_bad_file(tmp_path, text, says):
     (tmp_path / "c.toml").write_text(text + "\n")
     assert says in check_config("--config", tmp_path / "c.toml", code=2)
+
+
+def test_tokens_of_nobody(tmp_path):
+    (tmp_path / "tokens").write_text("# nobody yet\n")
+    assert "no token" in check_config("--tokens", tmp_path / "tokens", code=2)
 
 
 def test_no_file(tmp_path):
