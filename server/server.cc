@@ -39,6 +39,9 @@ constexpr int64_t kMinMessageBytes = int64_t{64} << 10;
 constexpr int kHandshakeTimeoutMs = 20'000;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 constexpr int kDrainIdlePolls = 40;
+// gRPC reads a socket in pieces that grow to 4 MiB, and what waits of any stream in one keeps all of
+// it: with 64 streams on 4 connections that was 95 MiB. Smaller ones take no longer.
+constexpr int kMaxReadBytes = 256 << 10;
 
 absl::Status CheckOption(absl::string_view name, int64_t value, int64_t min, int64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();
@@ -98,6 +101,7 @@ void SetChannelArguments(const ServerOptions& options, grpc::ServerBuilder& buil
   // Bounds what is read ahead of a stream; both together were measured to raise its rate.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 256 << 10);
+  builder.AddChannelArgument(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, kMaxReadBytes);
   if (options.max_connection_age > absl::ZeroDuration()) {
     builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
                                ArgumentMillis(options.max_connection_age));
