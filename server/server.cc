@@ -19,17 +19,17 @@
 #include "core/simd/targets.h"
 #include "core/stats/blas.h"
 #include "server/calls/quantize_service.h"
+#include "server/machine_memory.h"
+#include "server/net/handshakes.h"
 #include "server/observe/log.h"
 #include "server/observe/metrics_endpoint.h"
+#include "server/resolved_options.h"
 
 namespace quantd {
 namespace {
 
 // Memory that is kept for reuse, at most.
 constexpr int64_t kMaxKeptBytes = int64_t{64} << 20;
-// Responses that wait in a stream. A window's output comes on top.
-constexpr int64_t kMaxQueuedBytes = int64_t{4} << 20;
-constexpr int64_t kMaxFrameBytes = int64_t{4} << 20;
 // Budgets below this could not hold a stream and a window.
 constexpr int64_t kMinBudgetBytes = int64_t{16} << 20;
 // What is left for small calls while large ones wait.
@@ -41,7 +41,6 @@ constexpr int64_t kMinReaders = 2;
 constexpr int kMaxMetadataBytes = 64 << 10;
 // What gRPC may hold beside what the budget grants: buffers of sockets, and what a call itself takes.
 constexpr int64_t kTransportBytes = int64_t{64} << 20;
-constexpr int kMaxThreads = 1024;
 // What a peer has for the handshakes of TLS and HTTP/2; gRPC itself allows two minutes.
 constexpr int kHandshakeTimeoutMs = 20'000;
 // What a connection may take of memory before a call of it was let in, in whole (measured by
@@ -53,6 +52,9 @@ constexpr int64_t kMaxUnproven = 256;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 constexpr int kDrainIdlePolls = 40;
 constexpr int kDrainWatchPolls = 400;  // while health watches have not taken the news
+// gRPC reads a socket in pieces that grow to 4 MiB, and what waits of any stream in one keeps all of
+// it: with 64 streams on 4 connections that was 95 MiB. Smaller ones take no longer.
+constexpr int kMaxReadBytes = 256 << 10;
 
 absl::Status CheckOption(absl::string_view name, int64_t value, int64_t min, int64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();
@@ -130,6 +132,7 @@ void SetChannelArguments(const ServerOptions& options, grpc::ServerBuilder& buil
   // Bounds what is read ahead of a stream; both together were measured to raise its rate.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 256 << 10);
+  builder.AddChannelArgument(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, kMaxReadBytes);
   if (options.max_connection_age > absl::ZeroDuration()) {
     builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
                                ArgumentMillis(options.max_connection_age));
@@ -197,7 +200,12 @@ absl::StatusOr<std::unique_ptr<TlsCertificates>> LoadTls(const AccessOptions& ac
 
 absl::Status CheckOptions(const ServerOptions& options) {
   QUANTD_RETURN_IF_ERROR(CheckLimits(options));
-  QUANTD_RETURN_IF_ERROR(LoadTokens(options.access).status());
+  QUANTD_RETURN_IF_ERROR(CheckWorkable(WithDefaults(options)));
+  QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<TokenTable> tokens, LoadTokens(options.access));
+  if (tokens != nullptr && tokens->empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        options.access.tokens_path, ": has no token, so that nobody could make a call"));
+  }
   QUANTD_RETURN_IF_ERROR(LoadTls(options.access, nullptr).status());
   for (const std::string& text : options.listen) {
     QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(text));
@@ -214,7 +222,7 @@ int64_t EffectiveMaxWaiting(const ServerOptions& options) {
 
 absl::string_view Version() { return QUANTD_VERSION; }
 
-QuantdServer::QuantdServer(const ServerOptions& options, int threads)
+QuantdServer::QuantdServer(const ServerOptions& options)
     : budget_(options.memory_budget_bytes),
       waiting_room_(budget_, WaitingRoom::BytesFor(options.memory_budget_bytes,
                                                    options.max_waiting_calls)),
@@ -222,10 +230,9 @@ QuantdServer::QuantdServer(const ServerOptions& options, int threads)
       reading_room_(std::make_shared<MemoryBudget>(ReadingRoomBytes(options))),
       health_(v1::QuantizationService::service_full_name()),
       accounts_(budget_, {.max_streams = options.max_caller_streams,
-                          .max_memory_bytes = options.caller_budget_bytes != 0
-                                                  ? options.caller_budget_bytes
-                                                  : options.memory_budget_bytes / 4 * 3}),
+                          .max_memory_bytes = options.caller_budget_bytes}),
       idle_watch_(options.access.idle_timeout),
+      failed_logins_(options.logger),
       admission_(
           budget_,
           {.max_waiting = options.max_waiting_calls,
@@ -238,7 +245,7 @@ QuantdServer::QuantdServer(const ServerOptions& options, int threads)
                 .whose = "for requests that are read",
                 .settings = "--max-message, --memory"},
                [this](std::function<void()> task) { small_calls_.Submit(std::move(task)); }),
-      executor_(threads),
+      executor_(options.threads),
       small_calls_(1),
       admission_timer_(admission_) {
   budget_.SetReleaseListener([this] { admission_.Pump(); });
@@ -247,15 +254,7 @@ QuantdServer::QuantdServer(const ServerOptions& options, int threads)
   context_.shared_pool = std::make_shared<BufferPool>(static_cast<size_t>(kept_bytes));
   context_.session = {
       .executor = &executor_, .pool = context_.shared_pool.get(), .budget = &budget_};
-  context_.limits = {.max_message_bytes = options.max_message_bytes,
-                     .max_unary_bytes = options.max_unary_bytes,
-                     .session_budget_bytes = options.session_budget_bytes != 0
-                                                 ? options.session_budget_bytes
-                                                 : options.memory_budget_bytes / 4,
-                     .max_queued_bytes = std::min(kMaxQueuedBytes, options.memory_budget_bytes / 8),
-                     .frame_bytes = std::min(kMaxFrameBytes, options.memory_budget_bytes / 16),
-                     .max_open_tensors = options.max_open_tensors,
-                     .max_metadata_bytes = options.access.max_metadata_bytes};
+  context_.limits = LimitsOf(options);
   context_.small_calls = &small_calls_;
   context_.admission = &admission_;
   context_.accounts = &accounts_;
@@ -264,10 +263,11 @@ QuantdServer::QuantdServer(const ServerOptions& options, int threads)
   context_.reading_room = reading_room_;
   context_.health = &health_;
   context_.idle_watch = &idle_watch_;
+  context_.failed_logins = &failed_logins_;
   context_.logger = options.logger;
   if (options.logger != nullptr) context_.call_logger = options.logger->clone(kCallLoggerName);
   context_.json_log = options.json_log;
-  context_.worker_threads = threads;
+  context_.worker_threads = options.threads;
   service_ = MakeQuantizeService(context_);
   health_service_ = MakeHealthService(context_);
   acceptor_ =
@@ -282,18 +282,18 @@ QuantdServer::QuantdServer(const ServerOptions& options, int threads)
                 if (tls_ != nullptr) tls_->Refresh();
                 idle_watch_.Look();
                 readers_.Expire(absl::Now());
+                failed_logins_.LogRest();
               },
           .on_guard_end = [this](GuardReason why) { context_.metrics.CountGuardEnd(NameOf(why)); },
-          .logger = options.logger});
+          .logger = options.logger,
+          .failed_logins = &failed_logins_});
 }
 
-absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOptions& options) {
-  QUANTD_RETURN_IF_ERROR(CheckOptions(options));
-  const int threads =
-      options.threads != 0
-          ? options.threads
-          : std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
-  std::unique_ptr<QuantdServer> server(new QuantdServer(options, threads));
+absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOptions& given) {
+  QUANTD_RETURN_IF_ERROR(CheckOptions(given));
+  const ServerOptions options = WithDefaults(given);
+  WatchHandshakes();
+  std::unique_ptr<QuantdServer> server(new QuantdServer(options));
   QUANTD_ASSIGN_OR_RETURN(server->tokens_, LoadTokens(options.access));
   server->context_.tokens = server->tokens_.get();
   QUANTD_ASSIGN_OR_RETURN(server->tls_, LoadTls(options.access, options.logger));
@@ -349,15 +349,22 @@ absl::Status QuantdServer::OpenMemorySocket(const ListenAddress& address,
 }
 
 absl::Status QuantdServer::StartMetrics(const ServerOptions& options) {
+  std::function<absl::Time()> expiry;
+  if (tls_ != nullptr) expiry = [this] { return tls_->expiry(); };
   context_.metrics.TurnOn({.version = std::string(Version()),
                            .build = QUANTD_BUILD,
                            .simd_target = std::string(ChosenSimdTarget()),
                            .blas_core = BlasCoreName(),
                            .start = context_.start_time,
                            .memory_limit_bytes = budget_.limit_bytes(),
+                           .machine_memory_bytes = MachineMemoryBytes(),
                            .memory_reserved_bytes = [this] { return budget_.used_bytes(); },
                            .waiting_calls = [this] { return waiting_calls(); },
-                           .open_connections = [this] { return open_connections(); }});
+                           .open_connections = [this] { return open_connections(); },
+                           .refused_connections = [this] { return refused_connections(); },
+                           .failed_logins =
+                               [this](FailedLogins::Kind kind) { return failed_logins_.count(kind); },
+                           .certificate_expiry = expiry});
   for (const GuardReason reason : kGuardReasons) context_.metrics.AddGuardReason(NameOf(reason));
   QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseMetricsAddress(options.metrics));
   QUANTD_ASSIGN_OR_RETURN(metrics_endpoint_, MetricsEndpoint::Start(address, context_.metrics));

@@ -67,7 +67,7 @@ class QuantdServer {
  public:
   // Returns a server that listens. kInvalidArgument: an option. kFailedPrecondition: an address is
   // taken, or insecure. Others: those of files that cannot be read.
-  static absl::StatusOr<std::unique_ptr<QuantdServer>> Start(const ServerOptions& options);
+  static absl::StatusOr<std::unique_ptr<QuantdServer>> Start(const ServerOptions& given);
   // Shuts down without waiting for calls.
   ~QuantdServer();
   QuantdServer(const QuantdServer&) = delete;
@@ -111,7 +111,8 @@ class QuantdServer {
   void TrimMemory() { context_.shared_pool->Trim(); }
 
  private:
-  QuantdServer(const ServerOptions& options, int threads);
+  // `options` are resolved.
+  explicit QuantdServer(const ServerOptions& options);
   absl::Status Listen(const ServerOptions& options);
   absl::Status OpenSockets(const ServerOptions& options, grpc::ServerBuilder& builder);
   // Listens beside a UNIX socket for memory that clients share.
@@ -125,6 +126,7 @@ class QuantdServer {
   HealthStatus health_;
   CallerAccounts accounts_;
   IdleWatch idle_watch_;
+  FailedLogins failed_logins_;
   std::unique_ptr<TokenTable> tokens_;    // null: calls need none
   std::unique_ptr<TlsCertificates> tls_;  // null: plain TCP
   std::unique_ptr<SharedRegions> regions_;  // null: no UNIX socket, or turned off

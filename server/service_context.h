@@ -13,6 +13,7 @@
 #include "core/session/session_context.h"
 #include "server/admit/idle_watch.h"
 #include "server/net/tokens.h"
+#include "server/observe/failed_logins.h"
 #include "server/observe/metrics.h"
 
 namespace quantd {
@@ -54,6 +55,7 @@ struct ServiceContext {
   SharedRegions* regions = nullptr;             // null: clients share no memory
   const TokenTable* tokens = nullptr;           // null: calls need none
   IdleWatch* idle_watch = nullptr;              // never null while there are calls
+  FailedLogins* failed_logins = nullptr;        // likewise
   std::shared_ptr<spdlog::logger> logger;       // null: silent
   std::shared_ptr<spdlog::logger> call_logger;  // for one line a call; null: silent
   bool json_log = false;                        // what those lines are

@@ -121,6 +121,7 @@ absl::StatusOr<std::map<std::string, NamedRanges>> ReadRangesFile(const std::str
 
 absl::Status WriteTextFile(const std::string& path, const std::string& text,
                            Interrupts& interrupts) {
+  SayWhatIsLeftBehind(path);
   MutexLock lock(&interrupts.mutex());
   absl::StatusOr<OutputFile> file = OutputFile::Create(path, static_cast<int64_t>(text.size()));
   if (!file.ok()) return Named(path, FileError(file.status()));

@@ -154,8 +154,10 @@ absl::Status CheckMetadata(const grpc::CallbackServerContext& call, int max_byte
 // works, and who works does not keep them out.
 absl::StatusOr<Caller> CallerOf(const grpc::CallbackServerContext& call,
                                 const ServiceContext& context, CallKind kind) {
-  if (kind != CallKind::kHealth) return IdentifyCaller(call, context.tokens);
-  QUANTD_ASSIGN_OR_RETURN(Caller caller, IdentifyCaller(call, nullptr));
+  if (kind != CallKind::kHealth) {
+    return IdentifyCaller(call, context.tokens, *context.failed_logins);
+  }
+  QUANTD_ASSIGN_OR_RETURN(Caller caller, IdentifyCaller(call, nullptr, *context.failed_logins));
   caller.name = absl::StrCat("health:", caller.name);
   return caller;
 }

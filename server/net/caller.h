@@ -12,6 +12,7 @@
 
 namespace quantd {
 
+class FailedLogins;
 class TokenTable;
 
 // Who makes a call. Names of different kinds never meet: "token:NAME", "tls:SUBJECT", "unix:UID", or
@@ -25,9 +26,9 @@ struct Caller {
 };
 
 // Returns who makes `call`. Where there are `tokens`, one of them is needed: kUnauthenticated,
-// which does not tell whether it was missing or wrong.
+// which does not tell whether it was missing or wrong; `failed` is told.
 absl::StatusOr<Caller> IdentifyCaller(const grpc::CallbackServerContext& call,
-                                      const TokenTable* tokens);
+                                      const TokenTable* tokens, FailedLogins& failed);
 
 // Returns what is before the port of a peer as gRPC names it; one of UNIX is
 // "unix:UID", where the acceptor has named it, else "unix".

@@ -150,6 +150,11 @@ absl::Status TokenTable::Reload() {
   return absl::OkStatus();
 }
 
+bool TokenTable::empty() const {
+  MutexLock lock(&mutex_);
+  return entries_.empty();
+}
+
 std::optional<Caller> TokenTable::Find(absl::string_view token) const {
   std::array<uint8_t, 32> hash;
   SHA256(reinterpret_cast<const unsigned char*>(token.data()), token.size(), hash.data());

@@ -40,6 +40,8 @@ class TokenTable {
   // are no longer there find theirs revoked.
   absl::Status Reload();
 
+  bool empty() const;
+
   // Returns whose token it is, or nothing. Takes the same time whichever it is.
   std::optional<Caller> Find(absl::string_view token) const;
 

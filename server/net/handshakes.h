@@ -1,0 +1,30 @@
+#ifndef QUANTD_SERVER_NET_HANDSHAKES_H_
+#define QUANTD_SERVER_NET_HANDSHAKES_H_
+
+#include <string>
+
+#include "server/observe/failed_logins.h"
+
+namespace quantd {
+
+// Has TLS handshakes watched from now on. To be called before the first one.
+void WatchHandshakes();
+
+// The TLS handshakes that begin on this thread while it lives are those of a peer: how one fails is
+// told to `failed`, which outlives the connection. Not thread-safe.
+class HandshakeScope {
+ public:
+  HandshakeScope(std::string peer, FailedLogins& failed);
+  ~HandshakeScope();
+  HandshakeScope(const HandshakeScope&) = delete;
+  HandshakeScope& operator=(const HandshakeScope&) = delete;
+
+ private:
+  friend struct Handshake;
+  const std::string peer_;
+  FailedLogins& failed_;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_SERVER_NET_HANDSHAKES_H_
