@@ -110,7 +110,9 @@ int64_t WaitingRoom::ShareOf(const std::string& caller) const {
   for (const auto& [demander, demand] : demands_) {
     if (demander != caller && !held_.contains(demander)) ++callers;
   }
-  return memory_.limit_bytes() / static_cast<int64_t>(callers);
+  // Where the memory around it is in use, that much less is to be shared.
+  const int64_t bytes = memory_.used_bytes() + std::max<int64_t>(memory_.free_bytes(), 0);
+  return bytes / static_cast<int64_t>(callers);
 }
 
 void WaitingRoom::Forget(absl::Time now) {

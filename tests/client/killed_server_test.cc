@@ -129,8 +129,9 @@ class KilledServerTest : public ::testing::Test {
   absl::Status QuantizeOnce(const std::string& target, std::function<void()> begin) {
     const TensorDesc tensor = testing::MakeTensor("s", DType::kF32, {64, 1 << 10});
     const Client client = Client::Connect(target).value();
-    KillingSource source(std::span(values_).first(tensor.shape.num_elems() * sizeof(float)),
-                         64 << 10, std::move(begin));
+    const auto size_bytes = static_cast<size_t>(tensor.shape.num_elems()) * sizeof(float);
+    const std::span<const std::byte> bytes(values_.data(), size_bytes);
+    KillingSource source(bytes, 64 << 10, std::move(begin));
     MemorySink sink;
     CallOptions options;
     options.chunk_bytes = 64 << 10;

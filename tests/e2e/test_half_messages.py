@@ -139,7 +139,7 @@ def test_calls_without_a_token(tmp_path):
 
 
 def test_streams_beyond_the_quota(tmp_path):
-    """First frames of 64 streams that are never whole: 896 MiB. gRPC ends some, and nothing else."""
+    """First frames of 64 streams that are never whole: 896 MiB. gRPC ends what it likes, but lives."""
     with surviving_server(tmp_path / "s", "--memory", "64MiB", "--idle-timeout", 4) as server:
         idle = rss_bytes(server.pid)
         for _ in range(2):
@@ -149,6 +149,9 @@ def test_streams_beyond_the_quota(tmp_path):
                   f"{(peak - idle) >> 20} above idle, {sum(s.ended for s in senders)} ended")
             if not SANITIZED:
                 assert peak < (64 + 32 + 64 + 1.5 * 64 + 48) * MIB
-            still_right(server, tmp_path)
+            # Frames that are worked on meanwhile are let go by other threads than gRPC's.
+            quantctl("quantize", MODEL, "-o", tmp_path / "beside.safetensors", "--to", "int8",
+                     "--server", server.address, "--timeout", "10", code=None)
             for sender in senders:
                 sender.socket.close()
+            still_right(server, tmp_path)
