@@ -139,9 +139,7 @@ void Acceptor::TakeConnection(const Listener& listener, int fd) {
 
 void Acceptor::HandOver(const Listener& listener, int fd) {
   std::optional<HandshakeScope> handshakes;
-  if (options_.failed_logins != nullptr && !listener.socket.is_unix()) {
-    handshakes.emplace(PeerOf(fd), *options_.failed_logins);
-  }
+  if (!listener.socket.is_unix()) handshakes.emplace(PeerOf(fd), options_.failed_logins);
   listener.take(fd);
 }
 
@@ -159,13 +157,9 @@ bool Acceptor::MayConnect(const Listener& listener, int fd) {
   }
   const std::vector<uint32_t>& allowed = options_.allowed_uids;
   if (std::find(allowed.begin(), allowed.end(), peer.uid) != allowed.end()) return true;
-  const std::string reason = absl::StrCat("user ", peer.uid, " is not one of --allow-uid");
-  if (options_.failed_logins != nullptr) {
-    refused_.fetch_add(1);
-    options_.failed_logins->Add(FailedLogins::Kind::kUid, "unix", reason);
-  } else {
-    Refuse(reason);
-  }
+  refused_.fetch_add(1);
+  options_.failed_logins->Add(FailedLogins::Kind::kUid, "unix",
+                              absl::StrCat("user ", peer.uid, " is not one of --allow-uid"));
   return false;
 }
 

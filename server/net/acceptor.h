@@ -27,7 +27,7 @@ struct AcceptorOptions {
   // Called about once a second by the thread that accepts; null: not at all.
   std::function<void()> every_second;
   std::shared_ptr<spdlog::logger> logger;  // null: silent
-  FailedLogins* failed_logins = nullptr;   // told of users and of TLS handshakes; null: nobody is
+  std::shared_ptr<FailedLogins> failed_logins;  // told of users and of TLS handshakes
 };
 
 // Accepts connections and hands them to gRPC, which by itself neither bounds their number nor asks
