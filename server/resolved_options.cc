@@ -1,5 +1,5 @@
-// Entries: WithDefaults, CheckWorkable, WarningsOf. Tested by tests/server/resolved_options_test.cc and
-// tests/e2e/test_operation.py.
+// Entries: WithDefaults, CheckWorkable, WarningsOf. Tested by tests/server/resolved_options_test.cc
+// and tests/e2e/test_operation.py.
 #include "server/resolved_options.h"
 
 #include <algorithm>

@@ -52,8 +52,8 @@ constexpr int64_t kMaxUnproven = 256;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 constexpr int kDrainIdlePolls = 40;
 constexpr int kDrainWatchPolls = 400;  // while health watches have not taken the news
-// gRPC reads a socket in pieces that grow to 4 MiB, and what waits of any stream in one keeps all of
-// it: with 64 streams on 4 connections that was 95 MiB. Smaller ones take no longer.
+// gRPC reads a socket in pieces that grow to 4 MiB, and what waits of any stream in one keeps all
+// of it: with 64 streams on 4 connections that was 95 MiB. Smaller ones take no longer.
 constexpr int kMaxReadBytes = 256 << 10;
 
 absl::Status CheckOption(absl::string_view name, int64_t value, int64_t min, int64_t max) {
@@ -232,7 +232,7 @@ QuantdServer::QuantdServer(const ServerOptions& options)
       accounts_(budget_, {.max_streams = options.max_caller_streams,
                           .max_memory_bytes = options.caller_budget_bytes}),
       idle_watch_(options.access.idle_timeout),
-      failed_logins_(options.logger),
+      failed_logins_(std::make_shared<FailedLogins>(options.logger)),
       admission_(
           budget_,
           {.max_waiting = options.max_waiting_calls,
@@ -263,7 +263,7 @@ QuantdServer::QuantdServer(const ServerOptions& options)
   context_.reading_room = reading_room_;
   context_.health = &health_;
   context_.idle_watch = &idle_watch_;
-  context_.failed_logins = &failed_logins_;
+  context_.failed_logins = failed_logins_.get();
   context_.logger = options.logger;
   if (options.logger != nullptr) context_.call_logger = options.logger->clone(kCallLoggerName);
   context_.json_log = options.json_log;
@@ -282,11 +282,11 @@ QuantdServer::QuantdServer(const ServerOptions& options)
                 if (tls_ != nullptr) tls_->Refresh();
                 idle_watch_.Look();
                 readers_.Expire(absl::Now());
-                failed_logins_.LogRest();
+                failed_logins_->LogRest();
               },
           .on_guard_end = [this](GuardReason why) { context_.metrics.CountGuardEnd(NameOf(why)); },
           .logger = options.logger,
-          .failed_logins = &failed_logins_});
+          .failed_logins = failed_logins_});
 }
 
 absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOptions& given) {
@@ -362,8 +362,8 @@ absl::Status QuantdServer::StartMetrics(const ServerOptions& options) {
                            .waiting_calls = [this] { return waiting_calls(); },
                            .open_connections = [this] { return open_connections(); },
                            .refused_connections = [this] { return refused_connections(); },
-                           .failed_logins =
-                               [this](FailedLogins::Kind kind) { return failed_logins_.count(kind); },
+                           .failed_logins = [logins = failed_logins_](
+                                                FailedLogins::Kind kind) { return logins->count(kind); },
                            .certificate_expiry = expiry});
   for (const GuardReason reason : kGuardReasons) context_.metrics.AddGuardReason(NameOf(reason));
   QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseMetricsAddress(options.metrics));

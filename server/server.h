@@ -126,7 +126,7 @@ class QuantdServer {
   HealthStatus health_;
   CallerAccounts accounts_;
   IdleWatch idle_watch_;
-  FailedLogins failed_logins_;
+  const std::shared_ptr<FailedLogins> failed_logins_;  // gRPC's last handshakes may outlive this
   std::unique_ptr<TokenTable> tokens_;    // null: calls need none
   std::unique_ptr<TlsCertificates> tls_;  // null: plain TCP
   std::unique_ptr<SharedRegions> regions_;  // null: no UNIX socket, or turned off

@@ -17,7 +17,7 @@ namespace {
 
 // gRPC's log function has no argument of ours.
 Mutex mutex;
-std::string* tls_reason = nullptr;  // the first one; never freed, for gRPC's threads may outlive main
+std::string* tls_reason = nullptr;  // the first one; never freed: gRPC's threads may outlive main
 
 // Takes the reason out of OpenSSL's "error:0A000418:SSL routines::tlsv1 alert unknown ca".
 void Remember(absl::string_view message) {

@@ -9,8 +9,8 @@ namespace quantd::cli {
 // remembers what it has of TLS. To be called before anything of gRPC.
 void TakeGrpcLog();
 
-// Returns `status` with why TLS has failed, which gRPC 1.51 says in its log alone, if it has and the
-// server cannot be reached.
+// Returns `status` with why TLS has failed, which gRPC 1.51 says in its log alone, if it has and
+// the server cannot be reached.
 absl::Status WithTlsReason(const absl::Status& status);
 
 }  // namespace quantd::cli

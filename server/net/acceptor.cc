@@ -199,8 +199,8 @@ void Acceptor::TakeConnection(size_t listener, int fd, const sockaddr_storage& a
 
 void Acceptor::HandOver(const Listener& listener, int fd) {
   std::optional<HandshakeScope> handshakes;
-  if (options_.failed_logins != nullptr && !listener.socket.is_unix()) {
-    handshakes.emplace(PeerOf(fd), *options_.failed_logins);
+  if (!listener.socket.is_unix() && options_.failed_logins != nullptr) {
+    handshakes.emplace(PeerOf(fd), options_.failed_logins);
   }
   listener.take(fd);
 }

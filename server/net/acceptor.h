@@ -39,7 +39,7 @@ struct AcceptorOptions {
   // Counts a connection that its guard has ended, by any thread; null: nobody does.
   std::function<void(GuardReason)> on_guard_end;
   std::shared_ptr<spdlog::logger> logger;  // null: silent
-  FailedLogins* failed_logins = nullptr;   // told of users and of TLS handshakes; null: nobody is
+  std::shared_ptr<FailedLogins> failed_logins;  // of users and TLS handshakes; null: nobody is told
 };
 
 // Accepts connections and hands them to gRPC, which by itself neither bounds their number nor asks

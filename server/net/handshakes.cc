@@ -18,6 +18,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
+#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,7 +27,7 @@ namespace quantd {
 namespace {
 
 thread_local const HandshakeScope* scope = nullptr;
-int ssl_index = -1;  // of a Handshake, set before there is any SSL
+std::atomic<int> ssl_index = -1;  // of a Handshake, set before there is any SSL
 
 }  // namespace
 
@@ -43,7 +44,7 @@ struct Handshake {
   }
 
   const std::string peer;
-  FailedLogins& failed;
+  const std::shared_ptr<FailedLogins> failed;
   bool told = false;
 };
 
@@ -53,8 +54,8 @@ void WatchHandshakes() {
   ssl_index = index;
 }
 
-HandshakeScope::HandshakeScope(std::string peer, FailedLogins& failed)
-    : peer_(std::move(peer)), failed_(failed) {
+HandshakeScope::HandshakeScope(std::string peer, std::shared_ptr<FailedLogins> failed)
+    : peer_(std::move(peer)), failed_(std::move(failed)) {
   scope = this;
 }
 
@@ -75,7 +76,7 @@ bool Tell(const SSL* ssl, Handshake& handshake) {
   const bool is_certificate =
       ERR_GET_LIB(error) == ERR_LIB_SSL &&
       (verified != X509_V_OK || ERR_GET_REASON(error) == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE);
-  handshake.failed.Add(
+  handshake.failed->Add(
       is_certificate ? FailedLogins::Kind::kCertificate : FailedLogins::Kind::kTls, handshake.peer,
       why);
   return is_certificate;
@@ -90,8 +91,9 @@ extern "C" __attribute__((visibility("default"))) int SSL_do_handshake(SSL* ssl)
   static const auto do_handshake =
       reinterpret_cast<int (*)(SSL*)>(dlsym(RTLD_NEXT, "SSL_do_handshake"));
   const int result = do_handshake(ssl);
-  if (result > 0 || quantd::ssl_index < 0) return result;
-  auto* const handshake = static_cast<Handshake*>(SSL_get_ex_data(ssl, quantd::ssl_index));
+  const int index = quantd::ssl_index;
+  if (result > 0 || index < 0) return result;
+  auto* const handshake = static_cast<Handshake*>(SSL_get_ex_data(ssl, index));
   if (handshake == nullptr || handshake->told || SSL_get_error(ssl, result) != SSL_ERROR_SSL) {
     return result;
   }

@@ -1,6 +1,7 @@
 #ifndef QUANTD_SERVER_NET_HANDSHAKES_H_
 #define QUANTD_SERVER_NET_HANDSHAKES_H_
 
+#include <memory>
 #include <string>
 
 #include "server/observe/failed_logins.h"
@@ -11,10 +12,10 @@ namespace quantd {
 void WatchHandshakes();
 
 // The TLS handshakes that begin on this thread while it lives are those of a peer: how one fails is
-// told to `failed`, which outlives the connection. Not thread-safe.
+// told to `failed`. Not thread-safe.
 class HandshakeScope {
  public:
-  HandshakeScope(std::string peer, FailedLogins& failed);
+  HandshakeScope(std::string peer, std::shared_ptr<FailedLogins> failed);
   ~HandshakeScope();
   HandshakeScope(const HandshakeScope&) = delete;
   HandshakeScope& operator=(const HandshakeScope&) = delete;
@@ -22,7 +23,7 @@ class HandshakeScope {
  private:
   friend struct Handshake;
   const std::string peer_;
-  FailedLogins& failed_;
+  const std::shared_ptr<FailedLogins> failed_;
 };
 
 }  // namespace quantd

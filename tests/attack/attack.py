@@ -314,6 +314,7 @@ class Result:
 def target(folder, tls, *args, preexec_fn=None):
     """A server that has worked, and what asks for its health."""
     credentials, options = None, ()
+    folder.mkdir(exist_ok=True)
     if tls:
         authority = Authority(folder)
         certificate, key = authority.issue("server")
