@@ -164,6 +164,7 @@ int CheckConfig(const CLI::App& app, const Flags& flags) {
 
 int Main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);  // of a log that is redirected to a file
   TuneAllocator();
   SetGrpcSwitches();
   SkipDeadlockSearch();

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "core/base/minifloat.h"
+#include "core/base/status_macros.h"
 
 namespace quantd::cli {
 namespace {
@@ -59,22 +61,35 @@ DType ComparisonType(DType dtype) {
   return needs_double ? DType::kF64 : DType::kF32;
 }
 
-CompareSink::CompareSink(const TensorDesc& original, std::span<const std::byte> values)
+CompareSink::CompareSink(const TensorDesc& original, std::unique_ptr<ByteSource> values)
     : original_dtype_(original.dtype),
       decoded_dtype_(ComparisonType(original.dtype)),
-      original_(values) {}
+      source_(std::move(values)) {}
 
 absl::Status CompareSink::Begin(std::span<const PlaneDesc>) { return absl::OkStatus(); }
 
 absl::Status CompareSink::Restart() {
   next_elem_ = 0;
   carry_.clear();
+  original_.clear();
+  original_begin_elem_ = 0;
   figures_ = Figures();
-  return absl::OkStatus();
+  return source_->Rewind();
+}
+
+// Reads so many elements of the original, which follow those that were compared.
+absl::Status CompareSink::ReadOriginal(size_t num_elems) {
+  original_begin_elem_ = next_elem_;
+  original_.resize(num_elems * static_cast<size_t>(SizeOf(original_dtype_)));
+  if (num_elems == 0) return absl::OkStatus();
+  QUANTD_ASSIGN_OR_RETURN(const size_t got, source_->Read(original_));
+  if (got == original_.size()) return absl::OkStatus();
+  return absl::DataLossError("the original has fewer values");
 }
 
 absl::Status CompareSink::Write(int, int64_t, std::span<const std::byte> piece) {
   const auto elem_bytes = static_cast<size_t>(SizeOf(decoded_dtype_));
+  QUANTD_RETURN_IF_ERROR(ReadOriginal((carry_.size() + piece.size()) / elem_bytes));
   while (!carry_.empty() && !piece.empty()) {
     carry_.push_back(piece.front());
     piece = piece.subspan(1);
@@ -92,7 +107,8 @@ absl::Status CompareSink::Write(int, int64_t, std::span<const std::byte> piece) 
 
 void CompareSink::Take(std::span<const std::byte> elem) {
   const int64_t index = next_elem_++;
-  const double x = ReadElem(original_dtype_, original_.data() + index * SizeOf(original_dtype_));
+  const double x = ReadElem(original_dtype_, original_.data() + (index - original_begin_elem_) *
+                                                              SizeOf(original_dtype_));
   if (!std::isfinite(x)) return;
   const double y = ReadElem(decoded_dtype_, elem.data());
   const double error = x - y;
