@@ -25,6 +25,7 @@ class CompareSink final : public PlaneSink {
 
   absl::Status Begin(std::span<const PlaneDesc> planes) override;
   absl::Status Write(int plane, int64_t offset_bytes, std::span<const std::byte> piece) override;
+  absl::Status End() override;
   absl::Status Restart() override;
 
   // Count, energies and the largest error; min, max and moments are not filled in.

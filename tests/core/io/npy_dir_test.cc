@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/io/container.h"
 #include "core/io/npy.h"
-#include "core/io/npy_header.h"
+#include "core/io/safetensors_header.h"
 #include "tests/core/io/io_test_util.h"
 
 namespace quantd {
@@ -101,21 +101,22 @@ TEST(NpyDirTest, HoldsNoFileOpen) {
   EXPECT_TRUE(file->CheckUnchanged().ok());
 }
 
-// A header of this length is refused by safetensors; a folder has no such limit.
-TEST(NpyDirTest, WritesAndReadsMoreMetadataThanASafetensorsFileHolds) {
+// A list of this length is refused in safetensors; a folder has no such limit.
+TEST(NpyDirTest, ReadsAndWritesAListThatASafetensorsFileHasNoRoomFor) {
   const TempDir dir;
-  const Metadata metadata = {{"k", std::string(100'000'001, 'v')}};
-  const std::vector<StoredTensor> tensors = {Desc("w", DType::kUint8, {1})};
-  ExpectError(FindContainer("safetensors").value()->create(dir / "o", tensors, metadata).status(),
-              Code::kInvalidArgument, {"limit of 100000000", "--format npy"});
-  auto writer = FindContainer("npy").value()->create(dir / "out", tensors, metadata);
-  ASSERT_TRUE(writer.ok()) << writer.status();
-  ASSERT_TRUE((*writer)->WriteAt(0, 0, AsBytes("x")).ok());
-  const absl::Status status = (*writer)->Finish(metadata);
-  ASSERT_TRUE(status.ok()) << status;
-  const absl::StatusOr<TensorFile> file = TensorFile::Open(dir / "out", {});
+  PutFile(dir / kNpyIndexFile, "{}" + std::string(kMaxSafetensorsHeaderBytes, ' '));
+  const absl::StatusOr<TensorFile> file = TensorFile::Open(dir.path(), {});
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_EQ(file->metadata(), metadata);
+  EXPECT_TRUE(file->tensors().empty());
+
+  ContainerIndex index;
+  index.metadata = {{"k", std::string(100, 'v')}};
+  const std::string header = FormatSafetensorsHeader(index).value();
+  const auto size_bytes = static_cast<int64_t>(header.size());
+  EXPECT_EQ(*FormatSafetensorsHeader(index, size_bytes), header);
+  ExpectError(FormatSafetensorsHeader(index, size_bytes - 1).status(), Code::kInvalidArgument,
+              {"limit", "--format npy"});
+  EXPECT_GT(kMaxNpyIndexBytes, 10 * kMaxSafetensorsHeaderBytes);
 }
 
 TEST(NpyDirTest, CarriesOnTypesThatAreNoneOfOurs) {
