@@ -1,13 +1,13 @@
 #include "client/cli/compare.h"
 
-#include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <utility>
 
 #include "core/base/minifloat.h"
 #include "core/base/status_macros.h"
+#include "core/scheme/scheme.h"
+#include "core/simd/meter.h"
 
 namespace quantd::cli {
 namespace {
@@ -55,41 +55,43 @@ double ReadElem(DType dtype, const std::byte* from) {
 
 }  // namespace
 
-DType ComparisonType(DType dtype) {
-  const bool needs_double = dtype == DType::kF64 || dtype == DType::kInt32 ||
-                            dtype == DType::kUint32 || dtype == DType::kInt64;
-  return needs_double ? DType::kF64 : DType::kF32;
-}
+DType DefaultOutputType(DType dtype) { return IsDequantizeTarget(dtype) ? dtype : DType::kF32; }
 
 CompareSink::CompareSink(const TensorDesc& original, std::unique_ptr<ByteSource> values)
     : original_dtype_(original.dtype),
-      decoded_dtype_(ComparisonType(original.dtype)),
+      decoded_dtype_(DefaultOutputType(original.dtype)),
       source_(std::move(values)) {}
 
 absl::Status CompareSink::Begin(std::span<const PlaneDesc>) { return absl::OkStatus(); }
 
-absl::Status CompareSink::End() {
-  original_ = {};  // of many tensors, this would be much
-  return absl::OkStatus();
-}
-
 absl::Status CompareSink::Restart() {
-  next_elem_ = 0;
+  measured_elems_ = 0;
   carry_.clear();
   original_.clear();
   original_begin_elem_ = 0;
+  x_.clear();
+  y_.clear();
   figures_ = Figures();
   return source_->Rewind();
 }
 
 // Reads so many elements of the original, which follow those that were compared.
 absl::Status CompareSink::ReadOriginal(size_t num_elems) {
-  original_begin_elem_ = next_elem_;
+  original_begin_elem_ = measured_elems_ + std::ssize(x_);
   original_.resize(num_elems * static_cast<size_t>(SizeOf(original_dtype_)));
   if (num_elems == 0) return absl::OkStatus();
   QUANTD_ASSIGN_OR_RETURN(const size_t got, source_->Read(original_));
   if (got == original_.size()) return absl::OkStatus();
   return absl::DataLossError("the original has fewer values");
+}
+
+absl::Status CompareSink::End() {
+  MeasureTaken();
+  // Of many tensors, what is left here would be much.
+  original_ = {};
+  x_ = {};
+  y_ = {};
+  return absl::OkStatus();
 }
 
 absl::Status CompareSink::Write(int, int64_t, std::span<const std::byte> piece) {
@@ -111,20 +113,23 @@ absl::Status CompareSink::Write(int, int64_t, std::span<const std::byte> piece) 
 }
 
 void CompareSink::Take(std::span<const std::byte> elem) {
-  const int64_t index = next_elem_++;
-  const double x = ReadElem(original_dtype_, original_.data() + (index - original_begin_elem_) *
-                                                              SizeOf(original_dtype_));
-  if (!std::isfinite(x)) return;
-  const double y = ReadElem(decoded_dtype_, elem.data());
-  const double error = x - y;
-  ++figures_.count;
-  figures_.signal_energy += x * x;
-  figures_.error_energy += error * error;
-  figures_.cross_energy += x * y;
-  if (std::abs(error) > figures_.max_error) {
-    figures_.max_error = std::abs(error);
-    figures_.max_error_elem = index;
-  }
+  const int64_t index = measured_elems_ + std::ssize(x_);
+  const std::byte* const original =
+      original_.data() + (index - original_begin_elem_) * SizeOf(original_dtype_);
+  x_.push_back(ReadElem(original_dtype_, original));
+  y_.push_back(ReadElem(decoded_dtype_, elem.data()));
+  if (std::ssize(x_) == kTileElems) MeasureTaken();
+}
+
+void CompareSink::MeasureTaken() {
+  if (x_.empty()) return;
+  const TileFigures tile = MeasureTile(x_.data(), y_.data(), std::ssize(x_));
+  Figures figures = ToFigures(tile);
+  if (tile.max_error_idx >= 0) figures.max_error_elem = measured_elems_ + tile.max_error_idx;
+  figures_.Merge(figures);
+  measured_elems_ += std::ssize(x_);
+  x_.clear();
+  y_.clear();
 }
 
 }  // namespace quantd::cli

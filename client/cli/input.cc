@@ -193,6 +193,10 @@ absl::StatusOr<std::vector<std::string>> Input::Select(const SelectOptions& opti
     } else if (const StoredTensor stored = this->stored(why_kept.size());
                stored.is_foreign() || !IsQuantizable(tensor.dtype)) {
       why_kept.push_back(absl::StrCat(TypeName(stored), " cannot be quantized"));
+      if (!included) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(tensor.name, ": --include takes it, but ", why_kept.back(),
+                       "; convert it first, to f32 for one, or keep it by --exclude"));
     } else {
       why_kept.push_back(included || single_ ? "" : WhyKeptByKind(tensor));
     }
