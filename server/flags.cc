@@ -6,8 +6,8 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/time/time.h"
+#include "core/io/machine_memory.h"
 #include "server/config_file.h"
-#include "server/machine_memory.h"
 
 namespace quantd {
 

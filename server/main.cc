@@ -21,11 +21,11 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "core/exec/allocator.h"
+#include "core/io/machine_memory.h"
 #include "core/simd/targets.h"
 #include "proto/grpc_switches.h"
 #include "server/config_file.h"
 #include "server/flags.h"
-#include "server/machine_memory.h"
 #include "server/observe/log.h"
 #include "server/observe/process_status.h"
 #include "server/resolved_options.h"
@@ -186,6 +186,7 @@ void RaiseDescriptorLimit() {
 
 int Main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);  // of a log that is redirected to a file
   RaiseDescriptorLimit();
   TuneAllocator();
   SetGrpcSwitches();

@@ -28,6 +28,7 @@ set(fenced
   "^hwy/"                           "^(core|tests)/"
   "^spdlog/"                        "^(server|client/cli|tests)/"
   "^CLI/"                           "^(server|client/cli)/"
+  "^re2/"                           "^client/cli/"
   "^fstream$"                       "^(core/io|client/cli|server|tests)/"
   "^fcntl\\.h$"                     "^(core/io|client/cli|server|tests)/")
 

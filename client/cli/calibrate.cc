@@ -21,6 +21,7 @@ struct Options {
   InputOptions input;
   SelectOptions select;
   std::string spec, output;
+  bool force = false;
 };
 
 struct Calibrated {
@@ -32,6 +33,7 @@ absl::StatusOr<std::vector<Calibrated>> CalibrateAll(const Globals& globals,
                                                      const Options& options) {
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, ParseSpec(options.spec));
   QUANTD_ASSIGN_OR_RETURN(const Input input, Input::Open(options.input));
+  QUANTD_RETURN_IF_ERROR(CheckOverwrites(options.output, input, "", options.force));
   QUANTD_ASSIGN_OR_RETURN(const auto why_kept, input.Select(options.select));
   QUANTD_RETURN_IF_ERROR(CheckAnySelected(input, why_kept));
   QUANTD_ASSIGN_OR_RETURN(const auto connection, Connection::Open(globals));
@@ -50,6 +52,7 @@ absl::StatusOr<std::vector<Calibrated>> CalibrateAll(const Globals& globals,
     if (!info.ok()) return connection->ErrorOf(input.tensor(i).name, info.status());
     calibrated.push_back({input.tensor(i), *std::move(info)});
   }
+  QUANTD_RETURN_IF_ERROR(FileError(input.CheckUnchanged()));
   return calibrated;
 }
 
@@ -132,6 +135,7 @@ Command AddCalibrate(CLI::App& app, const Globals& globals) {
       ->required();
   options->select.AddTo(*command);
   command->add_option("-o,--output", options->output, "JSON file to write");
+  AddForce(*command, options->force);
   return {command, [options, &globals] { return Run(globals, *options); }};
 }
 

@@ -2,8 +2,10 @@
 
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "core/base/minifloat.h"
+#include "core/base/status_macros.h"
 #include "core/scheme/scheme.h"
 #include "core/simd/meter.h"
 
@@ -55,29 +57,46 @@ double ReadElem(DType dtype, const std::byte* from) {
 
 DType DefaultOutputType(DType dtype) { return IsDequantizeTarget(dtype) ? dtype : DType::kF32; }
 
-CompareSink::CompareSink(const TensorDesc& original, std::span<const std::byte> values)
+CompareSink::CompareSink(const TensorDesc& original, std::unique_ptr<ByteSource> values)
     : original_dtype_(original.dtype),
       decoded_dtype_(DefaultOutputType(original.dtype)),
-      original_(values) {}
+      source_(std::move(values)) {}
 
 absl::Status CompareSink::Begin(std::span<const PlaneDesc>) { return absl::OkStatus(); }
 
 absl::Status CompareSink::Restart() {
   measured_elems_ = 0;
   carry_.clear();
+  original_.clear();
+  original_begin_elem_ = 0;
   x_.clear();
   y_.clear();
   figures_ = Figures();
-  return absl::OkStatus();
+  return source_->Rewind();
+}
+
+// Reads so many elements of the original, which follow those that were compared.
+absl::Status CompareSink::ReadOriginal(size_t num_elems) {
+  original_begin_elem_ = measured_elems_ + std::ssize(x_);
+  original_.resize(num_elems * static_cast<size_t>(SizeOf(original_dtype_)));
+  if (num_elems == 0) return absl::OkStatus();
+  QUANTD_ASSIGN_OR_RETURN(const size_t got, source_->Read(original_));
+  if (got == original_.size()) return absl::OkStatus();
+  return absl::DataLossError("the original has fewer values");
 }
 
 absl::Status CompareSink::End() {
   MeasureTaken();
+  // Of many tensors, what is left here would be much.
+  original_ = {};
+  x_ = {};
+  y_ = {};
   return absl::OkStatus();
 }
 
 absl::Status CompareSink::Write(int, int64_t, std::span<const std::byte> piece) {
   const auto elem_bytes = static_cast<size_t>(SizeOf(decoded_dtype_));
+  QUANTD_RETURN_IF_ERROR(ReadOriginal((carry_.size() + piece.size()) / elem_bytes));
   while (!carry_.empty() && !piece.empty()) {
     carry_.push_back(piece.front());
     piece = piece.subspan(1);
@@ -95,7 +114,9 @@ absl::Status CompareSink::Write(int, int64_t, std::span<const std::byte> piece) 
 
 void CompareSink::Take(std::span<const std::byte> elem) {
   const int64_t index = measured_elems_ + std::ssize(x_);
-  x_.push_back(ReadElem(original_dtype_, original_.data() + index * SizeOf(original_dtype_)));
+  const std::byte* const original =
+      original_.data() + (index - original_begin_elem_) * SizeOf(original_dtype_);
+  x_.push_back(ReadElem(original_dtype_, original));
   y_.push_back(ReadElem(decoded_dtype_, elem.data()));
   if (std::ssize(x_) == kTileElems) MeasureTaken();
 }

@@ -1,9 +1,11 @@
 #ifndef QUANTD_CLIENT_CLI_COMPARE_H_
 #define QUANTD_CLIENT_CLI_COMPARE_H_
 
+#include <memory>
 #include <span>
 #include <vector>
 
+#include "client/byte_source.h"
 #include "client/plane_sink.h"
 #include "core/session/report.h"
 #include "core/tensor/shape.h"
@@ -18,8 +20,8 @@ DType DefaultOutputType(DType dtype);
 // Not thread-safe.
 class CompareSink final : public PlaneSink {
  public:
-  // The values that come in are of DefaultOutputType. `values` outlives this.
-  CompareSink(const TensorDesc& original, std::span<const std::byte> values);
+  // The values that come in are of DefaultOutputType. `values` gives the original's.
+  CompareSink(const TensorDesc& original, std::unique_ptr<ByteSource> values);
 
   absl::Status Begin(std::span<const PlaneDesc> planes) override;
   absl::Status Write(int plane, int64_t offset_bytes, std::span<const std::byte> piece) override;
@@ -30,11 +32,14 @@ class CompareSink final : public PlaneSink {
   const Figures& figures() const { return figures_; }
 
  private:
+  absl::Status ReadOriginal(size_t num_elems);
   void Take(std::span<const std::byte> elem);
   void MeasureTaken();
 
   const DType original_dtype_, decoded_dtype_;
-  const std::span<const std::byte> original_;
+  const std::unique_ptr<ByteSource> source_;
+  std::vector<std::byte> original_;  // the next elements, from original_begin_elem_ on
+  int64_t original_begin_elem_ = 0;
   std::vector<std::byte> carry_;  // the beginning of an element that a cut went through
   int64_t measured_elems_ = 0;
   std::vector<double> x_, y_;  // taken since: at most a tile

@@ -20,6 +20,7 @@ namespace {
 
 struct Options {
   std::string input, output, dtype, format;
+  bool force = false;
 };
 
 // One tensor of the output: a packed one, or one that is copied.
@@ -50,6 +51,7 @@ class Run {
     }
     QUANTD_ASSIGN_OR_RETURN(container_, OutputContainer(options_.output, options_.format));
     QUANTD_ASSIGN_OR_RETURN(file_, OpenPacked(options_.input));
+    QUANTD_RETURN_IF_ERROR(CheckOverwrites(options_.output, *file_.input, "", options_.force));
     std::map<size_t, OutputTensor> by_place;
     for (const PackedTensor& packed : file_.packed) {
       OutputTensor tensor{packed.entry.tensor, &packed, packed.planes[0]};
@@ -76,19 +78,21 @@ class Run {
   }
 
   absl::Status DequantizeAll() {
-    std::vector<TensorDesc> descs;
+    std::vector<StoredTensor> stored;
     int64_t total_bytes = 0;
     for (const OutputTensor& tensor : tensors_) {
-      descs.push_back(tensor.desc);
+      stored.push_back(file_.input->stored(tensor.place));  // of packed ones, the codes
       if (tensor.packed == nullptr) continue;
+      stored.back().desc = tensor.desc;
       for (const size_t place : tensor.packed->planes)
         total_bytes += file_.input->size_bytes(place);
     }
     QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<GuardedWriter> writer,
-                            GuardedWriter::Create(*container_, options_.output, descs,
+                            GuardedWriter::Create(*container_, options_.output, stored,
                                                   OutputMetadata(), globals_.interrupts));
     Progress progress("dequantizing", total_bytes, globals_.quiet);
     QUANTD_RETURN_IF_ERROR(RunJobs(*writer, progress));
+    QUANTD_RETURN_IF_ERROR(FileError(file_.input->CheckUnchanged()));
     elapsed_ = progress.elapsed();
     return Named(options_.output, writer->Finish(OutputMetadata()));
   }
@@ -157,18 +161,20 @@ class Run {
           packed_bytes += file_.input->size_bytes(place);
         }
       }
-      const int64_t value_bytes = SizeBytes(tensor.desc).value_or(0);
+      const std::string type = copied ? TypeName(file_.input->stored(tensor.place))
+                                      : std::string(NameOf(tensor.desc.dtype));
+      const int64_t value_bytes = copied ? packed_bytes : SizeBytes(tensor.desc).value_or(0);
       std::string note =
           copied ? "kept as it was" : absl::StrCat("from ", ShortSpec(tensor.packed->entry.spec));
       if (tensor.saturated > 0) {
         absl::StrAppend(&note, "; ", SaturatedText(tensor.saturated, tensor.desc.dtype));
       }
       table.AddRow({Printable(tensor.desc.name), ShapeText(tensor.desc.shape),
-                    std::string(NameOf(tensor.desc.dtype)), HumanBytes(packed_bytes),
+                    type, HumanBytes(packed_bytes),
                     HumanBytes(value_bytes), Printable(note)});
       Json& json = list.emplace_back();
       json["name"] = tensor.desc.name;
-      json["dtype"] = std::string(NameOf(tensor.desc.dtype));
+      json["dtype"] = type;
       json["shape"] = ToJson(tensor.desc.shape);
       json["dequantized"] = !copied;
       json["packed_bytes"] = packed_bytes;
@@ -213,6 +219,7 @@ Command AddDequantize(CLI::App& app, const Globals& globals) {
   command->add_option("--dtype", options->dtype,
                       "f64, f32, f16 or bf16 (default: the original type, f32 for integers)");
   command->add_option("--format", options->format, "safetensors or npy (default: by extension)");
+  AddForce(*command, options->force);
   return {command, [options, &globals] { return Run(globals, *options)(); }};
 }
 

@@ -1,13 +1,20 @@
 #include "client/cli/embedded.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "client/client.h"
 #include "client/connect.h"
 #include "core/base/status_macros.h"
+#include "core/io/machine_memory.h"
 #include "server/server.h"
 
 namespace quantd::cli {
+namespace {
+
+constexpr int64_t kMaxDefaultBudgetBytes = int64_t{1} << 30;
+
+}  // namespace
 
 struct EmbeddedService::Impl {
   std::unique_ptr<QuantdServer> server;
@@ -20,9 +27,10 @@ absl::StatusOr<std::unique_ptr<EmbeddedService>> EmbeddedService::Start(
     const EmbeddedOptions& options) {
   KeepGrpcUp();
   ServerOptions server_options;
-  if (options.memory_budget_bytes != 0) {
-    server_options.memory_budget_bytes = options.memory_budget_bytes;
-  }
+  // As the server's own default, but no more than a program beside others should take.
+  server_options.memory_budget_bytes = options.memory_budget_bytes != 0
+                                           ? options.memory_budget_bytes
+                                           : std::min(kMaxDefaultBudgetBytes, MachineMemoryBytes() / 2);
   // One client only: a tensor may have most of what there is.
   server_options.session_budget_bytes = server_options.memory_budget_bytes / 4 * 3;
   server_options.threads = options.worker_threads;

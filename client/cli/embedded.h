@@ -11,7 +11,8 @@
 namespace quantd::cli {
 
 struct EmbeddedOptions {
-  int64_t memory_budget_bytes = 0;  // 0: the server's default
+  // 0: half of what the machine or the cgroup has, at most 1 GiB
+  int64_t memory_budget_bytes = 0;
   int worker_threads = 0;           // 0: the server's default
 };
 

@@ -1,39 +1,68 @@
 #include "client/cli/input.h"
 
+#include <re2/re2.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
-#include <regex>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/exit_code.h"
+#include "client/file_source.h"
 #include "core/base/status_macros.h"
 
 namespace quantd::cli {
 namespace {
 
-absl::StatusOr<std::vector<std::regex>> Compile(const std::vector<std::string>& patterns) {
-  std::vector<std::regex> compiled;
+// Patterns come from users: RE2 takes time in proportion to the name, and no stack, whatever they are.
+using Patterns = std::vector<std::unique_ptr<RE2>>;
+
+absl::StatusOr<Patterns> Compile(const std::vector<std::string>& patterns) {
+  Patterns compiled;
   for (const std::string& pattern : patterns) {
-    try {
-      compiled.emplace_back(pattern);
-    } catch (const std::regex_error& error) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("regular expression '", pattern, "': ", error.what()));
+    RE2::Options options;
+    options.set_log_errors(false);
+    compiled.push_back(std::make_unique<RE2>(pattern, options));
+    if (!compiled.back()->ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("regular expression '", pattern, "': ",
+                                                     compiled.back()->error(),
+                                                     "; RE2's syntax is what there is"));
     }
   }
   return compiled;
 }
 
-bool AnyMatches(const std::vector<std::regex>& patterns, const std::string& name) {
-  for (const std::regex& pattern : patterns) {
-    if (std::regex_search(name, pattern)) return true;
-  }
-  return false;
+bool AnyMatches(const Patterns& patterns, const std::string& name) {
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&name](const auto& pattern) { return RE2::PartialMatch(name, *pattern); });
 }
+
+// The values of a tensor of a file, whose errors are those of a file.
+class InputSource final : public ByteSource {
+ public:
+  explicit InputSource(TensorReader reader) : source_(std::move(reader)) {}
+
+  int64_t size_bytes() const override { return source_.size_bytes(); }
+  absl::StatusOr<SourcePiece> Next(int64_t max_bytes) override {
+    absl::StatusOr<SourcePiece> piece = source_.Next(max_bytes);
+    if (!piece.ok()) return FileError(piece.status());
+    return piece;
+  }
+  absl::StatusOr<size_t> Read(std::span<std::byte> out) override {
+    const absl::StatusOr<size_t> count = source_.Read(out);
+    if (!count.ok()) return FileError(count.status());
+    return count;
+  }
+  bool can_rewind() const override { return true; }
+  absl::Status Rewind() override { return source_.Rewind(); }
+
+ private:
+  FileSource source_;
+};
 
 std::string WhyKeptByKind(const TensorDesc& tensor) {
   if (!IsFloat(tensor.dtype)) return "integers";
@@ -56,7 +85,7 @@ void InputOptions::AddTo(CLI::App& command) {
 
 void SelectOptions::AddTo(CLI::App& command) {
   command.add_option("--include", include,
-                     "quantize only tensors whose name matches this regular expression; takes "
+                     "quantize only tensors whose name matches this regular expression (RE2); takes "
                      "integer tensors and those of rank 0 and 1 in, which are kept otherwise");
   command.add_option("--exclude", exclude, "keep tensors whose name matches");
 }
@@ -113,16 +142,40 @@ absl::StatusOr<Input> Input::Open(const InputOptions& options) {
   return input;
 }
 
+StoredTensor Input::stored(size_t i) const {
+  if (file_ == nullptr) return tensors_[i];
+  return file_->tensors()[i];
+}
+
 std::unique_ptr<ByteSource> Input::MakeSource(size_t i) const {
   if (file_ == nullptr) {
     return std::make_unique<FdSource>(STDIN_FILENO, sizes_bytes_[i], "standard input");
   }
-  return std::make_unique<MemorySource>(file_->Values(i), file_);
+  return std::make_unique<InputSource>(file_->MakeReader(i));
 }
 
-std::optional<std::span<const std::byte>> Input::Values(size_t i) const {
-  if (file_ == nullptr) return std::nullopt;
-  return file_->Values(i);
+bool Input::Reads(const FileId& file) const {
+  if (file_ != nullptr) return file_->Reads(file);
+  return FileIdOf("/proc/self/fd/0") == file;  // a file that was redirected
+}
+
+absl::Status Input::CheckUnchanged() const {
+  return file_ == nullptr ? absl::OkStatus() : file_->CheckUnchanged();
+}
+
+absl::Status CheckOverwrites(const std::string& output, const Input& input,
+                             const std::string& other, bool force) {
+  const std::optional<FileId> file = FileIdOf(output);
+  if (force || !file.has_value()) return absl::OkStatus();
+  const bool is_other = !other.empty() && FileIdOf(other) == file;
+  if (!is_other && !input.Reads(*file)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(output, ": is ", is_other ? other : "the input itself",
+                   ", which would be replaced; name another output, or say --force"));
+}
+
+void AddForce(CLI::App& command, bool& force) {
+  command.add_flag("--force", force, "replace the input, where the output is the same file");
 }
 
 absl::StatusOr<std::vector<std::string>> Input::Select(const SelectOptions& options) const {
@@ -137,8 +190,9 @@ absl::StatusOr<std::vector<std::string>> Input::Select(const SelectOptions& opti
       why_kept.push_back("not included");
     } else if (AnyMatches(exclude, tensor.name)) {
       why_kept.push_back("excluded");
-    } else if (!IsQuantizable(tensor.dtype)) {
-      why_kept.push_back(absl::StrCat(NameOf(tensor.dtype), " cannot be quantized"));
+    } else if (const StoredTensor stored = this->stored(why_kept.size());
+               stored.is_foreign() || !IsQuantizable(tensor.dtype)) {
+      why_kept.push_back(absl::StrCat(TypeName(stored), " cannot be quantized"));
       if (!included) continue;
       return absl::InvalidArgumentError(
           absl::StrCat(tensor.name, ": --include takes it, but ", why_kept.back(),

@@ -43,11 +43,20 @@ class Input {
   int64_t size_bytes(size_t i) const { return sizes_bytes_[i]; }
   const Metadata& metadata() const { return metadata_; }
 
+  // Returns tensor `i` as the file has it, with what is only carried on.
+  StoredTensor stored(size_t i) const;
+
+  // True if the format holds one tensor, whose name is then the file's.
+  bool is_single() const { return single_; }
+
   // Returns the tensor's bytes, once only if it is a pipe. Valid while this object lives.
   std::unique_ptr<ByteSource> MakeSource(size_t i) const;
 
-  // Returns the values of a tensor of a file, else nothing.
-  std::optional<std::span<const std::byte>> Values(size_t i) const;
+  // True if `file` is one that tensors come from.
+  bool Reads(const FileId& file) const;
+
+  // kDataLoss if a file has changed since it was opened.
+  absl::Status CheckUnchanged() const;
 
   // Returns for each tensor why it is kept, or an empty text where it is to be quantized.
   // kInvalidArgument: a regular expression that is none, or that takes nothing, or a tensor of a
@@ -63,6 +72,14 @@ class Input {
   std::vector<int64_t> sizes_bytes_;
   Metadata metadata_;
 };
+
+// kFailedPrecondition if `output` is a file that `input` reads, or the file `other` (empty: none), by
+// whatever name, and not `force`: it would be replaced.
+absl::Status CheckOverwrites(const std::string& output, const Input& input,
+                             const std::string& other, bool force);
+
+// Adds --force to a command with an output.
+void AddForce(CLI::App& command, bool& force);
 
 // Reads "128x64", "128,64" or "scalar".
 absl::StatusOr<Shape> ParseShape(const std::string& text);

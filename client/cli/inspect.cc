@@ -20,8 +20,9 @@ namespace {
 std::map<std::string, std::string> PlaneNotes(const std::map<std::string, PackedEntry>& entries) {
   std::map<std::string, std::string> notes;
   for (const auto& [name, entry] : entries) {
-    for (const std::string& plane : entry.planes) {
-      notes[PlaneTensorName(name, plane)] =
+    for (size_t k = 0; k < entry.planes.size(); ++k) {
+      const std::string& plane = entry.planes[k];
+      notes[entry.names[k]] =
           plane == "codes" ? absl::StrCat(ShortSpec(entry.spec), " of ", NameOf(entry.tensor.dtype),
                                           " ", ShapeText(entry.tensor.shape))
                            : absl::StrCat(plane, " of ", name);
@@ -50,7 +51,7 @@ void PrintAsJson(const std::string& path, const Input& input,
   json["tensors"] = Json::array();
   for (size_t i = 0; i < input.size(); ++i) {
     json["tensors"].push_back({{"name", input.tensor(i).name},
-                               {"dtype", std::string(NameOf(input.tensor(i).dtype))},
+                               {"dtype", TypeName(input.stored(i))},
                                {"shape", ToJson(input.tensor(i).shape)},
                                {"size_bytes", input.size_bytes(i)}});
   }
@@ -77,7 +78,7 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const InputOptions& options
     const TensorDesc& tensor = input.tensor(i);
     const auto note = notes.find(tensor.name);
     table.AddRow({Printable(tensor.name), ShapeText(tensor.shape),
-                  std::string(NameOf(tensor.dtype)), HumanBytes(input.size_bytes(i)),
+                  TypeName(input.stored(i)), HumanBytes(input.size_bytes(i)),
                   note == notes.end() ? "" : Printable(note->second)});
     total_bytes += input.size_bytes(i);
     total_elems += tensor.shape.num_elems();

@@ -46,7 +46,10 @@ void SetHandlers(void (*handler)(int)) {
 }  // namespace
 
 Interrupts::Interrupts() {
-  signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of a write, not the end of everything
+  // A closed pipe, and a file beyond the limit of sizes, are errors of a write, not the end of
+  // everything.
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
   if (pipe2(pipe_fds_, O_CLOEXEC) != 0) return;  // signals then end the process as they do
   handler_fd = pipe_fds_[1];
   thread_ = std::thread([this] { Main(); });
@@ -83,7 +86,7 @@ void SayWhatIsLeftBehind(const std::string& path) {
 }
 
 absl::StatusOr<std::unique_ptr<GuardedWriter>> GuardedWriter::Create(
-    const Container& container, const std::string& path, std::vector<TensorDesc> tensors,
+    const Container& container, const std::string& path, std::vector<StoredTensor> tensors,
     const Metadata& announced, Interrupts* interrupts) {
   SayWhatIsLeftBehind(path);
   std::unique_ptr<GuardedWriter> guarded(new GuardedWriter(interrupts));

@@ -43,7 +43,7 @@ class GuardedWriter {
   // Starts an output as Container::create does; errors name `path`. `interrupts` outlives it.
   static absl::StatusOr<std::unique_ptr<GuardedWriter>> Create(const Container& container,
                                                                const std::string& path,
-                                                               std::vector<TensorDesc> tensors,
+                                                               std::vector<StoredTensor> tensors,
                                                                const Metadata& announced,
                                                                Interrupts* interrupts);
   ~GuardedWriter();

@@ -1,5 +1,6 @@
 #include "client/cli/metadata.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -19,6 +20,20 @@ constexpr char kVersion[] = "1";
 
 absl::Status Damaged(absl::string_view key, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("metadata ", key, ": ", what));
+}
+
+// Takes over the names of planes that have another one than PlaneTensorName.
+absl::Status ReadNames(const std::string& key, const Json& json, PackedEntry& entry) {
+  if (!json.contains("tensors")) return absl::OkStatus();
+  if (!json["tensors"].is_object()) return Damaged(key, "tensors is no object");
+  for (const auto& [plane, name] : json["tensors"].items()) {
+    const auto found = std::find(entry.planes.begin(), entry.planes.end(), plane);
+    if (found == entry.planes.end() || !name.is_string()) {
+      return Damaged(key, absl::StrCat("tensors has ", plane, ", which is no plane with a name"));
+    }
+    entry.names[static_cast<size_t>(found - entry.planes.begin())] = name.get<std::string>();
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<PackedEntry> ReadEntry(const std::string& key, const std::string& text) {
@@ -45,7 +60,9 @@ absl::StatusOr<PackedEntry> ReadEntry(const std::string& key, const std::string&
     if (!digest.is_string()) return Damaged(key, "a digest is no text");
     entry.planes.push_back(plane);
     entry.digests.push_back(digest.get<std::string>());
+    entry.names.push_back(PlaneTensorName(entry.tensor.name, plane));
   }
+  QUANTD_RETURN_IF_ERROR(ReadNames(key, json, entry));
   if (entry.planes.empty() || entry.planes[0] != "codes") {
     return Damaged(key, "the first digest is not that of codes");
   }
@@ -58,9 +75,11 @@ std::string PlaneTensorName(const std::string& tensor, const std::string& plane)
   return plane == "codes" ? tensor : absl::StrCat(tensor, ".", plane);
 }
 
-PackedEntry AnnouncedEntry(const TensorDesc& tensor, const TensorPlan& plan) {
+PackedEntry AnnouncedEntry(const TensorDesc& tensor, const TensorPlan& plan,
+                           std::vector<std::string> names) {
   PackedEntry entry;
   entry.tensor = tensor;
+  entry.names = std::move(names);
   entry.spec = plan.resolved_spec;
   for (const PlaneDesc& plane : plan.planes) {
     entry.planes.push_back(plane.name);
@@ -76,6 +95,10 @@ void AddEntry(const PackedEntry& entry, Metadata& metadata) {
   json["shape"] =
       std::vector<int64_t>(entry.tensor.shape.dims().begin(), entry.tensor.shape.dims().end());
   json["digests"] = std::move(digests);
+  for (size_t i = 0; i < entry.planes.size(); ++i) {
+    if (entry.names[i] == PlaneTensorName(entry.tensor.name, entry.planes[i])) continue;
+    json["tensors"][entry.planes[i]] = entry.names[i];
+  }
   metadata[kVersionKey] = kVersion;
   metadata[absl::StrCat(kPrefix, entry.tensor.name)] =
       json.dump(-1, ' ', false, Json::error_handler_t::replace);

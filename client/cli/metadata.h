@@ -15,21 +15,26 @@ namespace quantd::cli {
 
 // What a file says of one packed tensor, under the key "quantd.NAME" as JSON:
 //   {"spec": "int8:...", "dtype": "f32", "shape": [2, 3], "digests": {"codes": "xxh3_4k:..."}}
-// Its planes are the tensors NAME (codes) and NAME.PLANE. "quantd.version" is "1".
+// Its planes are the tensors NAME (codes) and NAME.PLANE. Where a tensor of the file already has
+// such a name, the plane has another, and "tensors": {"PLANE": NAME} says which. "quantd.version"
+// is "1".
 struct PackedEntry {
   TensorDesc tensor;                 // the original
   std::string spec;                  // resolved
   std::vector<std::string> planes;   // codes first
+  std::vector<std::string> names;    // of the tensors that the planes are, likewise
   std::vector<std::string> digests;  // one a plane
 };
 
 inline constexpr char kVersionKey[] = "quantd.version";
 
-// Returns the name that plane `plane` of tensor `tensor` has in a file.
+// Returns the name that plane `plane` of tensor `tensor` has in a file unless it is taken.
 std::string PlaneTensorName(const std::string& tensor, const std::string& plane);
 
 // Returns the entry of a planned tensor, with digests of the right length and no meaning.
-PackedEntry AnnouncedEntry(const TensorDesc& tensor, const TensorPlan& plan);
+// `names` are those of its planes.
+PackedEntry AnnouncedEntry(const TensorDesc& tensor, const TensorPlan& plan,
+                           std::vector<std::string> names);
 
 // Adds the entry, and the version, to `metadata`.
 void AddEntry(const PackedEntry& entry, Metadata& metadata);

@@ -1,6 +1,6 @@
 #include "client/cli/packed_output.h"
 
-#include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,20 +12,41 @@ namespace {
 
 constexpr int64_t kCopyBytes = 4 << 20;
 
-// Finds two tensors that would have one name. Not thread-safe.
-class NameCheck {
+// Names of the output's tensors: those of the input, and those of planes that give way to them.
+// "w" as int8, beside a tensor "w.scale", has its scales in "w.scale.2". Not thread-safe.
+class NameBook {
  public:
-  absl::Status Add(const std::string& name, std::string what) {
-    const auto [found, is_new] = names_.emplace(name, what);
-    if (is_new) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat(name, ": ", what, " and ", found->second,
-                                                   " would have one name in the output; exclude "
-                                                   "one of them"));
+  explicit NameBook(const Input& input) {
+    for (size_t i = 0; i < input.size(); ++i) taken_.insert(input.tensor(i).name);
+  }
+
+  // Returns the names of the planes of `tensor`.
+  std::vector<std::string> TakeNames(const TensorDesc& tensor, const TensorPlan& plan) {
+    std::vector<std::string> names;
+    for (const PlaneDesc& plane : plan.planes) {
+      const std::string wanted = PlaneTensorName(tensor.name, plane.name);
+      std::string name = wanted;
+      // The codes have the tensor's own name.
+      for (int n = 2; name != tensor.name && !taken_.insert(name).second; ++n) {
+        name = absl::StrCat(wanted, ".", n);
+      }
+      names.push_back(std::move(name));
+    }
+    return names;
   }
 
  private:
-  std::map<std::string, std::string> names_;
+  std::set<std::string> taken_;
 };
+
+// Returns kInvalidArgument if the metadata of a tensor that is quantized has a key that is taken.
+absl::Status CheckKey(const TensorDesc& tensor) {
+  if (absl::StrCat("quantd.", tensor.name) != kVersionKey) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("a tensor called ", tensor.name, " cannot be quantized: the format keeps its "
+                   "version under the key ", kVersionKey, "; keep it by --exclude '^", tensor.name,
+                   "$'"));
+}
 
 }  // namespace
 
@@ -59,26 +80,26 @@ absl::StatusOr<std::unique_ptr<PackedOutput>> PackedOutput::Create(
     std::span<const std::optional<TensorPlan>> plans, Interrupts* interrupts) {
   std::unique_ptr<PackedOutput> output(new PackedOutput);
   output->input_metadata_ = input.metadata();
-  NameCheck names, keys;
-  QUANTD_RETURN_IF_ERROR(keys.Add(kVersionKey, "the format's version"));
-  std::vector<TensorDesc> tensors;
+  NameBook names(input);
+  std::vector<StoredTensor> tensors;
   for (size_t i = 0; i < input.size(); ++i) {
     const TensorDesc& tensor = input.tensor(i);
     output->first_.push_back(tensors.size());
+    StoredTensor stored = input.stored(i);
     if (!plans[i].has_value()) {
-      QUANTD_RETURN_IF_ERROR(names.Add(tensor.name, "the tensor"));
-      tensors.push_back(tensor);
+      tensors.push_back(std::move(stored));
       output->entries_.emplace_back();
       continue;
     }
-    QUANTD_RETURN_IF_ERROR(keys.Add(absl::StrCat("quantd.", tensor.name), "the tensor's metadata"));
-    for (const PlaneDesc& plane : plans[i]->planes) {
-      std::string name = PlaneTensorName(tensor.name, plane.name);
-      QUANTD_RETURN_IF_ERROR(
-          names.Add(name, absl::StrCat("plane ", plane.name, " of ", tensor.name)));
-      tensors.push_back({std::move(name), plane.dtype, plane.shape});
+    QUANTD_RETURN_IF_ERROR(CheckKey(tensor));
+    std::vector<std::string> plane_names = names.TakeNames(tensor, *plans[i]);
+    for (size_t k = 0; k < plane_names.size(); ++k) {
+      const PlaneDesc& plane = plans[i]->planes[k];
+      tensors.push_back(TensorDesc{plane_names[k], plane.dtype, plane.shape});
+      // What else the header says of the tensor goes with its name.
+      if (plane_names[k] == tensor.name) tensors.back().extra = std::move(stored.extra);
     }
-    output->entries_.push_back(AnnouncedEntry(tensor, *plans[i]));
+    output->entries_.push_back(AnnouncedEntry(tensor, *plans[i], std::move(plane_names)));
   }
   QUANTD_ASSIGN_OR_RETURN(output->writer_,
                           GuardedWriter::Create(container, path, std::move(tensors),

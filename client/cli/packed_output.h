@@ -46,7 +46,7 @@ absl::Status CopyTo(ByteSource& source, GuardedWriter& writer, size_t tensor);
 class PackedOutput {
  public:
   // `plans` has an entry for each tensor of the input, absent for those that are kept.
-  // kInvalidArgument: two tensors of the output have one name.
+  // kInvalidArgument: a tensor cannot be quantized because of its name.
   static absl::StatusOr<std::unique_ptr<PackedOutput>> Create(
       const std::string& path, const Container& container, const Input& input,
       std::span<const std::optional<TensorPlan>> plans, Interrupts* interrupts);

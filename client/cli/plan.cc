@@ -42,10 +42,11 @@ Json PlanJson(const TensorDesc& tensor, const TensorPlan& plan) {
   return json;
 }
 
-Json KeptJson(const TensorDesc& tensor, int64_t size_bytes, const std::string& why) {
+Json KeptJson(const StoredTensor& stored, int64_t size_bytes, const std::string& why) {
+  const TensorDesc& tensor = stored.desc;
   Json json;
   json["name"] = tensor.name;
-  json["dtype"] = std::string(NameOf(tensor.dtype));
+  json["dtype"] = TypeName(stored);
   json["shape"] = ToJson(tensor.shape);
   json["quantized"] = false;
   json["before_bytes"] = size_bytes;
@@ -75,13 +76,13 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   for (size_t i = 0; i < input.size(); ++i) {
     const TensorDesc& tensor = input.tensor(i);
     const std::string name = Printable(tensor.name), shape = ShapeText(tensor.shape),
-                      type(NameOf(tensor.dtype)), before = HumanBytes(input.size_bytes(i));
+                      type = TypeName(input.stored(i)), before = HumanBytes(input.size_bytes(i));
     before_bytes += input.size_bytes(i);
     if (!plans[i].has_value()) {
       after_bytes += input.size_bytes(i);
       table.AddRow(
           {name, shape, type, before, before, "", "", absl::StrCat("kept: ", why_kept[i])});
-      list.push_back(KeptJson(tensor, input.size_bytes(i), why_kept[i]));
+      list.push_back(KeptJson(input.stored(i), input.size_bytes(i), why_kept[i]));
       continue;
     }
     const std::optional<TensorPlan>& plan = plans[i];

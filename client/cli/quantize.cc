@@ -25,7 +25,7 @@ struct Options {
   InputOptions input;
   SelectOptions select;
   std::string output, spec, format, ranges_path, ranges_of;
-  bool no_figures = false;
+  bool no_figures = false, force = false;
 };
 
 // One run of the command. Not thread-safe.
@@ -53,6 +53,8 @@ class Run {
     }
     QUANTD_ASSIGN_OR_RETURN(Input input, Input::Open(options_.input));
     input_ = std::make_unique<Input>(std::move(input));
+    QUANTD_RETURN_IF_ERROR(
+        CheckOverwrites(options_.output, *input_, options_.ranges_path, options_.force));
     if (input_->metadata().count(kVersionKey) != 0) {
       return absl::InvalidArgumentError(absl::StrCat(
           options_.input.path, ": it is quantized already; use quantctl dequantize first"));
@@ -139,6 +141,7 @@ class Run {
       output->SetDigests(i, results[k]->report.digests);
       results_[i] = *results[k];
     }
+    QUANTD_RETURN_IF_ERROR(FileError(input_->CheckUnchanged()));
     elapsed_ = progress.elapsed();
     quantized_bytes_ = total_bytes;
     return Named(options_.output, output->Finish());
@@ -207,6 +210,7 @@ class Run {
       if (!results_[i].has_value()) {
         row.note = absl::StrCat("kept: ", why_kept_[i]);
         row.details["quantized"] = false;
+        row.details["dtype"] = TypeName(input_->stored(i));
         continue;
       }
       const QuantizedInfo& info = *results_[i];
@@ -289,6 +293,7 @@ Command AddQuantize(CLI::App& app, const Globals& globals) {
       ->add_option("--ranges-of", options->ranges_of,
                    "take those of this tensor instead, for all tensors: of a sample, say")
       ->needs(ranges);
+  AddForce(*command, options->force);
   command->add_flag("--no-figures", options->no_figures, "leave the error figures out");
   return {command, [options, &globals] { return Run(globals, *options)(); }};
 }

@@ -9,13 +9,14 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/exit_code.h"
 #include "core/base/status_macros.h"
-#include "core/io/mapped_file.h"
 #include "core/io/output_file.h"
+#include "core/io/small_file.h"
 
 namespace quantd::cli {
 namespace {
 
 constexpr char kFormatKey[] = "quantd_ranges";
+constexpr size_t kMaxBytes = size_t{4} << 30;
 
 Json ToJson(const Range& range) { return Json::array({range.min, range.max}); }
 
@@ -128,13 +129,12 @@ Json RangesToJson(const NamedRanges& tensors) {
 }
 
 absl::StatusOr<NamedRanges> ReadRangesFile(const std::string& path) {
-  const absl::StatusOr<MappedFile> file = MappedFile::Open(path);
-  if (!file.ok()) return Named(path, FileError(file.status()));
-  const auto* text = reinterpret_cast<const char*>(file->bytes().data());
+  const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxBytes);
+  if (!text.ok()) return Named(path, FileError(text.status()));
   // The parser recurses on nesting; ranges have five levels.
   constexpr int kMaxDepth = 8;
   const auto limit_depth = [](int depth, Json::parse_event_t, Json&) { return depth <= kMaxDepth; };
-  const Json json = Json::parse(text, text + file->bytes().size(), limit_depth, false);
+  const Json json = Json::parse(text->begin(), text->end(), limit_depth, false);
   auto ranges = ReadRanges(json);
   if (!ranges.ok()) return Named(path, ranges.status());
   return ranges;

@@ -1,6 +1,6 @@
 // The table of containers, and which of them a file is: the one that is named; else, if the
 // extension says nothing, raw where a shape is given; else by extension; else by its first bytes. A
-// directory is npy.
+// directory is npy. What is known to be something else is refused before, with what to do.
 //
 // Entry: TensorFile::Open. Tested by tests/core/io/container_test.cc.
 #include "core/io/container.h"
@@ -8,15 +8,16 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "core/base/status_macros.h"
-#include "core/io/npy.h"
+#include "core/io/foreign_format.h"
+#include "core/io/npy_dir.h"
 #include "core/io/quote.h"
-#include "core/io/safetensors_header.h"
 
 namespace quantd {
 
@@ -33,8 +34,9 @@ std::string KnownNames() {
   return absl::StrJoin(AllContainers(), ", ", append_name);
 }
 
-// Returns `status` with the path in front.
+// Returns `status` with the path in front, unless it is there.
 absl::Status InFile(const std::string& path, const absl::Status& status) {
+  if (absl::StartsWith(status.message(), absl::StrCat(path, ": "))) return status;
   return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
 }
 
@@ -54,12 +56,21 @@ const Container* FindByExtension(absl::string_view path) {
   return nullptr;
 }
 
+// Returns the container of the file at `path`, which begins with `head`.
 absl::StatusOr<const Container*> ChooseContainer(const std::string& path,
-                                                 std::span<const std::byte> file,
+                                                 std::span<const std::byte> head,
                                                  const OpenOptions& options) {
   if (!options.container.empty()) return FindContainer(options.container);
-  if (options.shape.has_value() && FindByExtension(path) == nullptr) return FindContainer("raw");
-  return DetectContainer(path, file.first(std::min<size_t>(file.size(), 16)));
+  const bool is_raw = options.shape.has_value() && options.dtype.has_value();
+  const Container* const by_name = FindByExtension(path);
+  if (!is_raw || by_name != nullptr) {
+    const std::string foreign = DescribeForeignFormat(path, head, by_name != nullptr || is_raw);
+    if (!foreign.empty() && !(is_raw && by_name->matches == nullptr)) {
+      return absl::UnimplementedError(absl::StrCat(path, ": is ", foreign));
+    }
+  }
+  if (options.shape.has_value() && by_name == nullptr) return FindContainer("raw");
+  return DetectContainer(path, head.first(std::min<size_t>(head.size(), 16)));
 }
 
 }  // namespace
@@ -94,63 +105,48 @@ absl::StatusOr<const Container*> DetectContainer(absl::string_view path,
 
 absl::StatusOr<TensorFile> TensorFile::Open(const std::string& path, const OpenOptions& options) {
   struct stat info;
-  if (stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) return OpenDir(path, options);
   TensorFile result;
-  QUANTD_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
-  QUANTD_ASSIGN_OR_RETURN(result.container_, ChooseContainer(path, file.bytes(), options));
+  if (stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
+    QUANTD_ASSIGN_OR_RETURN(result.container_, FindContainer("npy"));
+    QUANTD_ASSIGN_OR_RETURN(NpyDir dir, OpenNpyDir(path, options));
+    result.index_ = std::move(dir.index);
+    result.files_ = std::move(dir.files);
+    return result;
+  }
+  QUANTD_ASSIGN_OR_RETURN(std::shared_ptr<const InputFile> file, InputFile::Open(path));
+  std::array<std::byte, kForeignHeadBytes> buffer;
+  const std::span<std::byte> head(
+      buffer.data(), std::min(buffer.size(), static_cast<size_t>(file->size_bytes())));
+  QUANTD_RETURN_IF_ERROR(file->ReadAt(0, head));
+  QUANTD_ASSIGN_OR_RETURN(result.container_, ChooseContainer(path, head, options));
   absl::StatusOr<ContainerIndex> index =
-      result.container_->read_index(file.bytes(), Stem(path), options);
+      result.container_->read_index(*file, Stem(path), options);
   if (!index.ok()) return InFile(path, index.status());
   result.index_ = *std::move(index);
   result.files_.push_back(std::move(file));
   return result;
 }
 
-absl::StatusOr<TensorFile> TensorFile::OpenDir(const std::string& path,
-                                               const OpenOptions& options) {
-  QUANTD_ASSIGN_OR_RETURN(const Container* const npy, FindContainer("npy"));
-  if ((!options.container.empty() && options.container != npy->name) || options.dtype.has_value() ||
-      options.shape.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": is a directory, which is npy and says itself what it holds"));
-  }
-  const std::string index_path = absl::StrCat(path, "/", kNpyIndexFile);
-  QUANTD_ASSIGN_OR_RETURN(const MappedFile index_file, MappedFile::Open(index_path));
-  const std::span<const std::byte> json = index_file.bytes();
-  if (json.size() > static_cast<size_t>(kMaxSafetensorsHeaderBytes)) {
-    return absl::InvalidArgumentError(absl::StrCat(index_path, ": has ", json.size(),
-                                                   " bytes; at most ", kMaxSafetensorsHeaderBytes,
-                                                   " are allowed"));
-  }
-  absl::StatusOr<ContainerIndex> index =
-      ParseSafetensorsHeader({reinterpret_cast<const char*>(json.data()), json.size()});
-  if (!index.ok()) return InFile(index_path, index.status());
-  TensorFile result;
-  result.container_ = npy;
-  result.index_ = *std::move(index);
-  for (TensorEntry& entry : result.index_.tensors) {
-    const std::string file_path = absl::StrCat(path, "/", NpyFileName(entry.desc.name));
-    QUANTD_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(file_path));
-    OpenOptions known;
-    known.dtype = entry.desc.dtype;
-    absl::StatusOr<ContainerIndex> one = npy->read_index(file.bytes(), entry.desc.name, known);
-    if (!one.ok()) return InFile(file_path, one.status());
-    if (one->tensors[0].desc != entry.desc) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(file_path, ": has shape ", one->tensors[0].desc.shape.Text(), "; ",
-                       kNpyIndexFile, " says ", entry.desc.shape.Text()));
-    }
-    entry = std::move(one->tensors[0]);
-    result.files_.push_back(std::move(file));
-  }
-  return result;
+TensorReader TensorFile::MakeReader(size_t tensor) const {
+  return TensorReader(files_.size() == 1 ? files_[0] : files_[tensor], index_.tensors[tensor]);
 }
 
-std::span<const std::byte> TensorFile::Values(size_t tensor) const {
-  const TensorEntry& entry = index_.tensors[tensor];
-  const MappedFile& file = files_.size() == 1 ? files_[0] : files_[tensor];
-  return file.bytes().subspan(static_cast<size_t>(entry.offset_bytes),
-                              static_cast<size_t>(entry.size_bytes));
+bool TensorFile::Reads(const FileId& file) const {
+  return std::any_of(files_.begin(), files_.end(),
+                     [&file](const auto& own) { return own->id() == file; });
+}
+
+absl::Status TensorFile::CheckUnchanged() const {
+  for (const auto& file : files_) QUANTD_RETURN_IF_ERROR(file->CheckUnchanged());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> SizeBytes(const StoredTensor& tensor) {
+  return tensor.is_foreign() ? tensor.foreign_bytes : SizeBytes(tensor.desc);
+}
+
+std::string TypeName(const StoredTensor& tensor) {
+  return tensor.is_foreign() ? tensor.foreign_type : std::string(NameOf(tensor.desc.dtype));
 }
 
 }  // namespace quantd

@@ -11,7 +11,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "core/io/container_index.h"
-#include "core/io/mapped_file.h"
+#include "core/io/input_file.h"
+#include "core/io/tensor_reader.h"
 #include "core/io/tensor_writer.h"
 
 namespace quantd {
@@ -30,14 +31,14 @@ struct Container {
   // without folder and extension: it names the tensor where the format does not. kInvalidArgument
   // for a file that breaks the format, kDataLoss for one that is cut short, kUnimplemented for what
   // the format allows and this reader does not.
-  absl::StatusOr<ContainerIndex> (*read_index)(std::span<const std::byte> file,
-                                               absl::string_view stem, const OpenOptions& options);
+  absl::StatusOr<ContainerIndex> (*read_index)(const FileBytes& file, absl::string_view stem,
+                                               const OpenOptions& options);
 
   // Starts a file (npy: a directory, unless `path` ends in .npy) for `tensors`, whose names must
   // differ. `announced` is metadata that takes at least as much room as what Finish will get: the
   // same keys, with values of the final length. Null where the format is read only.
   absl::StatusOr<std::unique_ptr<TensorWriter>> (*create)(const std::string& path,
-                                                          std::vector<TensorDesc> tensors,
+                                                          std::vector<StoredTensor> tensors,
                                                           const Metadata& announced);
 };
 
@@ -52,28 +53,33 @@ absl::StatusOr<const Container*> FindContainer(absl::string_view name);
 absl::StatusOr<const Container*> DetectContainer(absl::string_view path,
                                                  std::span<const std::byte> head);
 
-// A file of tensors, mapped. Thread-compatible.
+// A file of tensors, or a folder of .npy files. Thread-safe.
 class TensorFile {
  public:
-  // Opens a file, or a directory that the npy container wrote. Without `options.container`, a file
-  // whose extension says nothing is raw if `options.shape` is given, and otherwise detected. Errors
-  // name the path; codes are those of MappedFile::Open and Container::read_index.
+  // Opens a file, or a folder of .npy files. Without `options.container`, a file whose extension
+  // says nothing is raw if `options.shape` is given, and otherwise detected. Errors name the path;
+  // codes are those of InputFile::Open, OpenNpyDir and Container::read_index, and kUnimplemented
+  // with what to do for formats that are known but not read (DescribeForeignFormat).
   static absl::StatusOr<TensorFile> Open(const std::string& path, const OpenOptions& options);
 
   const std::vector<TensorEntry>& tensors() const { return index_.tensors; }
   const Metadata& metadata() const { return index_.metadata; }
   const Container& container() const { return *container_; }
 
-  // Returns the values of tensor `tensor`, valid while this object lives: little-endian, C order,
-  // at any alignment, so copy before reading elements wider than a byte.
-  std::span<const std::byte> Values(size_t tensor) const;
+  // Returns a reader of the values of tensor `tensor`, which may outlive this object.
+  TensorReader MakeReader(size_t tensor) const;
+
+  // True if `file` is one of those that are read.
+  bool Reads(const FileId& file) const;
+
+  // kDataLoss, naming the path, if a file has changed since it was opened.
+  absl::Status CheckUnchanged() const;
 
  private:
-  static absl::StatusOr<TensorFile> OpenDir(const std::string& path, const OpenOptions& options);
   TensorFile() = default;
 
   const Container* container_ = nullptr;
-  std::vector<MappedFile> files_;  // one, or as many as tensors
+  std::vector<std::shared_ptr<const InputFile>> files_;  // one, or as many as tensors
   ContainerIndex index_;
 };
 

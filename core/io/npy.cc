@@ -1,10 +1,13 @@
 // npy: | header | values |, a tensor a file, and a directory of such files with kNpyIndexFile for
 // what npy cannot say. A tensor's name becomes a file's by escapes: "a/b" is a%2fb.npy, ".x" is
-// %2ex.npy, "" is %.npy, so that none leaves the directory and no two are the same.
+// %2ex.npy, "" is %.npy, so that none leaves the directory and no two are the same. A tensor of a
+// type that is none of ours is written as its bytes, of uint8; kNpyIndexFile says what they are.
 //
-// Entry: npy_container. Tested by tests/core/io/npy_test.cc and container_test.cc.
+// Entry: npy_container. Tested by tests/core/io/npy_test.cc, npy_dir_test.cc and
+// container_test.cc.
 #include "core/io/npy.h"
 
+#include <algorithm>
 #include <bit>
 #include <memory>
 #include <utility>
@@ -16,6 +19,7 @@
 #include "core/base/checked_math.h"
 #include "core/base/status_macros.h"
 #include "core/io/container.h"
+#include "core/io/npy_dir.h"
 #include "core/io/npy_header.h"
 #include "core/io/output_dir.h"
 #include "core/io/output_file.h"
@@ -33,16 +37,20 @@ bool Matches(std::span<const std::byte> head) {
   return absl::StartsWith(text, kNpyMagic);
 }
 
-absl::StatusOr<ContainerIndex> ReadIndex(std::span<const std::byte> file, absl::string_view stem,
+absl::StatusOr<ContainerIndex> ReadIndex(const FileBytes& file, absl::string_view stem,
                                          const OpenOptions& options) {
   if (options.shape.has_value()) {
     return absl::InvalidArgumentError("a npy file says itself which shape it has");
   }
-  QUANTD_ASSIGN_OR_RETURN(NpyHeader header, ParseNpyHeader(file, options.dtype));
-  TensorEntry entry = {
-      {std::string(stem), header.dtype, std::move(header.shape)}, header.data_offset_bytes, 0};
-  QUANTD_ASSIGN_OR_RETURN(entry.size_bytes, SizeBytes(entry.desc));
-  const int64_t data_bytes = static_cast<int64_t>(file.size()) - entry.offset_bytes;
+  std::vector<std::byte> head(
+      static_cast<size_t>(std::min(file.size_bytes(), kMaxNpyHeaderBytes)));
+  QUANTD_RETURN_IF_ERROR(file.ReadAt(0, head));
+  QUANTD_ASSIGN_OR_RETURN(NpyHeader header, ParseNpyHeader(head, options.dtype));
+  TensorEntry entry(TensorDesc{std::string(stem), header.dtype, std::move(header.shape)},
+                    header.data_offset_bytes, 0);
+  entry.order = header.order;
+  QUANTD_ASSIGN_OR_RETURN(entry.size_bytes, SizeBytes(entry));
+  const int64_t data_bytes = file.size_bytes() - entry.offset_bytes;
   if (data_bytes < entry.size_bytes) {
     return absl::DataLossError(absl::StrCat("file has ", data_bytes, " bytes of values; shape ",
                                             entry.desc.shape.Text(), " of ",
@@ -53,6 +61,12 @@ absl::StatusOr<ContainerIndex> ReadIndex(std::span<const std::byte> file, absl::
                                                    " bytes after the array's values"));
   }
   return ContainerIndex{{std::move(entry)}, {}};
+}
+
+// Returns the header of the file that holds `tensor`.
+std::string HeaderOf(const StoredTensor& tensor) {
+  if (!tensor.is_foreign()) return FormatNpyHeader(tensor.desc.dtype, tensor.desc.shape);
+  return FormatNpyHeader(DType::kUint8, Shape::Make({tensor.foreign_bytes}).value_or(Shape()));
 }
 
 // Writes one tensor into one file.
@@ -66,7 +80,12 @@ class NpyFileWriter : public TensorWriter {
           absl::StrCat(path, ": one npy file holds one tensor and no metadata, not ", ledger.size(),
                        " and ", announced.size(), "; name a directory or a .safetensors file"));
     }
-    const std::string header = FormatNpyHeader(ledger.desc(0).dtype, ledger.desc(0).shape);
+    if (ledger.tensor(0).is_foreign()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": npy has no type ", TypeName(ledger.tensor(0)),
+                       "; name a directory or a .safetensors file"));
+    }
+    const std::string header = HeaderOf(ledger.tensor(0));
     const int64_t header_bytes = static_cast<int64_t>(header.size());
     QUANTD_ASSIGN_OR_RETURN(const int64_t file_bytes,
                             CheckedAdd(header_bytes, ledger.size_bytes(0)));
@@ -105,9 +124,11 @@ class NpyFileWriter : public TensorWriter {
 class NpyDirWriter : public TensorWriter {
  public:
   static absl::StatusOr<std::unique_ptr<TensorWriter>> Create(const std::string& path,
-                                                              WriteLedger ledger) {
+                                                              WriteLedger ledger,
+                                                              const Metadata& announced) {
     QUANTD_ASSIGN_OR_RETURN(OutputDir dir, OutputDir::Create(path));
     std::unique_ptr<NpyDirWriter> writer(new NpyDirWriter(std::move(ledger), std::move(dir)));
+    writer->index_.metadata = announced;
     QUANTD_RETURN_IF_ERROR(writer->AddFiles());
     return writer;
   }
@@ -124,7 +145,8 @@ class NpyDirWriter : public TensorWriter {
   absl::Status Finish(const Metadata& metadata) override {
     QUANTD_RETURN_IF_ERROR(ledger_.CheckFull());
     index_.metadata = metadata;
-    QUANTD_ASSIGN_OR_RETURN(const std::string header, FormatSafetensorsHeader(index_));
+    QUANTD_ASSIGN_OR_RETURN(const std::string header,
+                            FormatSafetensorsHeader(index_, kMaxNpyIndexBytes));
     QUANTD_RETURN_IF_ERROR(dir_.AddFile(kNpyIndexFile, static_cast<int64_t>(header.size())));
     QUANTD_RETURN_IF_ERROR(dir_.WriteAt(kNpyIndexFile, 0, std::as_bytes(std::span(header))));
     return dir_.Commit();
@@ -137,18 +159,19 @@ class NpyDirWriter : public TensorWriter {
   absl::Status AddFiles() {
     int64_t offset_bytes = 0;
     for (size_t i = 0; i < ledger_.size(); ++i) {
-      const TensorDesc& desc = ledger_.desc(i);
-      const std::string header = FormatNpyHeader(desc.dtype, desc.shape);
+      const StoredTensor& tensor = ledger_.tensor(i);
+      const std::string header = HeaderOf(tensor);
       header_bytes_.push_back(static_cast<int64_t>(header.size()));
       QUANTD_ASSIGN_OR_RETURN(const int64_t file_bytes,
                               CheckedAdd(header_bytes_[i], ledger_.size_bytes(i)));
-      const std::string file = NpyFileName(desc.name);
+      const std::string file = NpyFileName(tensor.desc.name);
       QUANTD_RETURN_IF_ERROR(dir_.AddFile(file, file_bytes));
       QUANTD_RETURN_IF_ERROR(dir_.WriteAt(file, 0, std::as_bytes(std::span(header))));
-      index_.tensors.push_back({desc, offset_bytes, ledger_.size_bytes(i)});
+      index_.tensors.emplace_back(tensor, offset_bytes, ledger_.size_bytes(i));
       QUANTD_ASSIGN_OR_RETURN(offset_bytes, CheckedAdd(offset_bytes, ledger_.size_bytes(i)));
     }
-    return FormatSafetensorsHeader(index_).status();  // so that a bad name is found now
+    // So that a bad name, or a list that is too long, is found now.
+    return FormatSafetensorsHeader(index_, kMaxNpyIndexBytes).status();
   }
 
   WriteLedger ledger_;
@@ -158,13 +181,13 @@ class NpyDirWriter : public TensorWriter {
 };
 
 absl::StatusOr<std::unique_ptr<TensorWriter>> CreateWriter(const std::string& path,
-                                                           std::vector<TensorDesc> tensors,
+                                                           std::vector<StoredTensor> tensors,
                                                            const Metadata& announced) {
   QUANTD_ASSIGN_OR_RETURN(WriteLedger ledger, WriteLedger::Make(std::move(tensors)));
   if (absl::EndsWith(path, ".npy")) {
     return NpyFileWriter::Create(path, std::move(ledger), announced);
   }
-  return NpyDirWriter::Create(path, std::move(ledger));
+  return NpyDirWriter::Create(path, std::move(ledger), announced);
 }
 
 constexpr absl::string_view kExtensions[] = {".npy"};
@@ -190,7 +213,7 @@ std::string NpyFileName(absl::string_view name) {
 const Container& npy_container() {
   static constexpr Container kContainer = {
       .name = "npy",
-      .summary = "one tensor a file; several are a directory with the metadata in index.json",
+      .summary = "one tensor a file; several are a directory, with the metadata in index.json",
       .extensions = kExtensions,
       .matches = &Matches,
       .read_index = &ReadIndex,

@@ -6,11 +6,14 @@
 // DictReader takes that much of Python and nothing else, from left to right, without recursion:
 // each of the three keys once, no escapes in strings, at most kMaxDictBytes. "(3)" is refused, as
 // it is a number in Python; '|O' as well, as object arrays hold pickles, which run code when read.
+// Python 2 wrote long integers, (10L,), and numpy takes every name that it knows of a type for descr:
+// 'f4', '=f4', 'float32', 'single' and 'f' are one type, and '>f4' is the same with bytes swapped.
 //
-// Source: numpy/lib/format.py. Entries: ParseNpyHeader and FormatNpyHeader. Tested by
+// Source: numpy/lib/format.py, numpy/core/numerictypes.py (names, of 64-bit Linux). Entries: ParseNpyHeader and FormatNpyHeader. Tested by
 // tests/core/io/npy_test.cc and tests/fuzz/npy_fuzz.cc.
 #include "core/io/npy_header.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
@@ -29,8 +32,7 @@
 namespace quantd {
 namespace {
 
-// The dict takes some 400 bytes at the highest rank; numpy itself refuses more than 10,000.
-constexpr uint32_t kMaxDictBytes = 65536;
+constexpr uint32_t kMaxDictBytes = kMaxNpyHeaderBytes - 12;
 
 struct Row {
   DType dtype;
@@ -54,6 +56,54 @@ constexpr std::array<Row, kNumDTypes> kRows = {{
     {DType::kF8E4M3, "|V1"},
     {DType::kF8E5M2, "|V1"},
 }};
+
+// Other names that numpy, and ml_dtypes with it, takes for a type.
+struct Alias {
+  absl::string_view name;
+  DType dtype;
+};
+
+constexpr Alias kAliases[] = {
+    {"float64", DType::kF64},          {"double", DType::kF64},
+    {"float", DType::kF64},            {"d", DType::kF64},
+    {"float32", DType::kF32},          {"single", DType::kF32},
+    {"f", DType::kF32},                {"float16", DType::kF16},
+    {"half", DType::kF16},             {"e", DType::kF16},
+    {"bfloat16", DType::kBf16},        {"float8_e4m3fn", DType::kF8E4M3},
+    {"float8_e5m2", DType::kF8E5M2},   {"int8", DType::kInt8},
+    {"byte", DType::kInt8},            {"b", DType::kInt8},
+    {"int16", DType::kInt16},          {"short", DType::kInt16},
+    {"h", DType::kInt16},              {"int32", DType::kInt32},
+    {"intc", DType::kInt32},           {"i", DType::kInt32},
+    {"int64", DType::kInt64},          {"int", DType::kInt64},
+    {"int_", DType::kInt64},           {"intp", DType::kInt64},
+    {"long", DType::kInt64},           {"longlong", DType::kInt64},
+    {"l", DType::kInt64},              {"q", DType::kInt64},
+    {"p", DType::kInt64},              {"uint8", DType::kUint8},
+    {"ubyte", DType::kUint8},          {"B", DType::kUint8},
+    {"uint16", DType::kUint16},        {"ushort", DType::kUint16},
+    {"H", DType::kUint16},             {"uint32", DType::kUint32},
+    {"uintc", DType::kUint32},         {"I", DType::kUint32},
+    {"uint64", DType::kUint64},        {"uint", DType::kUint64},
+    {"uintp", DType::kUint64},         {"ulong", DType::kUint64},
+    {"ulonglong", DType::kUint64},     {"L", DType::kUint64},
+    {"Q", DType::kUint64},             {"P", DType::kUint64},
+    {"bool", DType::kBool},            {"bool_", DType::kBool},
+    {"?", DType::kBool},
+};
+
+// Arrays that numpy has and this does not read, by the letter after the byte order, or a word.
+struct Unread {
+  absl::string_view letters, word, what;
+};
+
+constexpr Unread kUnread[] = {
+    {"O", "object", "object arrays hold pickles, which run code when read; save numbers"},
+    {"cFDG", "complex", "complex numbers are not read; save their real and imaginary parts"},
+    {"USa", "str", "text is not read; save numbers"},
+    {"Mm", "datetime", "times are not read; save them as integers, astype('int64')"},
+    {"g", "longdouble", "long double is not read; save it as float64"},
+};
 
 absl::string_view DescrOf(DType dtype) {
   for (const Row& row : kRows) {
@@ -92,7 +142,10 @@ class DictReader {
  private:
   absl::Status ReadValue(absl::string_view key) {
     if (key == "descr" && !descr) {
-      if (Eat('[')) return absl::UnimplementedError("structured arrays are not read");
+      if (Eat('[')) {
+        return absl::UnimplementedError(
+            "structured arrays are not read; save their fields as arrays of their own");
+      }
       QUANTD_ASSIGN_OR_RETURN(descr, ReadString());
       return absl::OkStatus();
     }
@@ -142,11 +195,16 @@ class DictReader {
           absl::StrCat("dimension ", Quote(token), " is over 2^63 - 1"));
     }
     rest_.remove_prefix(digits);
+    if (!rest_.empty() && (rest_[0] == 'L' || rest_[0] == 'l')) rest_.remove_prefix(1);
     return dim;
   }
 
   absl::StatusOr<absl::string_view> ReadString() {
     SkipSpace();
+    if (rest_.size() > 1 && absl::StrContains("uU", rest_[0]) &&
+        absl::StrContains("'\"", rest_[1])) {
+      rest_.remove_prefix(1);  // text, as Python 2 marks it
+    }
     if (rest_.empty() || (rest_[0] != '\'' && rest_[0] != '"')) return Expected("a string");
     const size_t end = rest_.find(rest_[0], 1);
     if (end == absl::string_view::npos) return Expected("the end of a string");
@@ -219,31 +277,38 @@ absl::StatusOr<absl::string_view> FindDict(std::span<const std::byte> file) {
   return rest.substr(0, dict_bytes);
 }
 
-// Returns the type that `descr` names, or `asked` where that may stand for it.
-absl::StatusOr<DType> ResolveDType(absl::string_view descr, std::optional<DType> asked) {
-  if (descr.size() > 1 && descr[1] == 'O') {
-    return absl::UnimplementedError(absl::StrCat(
-        "descr ", Quote(descr), ": object arrays hold pickles, which run code when read"));
-  }
-  if (!descr.empty() && descr[0] == '>') {
-    return absl::UnimplementedError(absl::StrCat(
-        "descr ", Quote(descr), ": big-endian values are not read; save them as little-endian"));
-  }
-  const bool has_order = !descr.empty() && absl::StrContains("<|=", descr[0]);
-  const absl::string_view kind = has_order ? descr.substr(1) : "";
-  if (asked.has_value()) {
-    const absl::string_view own = DescrOf(*asked).substr(1);
-    const std::string size_text = absl::StrCat(SizeOf(*asked));
-    if (kind == own || kind == absl::StrCat("V", size_text) ||
-        kind == absl::StrCat("u", size_text) || (kind == "f1" && own == "V1")) {
-      return *asked;
-    }
-    return absl::InvalidArgumentError(
-        absl::StrCat("dtype ", NameOf(*asked), " does not fit the file's descr ", Quote(descr)));
-  }
+// What a descr says.
+struct ElemType {
+  DType dtype;
+  bool big_endian = false;
+};
+
+// Returns the type called `kind`, a descr without its byte order; nothing if none is.
+std::optional<DType> FindType(absl::string_view kind, bool has_order) {
   for (const Row& row : kRows) {
     if (kind == row.descr.substr(1) && row.descr[1] != 'V') return row.dtype;
   }
+  for (const Alias& alias : kAliases) {
+    // numpy takes an order before letters, and none before words.
+    if (kind == alias.name && (!has_order || kind.size() == 1)) return alias.dtype;
+  }
+  return std::nullopt;
+}
+
+// Returns kUnimplemented, with what to do, if `kind` is one of kUnread.
+absl::Status CheckRead(absl::string_view descr, absl::string_view kind) {
+  const bool is_word = kind.size() > 1 && absl::ascii_isalpha(static_cast<unsigned char>(kind[1]));
+  const char letter = kind.empty() || is_word ? '\0' : kind == "f16" ? 'g' : kind[0];
+  for (const Unread& unread : kUnread) {
+    if (absl::StrContains(unread.letters, letter) ||
+        (letter == '\0' && !unread.word.empty() && absl::StartsWith(kind, unread.word))) {
+      return absl::UnimplementedError(absl::StrCat("descr ", Quote(descr), ": ", unread.what));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status UnknownDescr(absl::string_view descr, absl::string_view kind) {
   if (kind == "V2" || kind == "V1" || kind == "f1") {
     return absl::InvalidArgumentError(
         absl::StrCat("descr ", Quote(descr), " does not say what the values are; give a dtype (",
@@ -257,23 +322,49 @@ absl::StatusOr<DType> ResolveDType(absl::string_view descr, std::optional<DType>
       absl::StrCat("unknown descr ", Quote(descr), "; known: ", known));
 }
 
+// Returns the type that `descr` names, or `asked` where that may stand for it.
+absl::StatusOr<ElemType> ResolveType(absl::string_view descr, std::optional<DType> asked) {
+  const bool has_order = !descr.empty() && absl::StrContains("<>|=", descr[0]);
+  const absl::string_view kind = descr.substr(has_order ? 1 : 0);
+  QUANTD_RETURN_IF_ERROR(CheckRead(descr, kind));
+  std::optional<DType> found = FindType(kind, has_order);
+  if (asked.has_value() && found != asked) {
+    const std::string size_text = absl::StrCat(SizeOf(*asked));
+    const bool is_unnamed = kind == absl::StrCat("V", size_text) ||
+                            kind == absl::StrCat("u", size_text) ||
+                            (kind == "f1" && DescrOf(*asked) == "|V1");
+    if (!is_unnamed) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("dtype ", NameOf(*asked), " does not fit the file's descr ", Quote(descr)));
+    }
+    found = asked;
+  }
+  if (!found.has_value()) return UnknownDescr(descr, kind);
+  // What numpy calls void has no byte order.
+  const bool is_big = has_order && descr[0] == '>' && kind[0] != 'V';
+  return ElemType{*found, is_big && SizeOf(*found) > 1};
+}
+
+// True if the order of dimensions makes no difference.
+bool HasOneOrder(const Shape& shape) {
+  const auto is_long = [](int64_t dim) { return dim > 1; };
+  return shape.num_elems() == 0 ||
+         std::count_if(shape.dims().begin(), shape.dims().end(), is_long) < 2;
+}
+
 }  // namespace
 
-absl::StatusOr<NpyHeader> ParseNpyHeader(std::span<const std::byte> file,
+absl::StatusOr<NpyHeader> ParseNpyHeader(std::span<const std::byte> head,
                                          std::optional<DType> dtype) {
-  QUANTD_ASSIGN_OR_RETURN(const absl::string_view text, FindDict(file));
+  QUANTD_ASSIGN_OR_RETURN(const absl::string_view text, FindDict(head));
   DictReader dict(text);
   QUANTD_RETURN_IF_ERROR(dict.Read());
-  QUANTD_ASSIGN_OR_RETURN(const DType resolved, ResolveDType(*dict.descr, dtype));
+  QUANTD_ASSIGN_OR_RETURN(const ElemType type, ResolveType(*dict.descr, dtype));
   QUANTD_ASSIGN_OR_RETURN(Shape shape, Shape::Make(*std::move(dict.dims)));
-  if (*dict.fortran_order && shape.rank() > 1) {
-    return absl::UnimplementedError(absl::StrCat("array of shape ", shape.Text(),
-                                                 " is in Fortran order, which is not read; save "
-                                                 "numpy.ascontiguousarray of it"));
-  }
+  const ValueOrder order = {*dict.fortran_order && !HasOneOrder(shape), type.big_endian};
   const int64_t data_offset_bytes =
-      text.data() + text.size() - reinterpret_cast<const char*>(file.data());
-  return NpyHeader{resolved, std::move(shape), data_offset_bytes};
+      text.data() + text.size() - reinterpret_cast<const char*>(head.data());
+  return NpyHeader{type.dtype, std::move(shape), data_offset_bytes, order};
 }
 
 std::string FormatNpyHeader(DType dtype, const Shape& shape) {

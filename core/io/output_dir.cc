@@ -18,24 +18,10 @@
 #include "core/base/status_macros.h"
 #include "core/io/left_behind.h"
 #include "core/io/output_file.h"
+#include "core/io/scoped_fd.h"
 
 namespace quantd {
 namespace {
-
-// A descriptor that closes itself.
-class ScopedFd {
- public:
-  explicit ScopedFd(int fd) : fd_(fd) {}
-  ~ScopedFd() {
-    if (fd_ >= 0) close(fd_);
-  }
-  ScopedFd(const ScopedFd&) = delete;
-  ScopedFd& operator=(const ScopedFd&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 absl::Status CheckAbsentOrEmpty(const std::string& path) {
   struct stat info;

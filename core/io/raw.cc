@@ -11,14 +11,14 @@
 namespace quantd {
 namespace {
 
-absl::StatusOr<ContainerIndex> ReadIndex(std::span<const std::byte> file, absl::string_view stem,
+absl::StatusOr<ContainerIndex> ReadIndex(const FileBytes& file, absl::string_view stem,
                                          const OpenOptions& options) {
   if (!options.dtype.has_value() || !options.shape.has_value()) {
     return absl::InvalidArgumentError("raw values need a dtype and a shape");
   }
-  TensorEntry entry = {{std::string(stem), *options.dtype, *options.shape}, 0, 0};
-  QUANTD_ASSIGN_OR_RETURN(entry.size_bytes, SizeBytes(entry.desc));
-  const int64_t file_bytes = static_cast<int64_t>(file.size());
+  TensorEntry entry(TensorDesc{std::string(stem), *options.dtype, *options.shape}, 0, 0);
+  QUANTD_ASSIGN_OR_RETURN(entry.size_bytes, SizeBytes(entry));
+  const int64_t file_bytes = file.size_bytes();
   if (file_bytes != entry.size_bytes) {
     const std::string message =
         absl::StrCat("file has ", file_bytes, " bytes; shape ", entry.desc.shape.Text(), " of ",

@@ -38,26 +38,26 @@ bool Matches(std::span<const std::byte> head) {
 }
 
 // Returns the length of the header, which lies within the file.
-absl::StatusOr<int64_t> HeaderBytes(std::span<const std::byte> file) {
+absl::StatusOr<int64_t> HeaderBytes(const FileBytes& file) {
   uint64_t header_bytes;
-  if (file.size() < sizeof(header_bytes)) {
+  if (file.size_bytes() < kLengthBytes) {
     return absl::DataLossError(
-        absl::StrCat("file has ", file.size(), " bytes; a safetensors file has at least 8"));
+        absl::StrCat("file has ", file.size_bytes(), " bytes; a safetensors file has at least 8"));
   }
-  std::memcpy(&header_bytes, file.data(), sizeof(header_bytes));
+  QUANTD_RETURN_IF_ERROR(file.ReadAt(0, std::as_writable_bytes(std::span(&header_bytes, 1))));
   if (header_bytes > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes)) {
     return absl::InvalidArgumentError(absl::StrCat("header length ", header_bytes,
                                                    " is over the format's limit of ",
                                                    kMaxSafetensorsHeaderBytes));
   }
-  if (header_bytes > file.size() - sizeof(header_bytes)) {
-    return absl::DataLossError(absl::StrCat("header of ", header_bytes,
-                                            " bytes does not fit into the file's ", file.size()));
+  if (static_cast<int64_t>(header_bytes) > file.size_bytes() - kLengthBytes) {
+    return absl::DataLossError(absl::StrCat(
+        "header of ", header_bytes, " bytes does not fit into the file's ", file.size_bytes()));
   }
   return static_cast<int64_t>(header_bytes);
 }
 
-absl::StatusOr<ContainerIndex> ReadIndex(std::span<const std::byte> file, absl::string_view,
+absl::StatusOr<ContainerIndex> ReadIndex(const FileBytes& file, absl::string_view,
                                          const OpenOptions& options) {
   if (options.dtype.has_value() || options.shape.has_value()) {
     return absl::InvalidArgumentError(
@@ -65,16 +65,15 @@ absl::StatusOr<ContainerIndex> ReadIndex(std::span<const std::byte> file, absl::
   }
   QUANTD_ASSIGN_OR_RETURN(const int64_t header_bytes, HeaderBytes(file));
   const int64_t data_begin = kLengthBytes + header_bytes;
-  QUANTD_ASSIGN_OR_RETURN(
-      ContainerIndex index,
-      ParseSafetensorsHeader({reinterpret_cast<const char*>(file.data()) + kLengthBytes,
-                              static_cast<size_t>(header_bytes)}));
+  std::string header(static_cast<size_t>(header_bytes), '\0');
+  QUANTD_RETURN_IF_ERROR(file.ReadAt(kLengthBytes, std::as_writable_bytes(std::span(header))));
+  QUANTD_ASSIGN_OR_RETURN(ContainerIndex index, ParseSafetensorsHeader(header));
   const auto by_place = [](const TensorEntry& a, const TensorEntry& b) {
     return std::pair(a.offset_bytes, a.size_bytes) < std::pair(b.offset_bytes, b.size_bytes);
   };
   std::stable_sort(index.tensors.begin(), index.tensors.end(), by_place);
 
-  const int64_t data_bytes = static_cast<int64_t>(file.size()) - data_begin;
+  const int64_t data_bytes = file.size_bytes() - data_begin;
   int64_t expected = 0;
   for (TensorEntry& entry : index.tensors) {
     if (entry.offset_bytes != expected) {
@@ -105,7 +104,7 @@ ContainerIndex LayOut(const WriteLedger& ledger, const std::vector<size_t>& orde
   ContainerIndex index;
   int64_t offset_bytes = 0;
   for (const size_t tensor : order) {
-    index.tensors.push_back({ledger.desc(tensor), offset_bytes, ledger.size_bytes(tensor)});
+    index.tensors.emplace_back(ledger.tensor(tensor), offset_bytes, ledger.size_bytes(tensor));
     offset_bytes += ledger.size_bytes(tensor);
   }
   return index;
@@ -114,7 +113,7 @@ ContainerIndex LayOut(const WriteLedger& ledger, const std::vector<size_t>& orde
 class SafetensorsWriter : public TensorWriter {
  public:
   static absl::StatusOr<std::unique_ptr<TensorWriter>> Create(const std::string& path,
-                                                              std::vector<TensorDesc> tensors,
+                                                              std::vector<StoredTensor> tensors,
                                                               const Metadata& announced) {
     QUANTD_ASSIGN_OR_RETURN(WriteLedger ledger, WriteLedger::Make(std::move(tensors)));
     std::vector<size_t> order(ledger.size());
@@ -124,8 +123,8 @@ class SafetensorsWriter : public TensorWriter {
       QUANTD_ASSIGN_OR_RETURN(data_bytes, CheckedAdd(data_bytes, ledger.size_bytes(i)));
     }
     std::sort(order.begin(), order.end(), [&ledger](size_t a, size_t b) {
-      const int rank_a = SafetensorsRank(ledger.desc(a).dtype);
-      const int rank_b = SafetensorsRank(ledger.desc(b).dtype);
+      const int rank_a = SafetensorsRank(ledger.tensor(a));
+      const int rank_b = SafetensorsRank(ledger.tensor(b));
       return rank_a != rank_b ? rank_a > rank_b : ledger.desc(a).name < ledger.desc(b).name;
     });
     ContainerIndex index = LayOut(ledger, order);

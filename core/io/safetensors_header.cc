@@ -13,7 +13,7 @@
 // tests/fuzz/safetensors_fuzz.cc.
 #include "core/io/safetensors_header.h"
 
-#include <array>
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -21,8 +21,10 @@
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "core/base/checked_math.h"
 #include "core/base/status_macros.h"
 #include "core/io/quote.h"
 
@@ -32,40 +34,132 @@ namespace {
 constexpr absl::string_view kMetadataKey = "__metadata__";
 
 struct Row {
-  DType dtype;
   const char* name;
+  std::optional<DType> dtype;  // absent: none of ours
+  int64_t bits = 0;            // of one element, where dtype is absent
 };
 
 // The order of `enum Dtype` in tensor.rs: by alignment.
-constexpr std::array<Row, kNumDTypes> kRows = {{
-    {DType::kBool, "BOOL"},
-    {DType::kUint8, "U8"},
-    {DType::kInt8, "I8"},
-    {DType::kF8E5M2, "F8_E5M2"},
-    {DType::kF8E4M3, "F8_E4M3"},
-    {DType::kInt16, "I16"},
-    {DType::kUint16, "U16"},
-    {DType::kF16, "F16"},
-    {DType::kBf16, "BF16"},
-    {DType::kInt32, "I32"},
-    {DType::kUint32, "U32"},
-    {DType::kF32, "F32"},
-    {DType::kF64, "F64"},
-    {DType::kInt64, "I64"},
-    {DType::kUint64, "U64"},
-}};
+constexpr Row kRows[] = {
+    {"BOOL", DType::kBool},
+    {"F4", std::nullopt, 4},
+    {"F6_E2M3", std::nullopt, 6},
+    {"F6_E3M2", std::nullopt, 6},
+    {"U8", DType::kUint8},
+    {"I8", DType::kInt8},
+    {"F8_E5M2", DType::kF8E5M2},
+    {"F8_E4M3", DType::kF8E4M3},
+    {"F8_E8M0", std::nullopt, 8},
+    {"F8_E4M3FNUZ", std::nullopt, 8},
+    {"F8_E5M2FNUZ", std::nullopt, 8},
+    {"I16", DType::kInt16},
+    {"U16", DType::kUint16},
+    {"F16", DType::kF16},
+    {"BF16", DType::kBf16},
+    {"I32", DType::kInt32},
+    {"U32", DType::kUint32},
+    {"F32", DType::kF32},
+    {"C64", std::nullopt, 64},
+    {"F64", DType::kF64},
+    {"I64", DType::kInt64},
+    {"U64", DType::kUint64},
+};
 
-absl::StatusOr<DType> ParseFormatDType(absl::string_view name) {
+const Row* FindRow(absl::string_view name) {
   for (const Row& row : kRows) {
-    if (name == row.name) return row.dtype;
+    if (name == row.name) return &row;
   }
+  return nullptr;
+}
+
+const Row* FindRow(const StoredTensor& tensor) {
+  if (tensor.is_foreign()) return FindRow(tensor.foreign_type);
+  for (const Row& row : kRows) {
+    if (row.dtype == tensor.desc.dtype) return &row;
+  }
+  return nullptr;
+}
+
+// True for what a later version of the format may call a type.
+bool MayNameAType(absl::string_view name) {
+  constexpr size_t kMaxBytes = 32;
+  const auto is_allowed = [](char c) {
+    return absl::ascii_isupper(static_cast<unsigned char>(c)) ||
+           absl::ascii_isdigit(static_cast<unsigned char>(c)) || c == '_';
+  };
+  return !name.empty() && name.size() <= kMaxBytes &&
+         absl::ascii_isupper(static_cast<unsigned char>(name[0])) &&
+         std::all_of(name.begin(), name.end(), is_allowed);
+}
+
+absl::Status UnknownType(absl::string_view name) {
   const auto append_name = [](std::string* out, const Row& row) { out->append(row.name); };
   return absl::InvalidArgumentError(absl::StrCat(
       "unknown dtype ", Quote(name), "; known: ", absl::StrJoin(kRows, ", ", append_name)));
 }
 
+// Returns kInvalidArgument unless `size_bytes` are the tensor's by its type, as far as this is known.
+absl::Status CheckSize(const StoredTensor& tensor, int64_t size_bytes) {
+  absl::StatusOr<int64_t> expected = size_bytes;
+  if (!tensor.is_foreign()) {
+    expected = SizeBytes(tensor.desc);
+  } else if (const Row* const row = FindRow(tensor.foreign_type); row != nullptr) {
+    expected = CheckedMul(tensor.desc.shape.num_elems(), row->bits);
+    if (expected.ok() && *expected % 8 != 0) {
+      return absl::InvalidArgumentError(absl::StrCat(tensor.desc.shape.Text(), " ",
+                                                     TypeName(tensor), " are no whole bytes"));
+    }
+    if (expected.ok()) *expected /= 8;
+  }
+  if (!expected.ok()) return expected.status();
+  if (*expected == size_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("do not hold the ", *expected, " bytes of ",
+                                                 tensor.desc.shape.Text(), " ", TypeName(tensor)));
+}
+
+// Writes JSON token by token, as they were read. Not thread-safe.
+class JsonText {
+ public:
+  void Key(absl::string_view name) {
+    Value(name);
+    text_.push_back(':');
+    wants_comma_ = false;
+  }
+  // Adds a value, or a bracket that opens one; `text` is its JSON.
+  void Value(absl::string_view text) {
+    if (wants_comma_) text_.push_back(',');
+    text_.append(text.data(), text.size());
+    wants_comma_ = true;
+  }
+  void Open(char bracket) {
+    Value(absl::string_view(&bracket, 1));
+    wants_comma_ = false;
+    ++depth_;
+  }
+  void Close(char bracket) {
+    text_.push_back(bracket);
+    wants_comma_ = true;
+    --depth_;
+  }
+  int depth() const { return depth_; }
+  std::string Take() {
+    wants_comma_ = false;
+    return std::exchange(text_, {});
+  }
+
+ private:
+  std::string text_;
+  bool wants_comma_ = false;
+  int depth_ = 0;
+};
+
+std::string JsonString(const std::string& text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::ignore);
+}
+
 // Takes the header token by token. The parser behind it keeps its own stack, and what is nested
-// deeper than the format has is refused at its first bracket.
+// deeper than the format has is refused at its first bracket. What the format has no key for is
+// written down again as it comes (kExtra).
 class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
  public:
   absl::StatusOr<ContainerIndex> Take(bool complete) {
@@ -90,8 +184,12 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
         break;
       case Where::kTensor:
         if (text != "dtype" && text != "shape" && text != "data_offsets") {
-          return Fail(absl::StrCat("has the unknown key ", Quote(text)), tensor_.name);
+          where_ = Where::kExtra;
+          extra_.Key(JsonString(text));
         }
+        break;
+      case Where::kExtra:
+        extra_.Key(JsonString(text));
         break;
       case Where::kStart:
       case Where::kShape:
@@ -108,15 +206,18 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       index_.metadata.emplace(key_, std::move(text));
       return true;
     }
+    if (where_ == Where::kExtra) return ExtraValue(JsonString(text));
     if (where_ != Where::kTensor || key_ != "dtype") return Unexpected("a string");
     if (tensor_.dtype.has_value()) return Fail("has dtype twice", tensor_.name);
-    absl::StatusOr<DType> dtype = ParseFormatDType(text);
-    if (!dtype.ok()) return Fail(dtype.status().message(), tensor_.name);
-    tensor_.dtype = *dtype;
+    if (FindRow(text) == nullptr && !MayNameAType(text)) {
+      return Fail(UnknownType(text).message(), tensor_.name);
+    }
+    tensor_.dtype = std::move(text);
     return true;
   }
 
   bool number_unsigned(uint64_t value) override {
+    if (where_ == Where::kExtra) return ExtraValue(absl::StrCat(value));
     if (where_ != Where::kShape && where_ != Where::kOffsets) return Unexpected("a number");
     if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
       return Fail(absl::StrCat(key_, " has ", value, "; at most 2^63 - 1 is allowed"),
@@ -135,6 +236,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       where_ = Where::kTop;
     } else if (where_ == Where::kTop) {
       where_ = key_ == kMetadataKey ? Where::kMetadata : Where::kTensor;
+    } else if (where_ == Where::kExtra) {
+      return OpenExtra('{', "an object");
     } else {
       return Unexpected("an object");
     }
@@ -142,6 +245,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool end_object() override {
+    if (where_ == Where::kExtra) return CloseExtra('}');
     if (where_ == Where::kTop) {
       where_ = Where::kDone;
       return true;
@@ -152,6 +256,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool start_array(size_t) override {
+    if (where_ == Where::kExtra) return OpenExtra('[', "an array");
     if (where_ != Where::kTensor || key_ == "dtype") return Unexpected("an array");
     std::optional<std::vector<int64_t>>& list = key_ == "shape" ? tensor_.shape : tensor_.offsets;
     if (list.has_value()) return Fail(absl::StrCat("has ", key_, " twice"), tensor_.name);
@@ -161,14 +266,26 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool end_array() override {
+    if (where_ == Where::kExtra) return CloseExtra(']');
     where_ = Where::kTensor;
     return true;
   }
 
-  bool null() override { return Unexpected("null"); }
-  bool boolean(bool) override { return Unexpected("a boolean"); }
-  bool number_integer(int64_t value) override { return Unexpected(absl::StrCat(value)); }
+  bool null() override {
+    if (where_ == Where::kExtra) return ExtraValue("null");
+    if (where_ == Where::kTop && key_ == kMetadataKey) return true;
+    return Unexpected("null");
+  }
+  bool boolean(bool value) override {
+    if (where_ == Where::kExtra) return ExtraValue(value ? "true" : "false");
+    return Unexpected("a boolean");
+  }
+  bool number_integer(int64_t value) override {
+    if (where_ == Where::kExtra) return ExtraValue(absl::StrCat(value));
+    return Unexpected(absl::StrCat(value));
+  }
   bool number_float(double, const std::string& text) override {
+    if (where_ == Where::kExtra) return ExtraValue(text);
     return Unexpected(absl::StrCat("the number ", text.substr(0, 40)));
   }
   bool binary(nlohmann::json::binary_t&) override { return Unexpected("binary"); }
@@ -179,14 +296,35 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
  private:
-  // Where the next token stands: before the header, in it, in one of its objects, in a list of one.
-  enum class Where : uint8_t { kStart, kTop, kMetadata, kTensor, kShape, kOffsets, kDone };
+  // Where the next token stands: before the header, in it, in one of its objects, in a list of one,
+  // in a value that the format has no key for.
+  enum class Where : uint8_t { kStart, kTop, kMetadata, kTensor, kShape, kOffsets, kExtra, kDone };
+
+  static constexpr int kMaxExtraDepth = 16;
 
   struct Partial {
     std::string name;
-    std::optional<DType> dtype;
+    std::optional<std::string> dtype;
     std::optional<std::vector<int64_t>> shape, offsets;
   };
+
+  bool ExtraValue(absl::string_view json) {
+    extra_.Value(json);
+    if (extra_.depth() == 0) where_ = Where::kTensor;
+    return true;
+  }
+
+  bool OpenExtra(char bracket, absl::string_view what) {
+    if (extra_.depth() == kMaxExtraDepth) return Unexpected(absl::StrCat(what, ", too deep,"));
+    extra_.Open(bracket);
+    return true;
+  }
+
+  bool CloseExtra(char bracket) {
+    extra_.Close(bracket);
+    if (extra_.depth() == 0) where_ = Where::kTensor;
+    return true;
+  }
 
   bool Fail(absl::string_view what, absl::string_view name) {
     status_ = absl::InvalidArgumentError(absl::StrCat(Quote(name), ": ", what));
@@ -195,7 +333,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
   bool Unexpected(absl::string_view found) {
     const bool in_tensor =
-        where_ == Where::kTensor || where_ == Where::kShape || where_ == Where::kOffsets;
+        where_ == Where::kTensor || where_ == Where::kShape || where_ == Where::kOffsets ||
+        where_ == Where::kExtra;
     status_ = absl::InvalidArgumentError(
         absl::StrCat("header has ", found, " where the format has none, at ",
                      in_tensor ? absl::StrCat(Quote(tensor_.name), ", ") : "", Quote(key_)));
@@ -209,18 +348,31 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     const int64_t begin = (*tensor_.offsets)[0], end = (*tensor_.offsets)[1];
     absl::StatusOr<Shape> shape = Shape::Make(*std::move(tensor_.shape));
     if (!shape.ok()) return Fail(shape.status().message(), tensor_.name);
-    TensorEntry entry = {{std::move(tensor_.name), *tensor_.dtype, *std::move(shape)}, begin, 0};
-    const absl::StatusOr<int64_t> size_bytes = SizeBytes(entry.desc);
-    if (!size_bytes.ok()) return Fail(size_bytes.status().message(), entry.desc.name);
-    if (end < begin || end - begin != *size_bytes) {
-      return Fail(
-          absl::StrCat("data_offsets [", begin, ", ", end, "] do not hold the ", *size_bytes,
-                       " bytes of ", entry.desc.shape.Text(), " ", NameOf(entry.desc.dtype)),
-          entry.desc.name);
+    TensorEntry entry;
+    entry.desc.name = std::move(tensor_.name);
+    entry.desc.shape = *std::move(shape);
+    entry.extra = extra_.Take();
+    entry.offset_bytes = begin;
+    const Row* const row = FindRow(*tensor_.dtype);
+    if (row != nullptr && row->dtype.has_value()) {
+      entry.desc.dtype = *row->dtype;
+    } else {
+      entry.desc.dtype = DType::kBool;
+      entry.foreign_type = *std::move(tensor_.dtype);
     }
-    entry.size_bytes = *size_bytes;
+    if (end < begin) return BadOffsets(entry, end, "end before they begin");
+    entry.size_bytes = end - begin;
+    if (entry.is_foreign()) entry.foreign_bytes = entry.size_bytes;
+    if (const absl::Status size = CheckSize(entry, entry.size_bytes); !size.ok()) {
+      return BadOffsets(entry, end, size.message());
+    }
     index_.tensors.push_back(std::move(entry));
     return true;
+  }
+
+  bool BadOffsets(const TensorEntry& entry, int64_t end, absl::string_view why) {
+    return Fail(absl::StrCat("data_offsets [", entry.offset_bytes, ", ", end, "] ", why),
+                entry.desc.name);
   }
 
   ContainerIndex index_;
@@ -229,20 +381,14 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool has_metadata_ = false;
   std::string key_;
   Partial tensor_;
+  JsonText extra_;  // of tensor_
   absl::flat_hash_set<std::string> names_;
 };
 
-absl::Status TooLong() {
-  return absl::InvalidArgumentError(absl::StrCat(
-      "names and metadata are over the format's limit of ", kMaxSafetensorsHeaderBytes, " bytes"));
-}
-
 // Appends `text` as a JSON string.
 absl::Status AppendString(absl::string_view text, std::string& out) {
-  if (out.size() + text.size() > static_cast<size_t>(kMaxSafetensorsHeaderBytes)) return TooLong();
   const std::string value(text);
-  const std::string quoted =
-      nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::ignore);
+  const std::string quoted = JsonString(value);
   // What is not UTF-8 was left out, and so does not come back.
   if (nlohmann::json::parse(quoted, nullptr, false) != value) {
     return absl::InvalidArgumentError(
@@ -252,12 +398,19 @@ absl::Status AppendString(absl::string_view text, std::string& out) {
   return absl::OkStatus();
 }
 
+// Returns kInvalidArgument if a header of `size_bytes` is too long.
+absl::Status CheckLength(size_t size_bytes, int64_t max_bytes) {
+  if (size_bytes <= static_cast<size_t>(max_bytes)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("names and metadata are over the format's limit of ", max_bytes,
+                   " bytes; a folder of .npy files has no such limit (--format npy)"));
+}
+
 }  // namespace
 
-int SafetensorsRank(DType dtype) {
-  int rank = 0;
-  while (kRows[static_cast<size_t>(rank)].dtype != dtype) ++rank;
-  return rank;
+int SafetensorsRank(const StoredTensor& tensor) {
+  const Row* const row = FindRow(tensor);
+  return row == nullptr ? 0 : static_cast<int>(row - kRows);
 }
 
 absl::StatusOr<ContainerIndex> ParseSafetensorsHeader(absl::string_view json) {
@@ -273,12 +426,14 @@ absl::StatusOr<ContainerIndex> ParseSafetensorsHeader(absl::string_view json) {
   return handler.Take(complete);
 }
 
-absl::StatusOr<std::string> FormatSafetensorsHeader(const ContainerIndex& index) {
+absl::StatusOr<std::string> FormatSafetensorsHeader(const ContainerIndex& index,
+                                                    int64_t max_bytes) {
   std::string out = "{";
   if (!index.metadata.empty()) {
     absl::StrAppend(&out, "\"", kMetadataKey, "\":{");
     for (const auto& [key, value] : index.metadata) {
       if (out.back() != '{') out.push_back(',');
+      QUANTD_RETURN_IF_ERROR(CheckLength(out.size() + key.size() + value.size(), max_bytes));
       QUANTD_RETURN_IF_ERROR(AppendString(key, out));
       out.push_back(':');
       QUANTD_RETURN_IF_ERROR(AppendString(value, out));
@@ -291,14 +446,17 @@ absl::StatusOr<std::string> FormatSafetensorsHeader(const ContainerIndex& index)
           absl::StrCat("a tensor cannot be called ", kMetadataKey, " in safetensors"));
     }
     if (out.size() > 1) out.push_back(',');
+    QUANTD_RETURN_IF_ERROR(CheckLength(out.size() + entry.desc.name.size(), max_bytes));
     QUANTD_RETURN_IF_ERROR(AppendString(entry.desc.name, out));
-    absl::StrAppend(
-        &out, ":{\"dtype\":\"", kRows[static_cast<size_t>(SafetensorsRank(entry.desc.dtype))].name,
-        "\",\"shape\":[", absl::StrJoin(entry.desc.shape.dims(), ","), "],\"data_offsets\":[",
-        entry.offset_bytes, ",", entry.offset_bytes + entry.size_bytes, "]}");
+    const Row* const row = FindRow(entry);
+    absl::StrAppend(&out, ":{\"dtype\":\"", row == nullptr ? entry.foreign_type : row->name,
+                    "\",\"shape\":[", absl::StrJoin(entry.desc.shape.dims(), ","),
+                    "],\"data_offsets\":[", entry.offset_bytes, ",",
+                    entry.offset_bytes + entry.size_bytes, "]", entry.extra.empty() ? "" : ",",
+                    entry.extra, "}");
   }
   out.push_back('}');
-  if (out.size() > static_cast<size_t>(kMaxSafetensorsHeaderBytes)) return TooLong();
+  QUANTD_RETURN_IF_ERROR(CheckLength(out.size(), max_bytes));
   return out;
 }
 

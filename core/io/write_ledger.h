@@ -13,8 +13,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/io/container_index.h"
 #include "core/io/quote.h"
-#include "core/tensor/shape.h"
 
 namespace quantd {
 
@@ -22,23 +22,24 @@ namespace quantd {
 class WriteLedger {
  public:
   // kInvalidArgument if two tensors have the same name, or one has more than 2^63 - 1 bytes.
-  static absl::StatusOr<WriteLedger> Make(std::vector<TensorDesc> tensors) {
+  static absl::StatusOr<WriteLedger> Make(std::vector<StoredTensor> tensors) {
     WriteLedger ledger;
     absl::flat_hash_set<std::string> names;
-    for (TensorDesc& desc : tensors) {
-      if (!names.insert(desc.name).second) {
+    for (StoredTensor& tensor : tensors) {
+      if (!names.insert(tensor.desc.name).second) {
         return absl::InvalidArgumentError(
-            absl::StrCat("two output tensors have the name ", Quote(desc.name)));
+            absl::StrCat("two output tensors have the name ", Quote(tensor.desc.name)));
       }
-      QUANTD_ASSIGN_OR_RETURN(const int64_t size_bytes, SizeBytes(desc));
-      ledger.tensors_.push_back({std::move(desc), size_bytes});
+      QUANTD_ASSIGN_OR_RETURN(const int64_t size_bytes, SizeBytes(tensor));
+      ledger.tensors_.push_back({std::move(tensor), size_bytes});
     }
     ledger.written_bytes_ = std::make_unique<std::atomic<int64_t>[]>(ledger.tensors_.size());
     return ledger;
   }
 
   size_t size() const { return tensors_.size(); }
-  const TensorDesc& desc(size_t tensor) const { return tensors_[tensor].desc; }
+  const StoredTensor& tensor(size_t tensor) const { return tensors_[tensor].tensor; }
+  const TensorDesc& desc(size_t tensor) const { return tensors_[tensor].tensor.desc; }
   int64_t size_bytes(size_t tensor) const { return tensors_[tensor].size_bytes; }
 
   // Returns kOutOfRange unless bytes [offset_bytes, + count_bytes) lie within the tensor.
@@ -77,7 +78,7 @@ class WriteLedger {
 
  private:
   struct Row {
-    TensorDesc desc;
+    StoredTensor tensor;
     int64_t size_bytes;
   };
   std::vector<Row> tensors_;

@@ -30,6 +30,8 @@ def test_names_stay_within_the_folder(tmp_path, name):
     {"shape": [1e300]}, {"spec": "nf4"}, {"spec": "zzz"}, {"spec": 7}, {"dtype": "bool"},
     {"dtype": None}, {"digests": {}}, {"digests": {"codes": "xxh3:00", "scale": "xxh3:00"}},
     {"digests": {"codes": "xxh3:00", "other": "xxh3:00"}},
+    {"tensors": []}, {"tensors": {"scale": 7}}, {"tensors": {"other": "w"}}, {"tensors": {"scale": "w"}},
+    {"tensors": {"scale": "absent"}},
 ])
 def test_metadata_that_lies(tmp_path, nothing_left, change):
     source, packed = tmp_path / "i.safetensors", tmp_path / "q.safetensors"
@@ -49,7 +51,7 @@ def test_metadata_that_lies(tmp_path, nothing_left, change):
 def test_in_place(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file({"w": X}, path)
-    quantctl("quantize", path, "-o", path, "--to", "int8")
+    quantctl("quantize", path, "-o", path, "--to", "int8", "--force")
     assert set(load_file(path)) == {"w", "w.scale"}
     quantctl("verify", path)
 

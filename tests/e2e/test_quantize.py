@@ -212,11 +212,12 @@ def test_an_existing_output_is_replaced(tmp_path, made):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.safetensors"]
 
 
-def test_collision_of_names(tmp_path, nothing_left):
-    path = tmp_path / "in.safetensors"
-    save_file({"w": np.ones((2, 4), np.float32), "w.scale": np.ones(1, np.float32)}, path)
-    message = error_of("quantize", path, "-o", nothing_left / "o.safetensors", "--to", "int8", code=2)
-    assert "w.scale" in message
+def test_collision_of_names(tmp_path):
+    path, out_path = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save_file({"w": np.ones((2, 4), np.float32), "w.scale": np.full(1, 7, np.float32)}, path)
+    quantctl("quantize", path, "-o", out_path, "--to", "int8")
+    planes = load_file(out_path)
+    assert set(planes) == {"w", "w.scale", "w.scale.2"} and planes["w.scale"] == 7
 
 
 def test_npy_input_and_output(tmp_path, made):
@@ -239,16 +240,12 @@ def test_npy_input_and_output(tmp_path, made):
 
 
 def test_fortran_order_npy(tmp_path, made):
-    """Either read right or refused; never taken for C order."""
     _, arrays = made
     np.save(tmp_path / "f.npy", np.asfortranarray(arrays["odd"]))
     out_path = tmp_path / "out.safetensors"
-    result = quantctl("quantize", tmp_path / "f.npy", "-o", out_path, "--to", "int8", code=None)
-    if result.returncode == 0:
-        codes, _ = reference.int8_per_tensor(arrays["odd"])
-        np.testing.assert_array_equal(load_file(out_path)["f"], codes)
-    else:
-        assert result.returncode == 2 and b"ortran" in result.stderr
+    quantctl("quantize", tmp_path / "f.npy", "-o", out_path, "--to", "int8")
+    codes, _ = reference.int8_per_tensor(arrays["odd"])
+    np.testing.assert_array_equal(load_file(out_path)["f"], codes)
 
 
 def test_raw_input(tmp_path, made):

@@ -17,7 +17,7 @@ inline void RequireWithin(const ContainerIndex& index, std::span<const std::byte
     Require(entry.offset_bytes >= end && entry.size_bytes >= 0 &&
                 entry.size_bytes <= file_bytes - entry.offset_bytes,
             "an entry overlaps another one or leaves the file");
-    const absl::StatusOr<int64_t> size_bytes = SizeBytes(entry.desc);
+    const absl::StatusOr<int64_t> size_bytes = SizeBytes(entry);
     Require(size_bytes.ok() && *size_bytes == entry.size_bytes, "an entry has another size");
     end = entry.offset_bytes + entry.size_bytes;
   }
@@ -26,8 +26,8 @@ inline void RequireWithin(const ContainerIndex& index, std::span<const std::byte
 inline void RequireEqual(const ContainerIndex& a, const ContainerIndex& b) {
   Require(a.metadata == b.metadata && a.tensors.size() == b.tensors.size(), "another index");
   for (size_t i = 0; i < a.tensors.size(); ++i) {
-    Require(a.tensors[i].desc == b.tensors[i].desc &&
-                a.tensors[i].size_bytes == b.tensors[i].size_bytes,
+    const StoredTensor &tensor_a = a.tensors[i], &tensor_b = b.tensors[i];
+    Require(tensor_a == tensor_b && a.tensors[i].size_bytes == b.tensors[i].size_bytes,
             "another tensor");
   }
 }

@@ -145,6 +145,12 @@ def container_files():
     yield save(arrays)
     yield save(arrays, metadata={"author": "tests", "quantd.spec": "int8"})
     yield save({"scalar": np.array(3.5, np.float16)})
+    # What others write and this carries on: no metadata, types that are none of ours, further keys.
+    header = (b'{"__metadata__":null,"z":{"dtype":"C64","shape":[2],"data_offsets":[0,16],"k":[1,{"a":-2.5}]},'
+              b'"f":{"dtype":"F4","shape":[3,2],"data_offsets":[16,19],"k":true,"l":null},'
+              b'"n":{"dtype":"NEW_7","shape":[5],"data_offsets":[19,20]}}')
+    yield struct.pack("<Q", len(header)) + header + bytes(20)
+    yield header
     for path in sorted(ROOT.glob("tests/*/*.safetensors")):
         data = path.read_bytes()
         header = data[8:8 + struct.unpack("<Q", data[:8])[0]]
@@ -156,11 +162,16 @@ def container_files():
 def npy_files():
     for array in (np.zeros((2, 3), "<f4"), np.arange(7, dtype="<i8"), np.array(1.5),
                   np.zeros((3, 2), "<f2", order="F"), np.zeros(2, ">f4"), np.zeros((0, 4), "?"),
-                  np.zeros(3, "V2"), np.zeros((1,) * 16, "u1")):
+                  np.zeros(3, "V2"), np.zeros((1,) * 16, "u1"),
+                  np.zeros((2, 3, 4), ">f8", order="F"), np.zeros((9, 30), "u1", order="F")):
         for version in [(1, 0), (2, 0), (3, 0)]:
             out = io.BytesIO()
             np.lib.format.write_array(out, array, version=version)
             yield bytes([15 if array.dtype.kind != "V" else 3]) + out.getvalue()
+    for text in ("{'descr': 'f4', 'fortran_order': False, 'shape': (2L, 1L), }",
+                 '{u"shape":(1,2,), "fortran_order" :True,"descr":"single"}',
+                 "{'descr': 'bfloat16', 'fortran_order': True, 'shape': (2, 2)}"):
+        yield b"\x0f\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text.encode() + bytes(8)
 
 
 def token_files():

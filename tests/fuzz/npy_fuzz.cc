@@ -1,4 +1,6 @@
 // Files of the npy container. Input: | u8: the dtype that the caller names, or none | the file |
+#include <memory>
+
 #include "core/io/container.h"
 #include "core/io/npy_header.h"
 #include "tests/fuzz/fuzz_input.h"
@@ -6,6 +8,23 @@
 
 namespace quantd::fuzz {
 namespace {
+
+// All values come, whatever their order, in pieces and blocks that are not those of the elements.
+void RequireReadable(const ContainerIndex& index, std::span<const std::byte> file) {
+  const auto bytes = std::make_shared<MemoryBytes>(file);
+  for (const TensorEntry& entry : index.tensors) {
+    TensorReader reader(bytes, entry, 13);
+    std::byte piece[1000];
+    int64_t read_bytes = 0;
+    while (true) {
+      const absl::StatusOr<size_t> got = reader.Read(piece);
+      Require(got.ok(), "values cannot be read");
+      if (*got == 0) break;
+      read_bytes += static_cast<int64_t>(*got);
+    }
+    Require(read_bytes == entry.size_bytes, "another number of values");
+  }
+}
 
 void Run(FuzzInput in) {
   const size_t choice = in.Byte() % (AllDTypes().size() + 1);
@@ -15,10 +34,11 @@ void Run(FuzzInput in) {
 
   const absl::StatusOr<NpyHeader> header = ParseNpyHeader(file, dtype);
   const absl::StatusOr<ContainerIndex> index =
-      (*FindContainer("npy"))->read_index(file, "t", {.dtype = dtype});
+      (*FindContainer("npy"))->read_index(MemoryBytes(file), "t", {.dtype = dtype});
   if (index.ok()) {
     Require(header.ok(), "a file without a header");
     RequireWithin(*index, file);
+    RequireReadable(*index, file);
   }
   if (!header.ok()) return;
   Require(header->data_offset_bytes <= static_cast<int64_t>(file.size()), "values past the end");

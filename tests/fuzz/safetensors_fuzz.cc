@@ -19,7 +19,7 @@ void RequireRoundTrip(const ContainerIndex& index) {
 
 void Run(std::span<const std::byte> file) {
   const absl::StatusOr<ContainerIndex> index =
-      (*FindContainer("safetensors"))->read_index(file, "t", {});
+      (*FindContainer("safetensors"))->read_index(MemoryBytes(file), "t", {});
   if (index.ok()) {
     RequireWithin(*index, file);
     RequireRoundTrip(*index);

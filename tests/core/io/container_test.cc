@@ -16,12 +16,12 @@ namespace quantd {
 namespace {
 
 using io_test::AsBytes;
-using io_test::AsText;
 using io_test::Desc;
 using io_test::ExpectError;
 using io_test::Npy;
 using io_test::PutFile;
 using io_test::Safetensors;
+using io_test::ValuesOf;
 using testing::TempDir;
 
 using Code = absl::StatusCode;
@@ -76,23 +76,23 @@ TEST(TensorFileTest, OpensEachContainerAndNamesTheTensorAfterTheFile) {
   absl::StatusOr<TensorFile> file = TensorFile::Open(dir / "layer.w.npy", {});
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_EQ(file->tensors()[0].desc, Desc("layer.w", DType::kF32, {2, 1}));
-  EXPECT_EQ(AsText(file->Values(0)), "abcdefgh");
+  EXPECT_EQ(ValuesOf(*file, 0), "abcdefgh");
 
   file = TensorFile::Open(dir / "plain", {});
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_EQ(AsText(file->Values(0)), "abcdefgh");
-  EXPECT_EQ(AsText(file->Values(1)), "ijk");
+  EXPECT_EQ(ValuesOf(*file, 0), "abcdefgh");
+  EXPECT_EQ(ValuesOf(*file, 1), "ijk");
   EXPECT_EQ(file->metadata(), (Metadata{{"k", "v"}}));
 
   file = TensorFile::Open(dir / "x.f32", RawOptions(DType::kF16, {2, 2}));
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_EQ(file->container().name, "raw");
   EXPECT_EQ(file->tensors()[0].desc, Desc("x", DType::kF16, {2, 2}));
-  EXPECT_EQ(AsText(file->Values(0)), "abcdefgh");
+  EXPECT_EQ(ValuesOf(*file, 0), "abcdefgh");
 
   file = TensorFile::Open(dir / "y.bin", RawOptions(DType::kF16, {2, 0}));
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_TRUE(file->Values(0).empty());
+  EXPECT_TRUE(ValuesOf(*file, 0).empty());
 }
 
 TEST(TensorFileTest, NamesThePathInErrors) {
@@ -146,7 +146,7 @@ void ExpectConsistent(const ContainerIndex& index, size_t file_bytes) {
     EXPECT_GE(entry.offset_bytes, 0);
     EXPECT_GE(entry.size_bytes, 0);
     EXPECT_LE(entry.size_bytes, static_cast<int64_t>(file_bytes) - entry.offset_bytes);
-    EXPECT_EQ(SizeBytes(entry.desc).value_or(-1), entry.size_bytes);
+    EXPECT_EQ(SizeBytes(entry).value_or(-1), entry.size_bytes);
     ranges.emplace_back(entry.offset_bytes, entry.offset_bytes + entry.size_bytes);
     names.push_back(entry.desc.name);
   }
@@ -163,7 +163,7 @@ TEST(ContainerDamageTest, DamagedFilesGiveAnErrorOrAConsistentIndex) {
           row->matches == nullptr ? RawOptions(DType::kF32, {2}) : OpenOptions();
       // A copy of the exact size, so that a sanitizer sees any read past the end.
       const std::vector<std::byte> copy(AsBytes(file).begin(), AsBytes(file).end());
-      const absl::StatusOr<ContainerIndex> index = row->read_index(copy, "stem", options);
+      const absl::StatusOr<ContainerIndex> index = row->read_index(MemoryBytes(copy), "stem", options);
       if (index.ok()) ExpectConsistent(*index, copy.size());
       return index.ok();
     };

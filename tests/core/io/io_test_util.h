@@ -18,7 +18,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "core/io/container_index.h"
+#include "core/io/container.h"
 #include "tests/support/temp_dir.h"
 
 namespace quantd::io_test {
@@ -54,6 +54,19 @@ inline std::string Npy(char major, absl::string_view dict, absl::string_view val
   std::string file("\x93NUMPY");
   file.append({major, '\0'}).append(reinterpret_cast<const char*>(&length), major == 1 ? 2 : 4);
   return file.append(dict.data(), dict.size()).append(values.data(), values.size());
+}
+
+// Returns all values of tensor `i` of `file`, read in pieces of `piece_bytes`.
+inline std::string ValuesOf(const TensorFile& file, size_t i, size_t piece_bytes = 1 << 20) {
+  TensorReader reader = file.MakeReader(i);
+  std::string values;
+  std::string piece(piece_bytes, '\0');
+  while (true) {
+    const absl::StatusOr<size_t> got = reader.Read(std::as_writable_bytes(std::span(piece)));
+    EXPECT_TRUE(got.ok()) << got.status();
+    if (!got.ok() || *got == 0) return values;
+    values.append(piece, 0, *got);
+  }
 }
 
 inline TensorDesc Desc(std::string name, DType dtype, std::vector<int64_t> dims) {

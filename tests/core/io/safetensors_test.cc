@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -10,30 +11,31 @@
 #include "core/base/status_macros.h"
 #include "core/io/container.h"
 #include "core/io/safetensors_header.h"
+#include "core/io/safetensors_header.h"
 #include "tests/core/io/io_test_util.h"
 
 namespace quantd {
 namespace {
 
 using io_test::AsBytes;
-using io_test::AsText;
 using io_test::Desc;
 using io_test::ExpectError;
 using io_test::GetFile;
 using io_test::PutFile;
 using io_test::Safetensors;
+using io_test::ValuesOf;
 using testing::TempDir;
 
 using Code = absl::StatusCode;
 
 absl::StatusOr<ContainerIndex> Read(const std::string& file, const OpenOptions& options = {}) {
-  return FindContainer("safetensors").value()->read_index(AsBytes(file), "stem", options);
+  return FindContainer("safetensors").value()->read_index(MemoryBytes(AsBytes(file)), "stem", options);
 }
 
 absl::StatusOr<std::unique_ptr<TensorWriter>> Create(const std::string& path,
                                                      std::vector<TensorDesc> tensors,
                                                      const Metadata& announced = {}) {
-  return FindContainer("safetensors").value()->create(path, std::move(tensors), announced);
+  return FindContainer("safetensors").value()->create(path, {tensors.begin(), tensors.end()}, announced);
 }
 
 TEST(SafetensorsTest, ReadsARealModel) {
@@ -46,7 +48,7 @@ TEST(SafetensorsTest, ReadsARealModel) {
   for (size_t i = 0; i < file->tensors().size(); ++i) {
     const TensorEntry& entry = file->tensors()[i];
     EXPECT_EQ(entry.desc.dtype, DType::kF32) << entry.desc.name;
-    EXPECT_EQ(static_cast<int64_t>(file->Values(i).size()), 4 * entry.desc.shape.num_elems());
+    EXPECT_EQ(static_cast<int64_t>(ValuesOf(*file, i).size()), 4 * entry.desc.shape.num_elems());
     values_bytes += entry.size_bytes;
   }
   EXPECT_EQ(values_bytes, 1'238'532);  // of 1,239,748 in the file
@@ -78,7 +80,7 @@ TEST(SafetensorsTest, ReadsEveryTypeAtAnyAlignment) {
   for (size_t i = 0; i < std::size(kTypes); ++i) {
     EXPECT_EQ(file->tensors()[i].desc,
               Desc(absl::StrCat("t", kTypes[i].name), kTypes[i].dtype, {1}));
-    EXPECT_EQ(AsText(file->Values(i)),
+    EXPECT_EQ(ValuesOf(*file, i),
               std::string(static_cast<size_t>(SizeOf(kTypes[i].dtype)), kTypes[i].name[0]));
   }
 }
@@ -164,13 +166,20 @@ TEST(SafetensorsTest, RefusesHeadersThatBreakTheFormat) {
       {R"({"w":5})", "\"w\""},
       {R"({"w":[1]})", "an array"},
       {R"({"w":null})", "null"},
+      {R"({"__metadata__":{"k":null}})", "null"},
+      {R"({"__metadata__":null,"__metadata__":{}})", "is there twice"},
       {R"({"w":{}})", "needs dtype"},
       {R"({"__metadata__":{"k":5}})", "\"k\""},
       {R"({"__metadata__":{"k":{}}})", "an object"},
       {R"({"__metadata__":{"k":"","k":""}})", "\"k\": is there twice"},
       {R"({"__metadata__":{},"__metadata__":{}})", "__metadata__\": is there twice"},
       {absl::StrCat("{\"w\":", tensor, ",\"w\":", tensor, "}"), "\"w\": is there twice"},
-      {with("\"U8\"", "\"F4\""), "\"w\": unknown dtype \"F4\"; known: BOOL, U8"},
+      {with("\"U8\"", "\"f4\""), "\"w\": unknown dtype \"f4\"; known: BOOL, F4"},
+      {with("\"U8\"", "\"\""), "unknown dtype \"\""},
+      {with("\"U8\"", "\"F-4\""), "unknown dtype \"F-4\""},
+      {with("\"U8\"", absl::StrCat("\"F", std::string(32, '4'), "\"")), "unknown dtype \"F44"},
+      {with("\"U8\"", "\"F4\""), "[1] F4 are no whole bytes"},
+      {with("\"U8\"", "\"C64\""), "do not hold the 8 bytes of [1] C64"},
       {with("\"U8\"", "\"u8\""), "unknown dtype"},
       {with("\"U8\"", "8"), "\"w\""},
       {with("[1]", "1"), "\"w\""},
@@ -187,7 +196,9 @@ TEST(SafetensorsTest, RefusesHeadersThatBreakTheFormat) {
       {with("[1]", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]"), "more than 16"},
       {with("[0,1]", "[0]"), "two numbers"},
       {with("[0,1]", "[0,1,1]"), "more than 2"},
-      {with("\"shape\"", "\"stride\""), "\"stride\""},
+      {with("\"shape\"", "\"stride\""), "\"w\": needs dtype, shape"},
+      {with("\"U8\"", absl::StrCat("\"U8\",\"x\":", std::string(17, '['), std::string(17, ']'))),
+       "too deep"},
       {with("\"shape\"", "\"dtype\""), "\"dtype\""},
       {with("\"dtype\":\"U8\"", "\"dtype\":\"U8\",\"dtype\":\"U8\""), "dtype twice"},
       {with("\"shape\":[1]", "\"shape\":[1],\"shape\":[1]"), "shape twice"},
@@ -203,6 +214,60 @@ TEST(SafetensorsTest, RefusesHeadersThatBreakTheFormat) {
               Code::kInvalidArgument, {"\"w\"", "2^63 - 1 bytes"});
 }
 
+TEST(SafetensorsTest, TakesMetadataThatIsNull) {
+  const absl::StatusOr<ContainerIndex> index = Read(Safetensors(R"({"__metadata__":null})", ""));
+  ASSERT_TRUE(index.ok()) << index.status();
+  EXPECT_TRUE(index->metadata.empty());
+}
+
+// Types that are none of ours and keys that the format has not are carried on.
+TEST(SafetensorsTest, CarriesOnWhatItDoesNotKnow) {
+  const std::string header =
+      R"({"c":{"dtype":"C64","shape":[2],"data_offsets":[0,16],"x":[1,-2,1.50,null,{"y":"\"é"}],)"
+      R"("z":true},"h":{"dtype":"F8_E8M0","shape":[3],"data_offsets":[16,19]},)"
+      R"("w":{"dtype":"U8","shape":[1],"data_offsets":[19,20],"k":{}},)"
+      R"("n":{"dtype":"F99_NEW","shape":[7,7],"data_offsets":[20,21]},)"
+      R"("f":{"dtype":"F4","shape":[3,2],"data_offsets":[21,24]}})";
+  const std::string values = "0123456789abcdefghijklmn";
+  const absl::StatusOr<ContainerIndex> index = Read(Safetensors(header, values));
+  ASSERT_TRUE(index.ok()) << index.status();
+  ASSERT_EQ(index->tensors.size(), 5u);
+  EXPECT_EQ(TypeName(index->tensors[0]), "C64");
+  EXPECT_EQ(index->tensors[0].extra, R"("x":[1,-2,1.50,null,{"y":"\"é"}],"z":true)");
+  EXPECT_EQ(TypeName(index->tensors[2]), "uint8");
+  EXPECT_EQ(index->tensors[2].extra, R"("k":{})");
+  EXPECT_EQ(index->tensors[3].foreign_bytes, 1);
+  EXPECT_EQ(*FormatSafetensorsHeader(*Read(Safetensors("{}", ""))), "{}");
+
+  // Written again, each is what it was, in the order of the format's types.
+  const TempDir dir;
+  std::vector<StoredTensor> tensors(index->tensors.begin(), index->tensors.end());
+  auto writer = FindContainer("safetensors").value()->create(dir / "o.safetensors", tensors, {});
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const TensorEntry& entry = index->tensors[i];
+    const size_t begin = static_cast<size_t>(entry.offset_bytes) - 8 - header.size();
+    ASSERT_TRUE((*writer)
+                    ->WriteAt(i, 0, AsBytes(values.substr(begin, static_cast<size_t>(entry.size_bytes))))
+                    .ok());
+  }
+  ASSERT_TRUE((*writer)->Finish({}).ok());
+  const absl::StatusOr<TensorFile> file = TensorFile::Open(dir / "o.safetensors", {});
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::vector<std::string> names;
+  for (size_t i = 0; i < file->tensors().size(); ++i) {
+    const TensorEntry& entry = file->tensors()[i];
+    names.push_back(entry.desc.name);
+    const auto original = std::find(tensors.begin(), tensors.end(), entry);
+    ASSERT_NE(original, tensors.end()) << entry.desc.name;
+    const TensorEntry& from = index->tensors[static_cast<size_t>(original - tensors.begin())];
+    EXPECT_EQ(ValuesOf(*file, i),
+              values.substr(static_cast<size_t>(from.offset_bytes) - 8 - header.size(),
+                            static_cast<size_t>(from.size_bytes)));
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"c", "h", "w", "f", "n"}));
+}
+
 TEST(SafetensorsTest, RefusesDeepJsonWithoutRecursion) {
   constexpr size_t kDepth = 2'000'000;
   const std::string arrays(kDepth, '[');
@@ -210,6 +275,7 @@ TEST(SafetensorsTest, RefusesDeepJsonWithoutRecursion) {
   for (size_t i = 0; i < kDepth; ++i) objects += "{\"a\":";
   for (const std::string& json :
        {absl::StrCat("{\"w\":", arrays), absl::StrCat("{\"w\":{\"shape\":", arrays),
+        absl::StrCat("{\"w\":{\"x\":", arrays), absl::StrCat("{\"w\":{\"x\":", objects),
         absl::StrCat("{\"__metadata__\":{\"k\":", arrays), objects}) {
     EXPECT_EQ(Read(Safetensors(json, "")).status().code(), Code::kInvalidArgument);
   }
@@ -281,7 +347,7 @@ TEST(SafetensorsWriterTest, KeepsRoomForTheMetadataAnnounced) {
     const absl::StatusOr<TensorFile> file = TensorFile::Open(dir / "out", options);
     ASSERT_TRUE(file.ok()) << file.status();
     EXPECT_EQ(file->metadata(), metadata);
-    EXPECT_EQ(AsText(file->Values(0)), "x");
+    EXPECT_EQ(ValuesOf(*file, 0), "x");
     EXPECT_EQ(file->tensors()[0].offset_bytes % 8, 0);
   }
 }

@@ -1,4 +1,4 @@
-#include "server/machine_memory.h"
+#include "core/io/machine_memory.h"
 
 #include <gtest/gtest.h>
 

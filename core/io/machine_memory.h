@@ -1,5 +1,5 @@
-#ifndef QUANTD_SERVER_MACHINE_MEMORY_H_
-#define QUANTD_SERVER_MACHINE_MEMORY_H_
+#ifndef QUANTD_CORE_IO_MACHINE_MEMORY_H_
+#define QUANTD_CORE_IO_MACHINE_MEMORY_H_
 
 #include <cstdint>
 #include <string>
@@ -15,4 +15,4 @@ int64_t CgroupLimitBytes(const std::string& root);
 
 }  // namespace quantd
 
-#endif  // QUANTD_SERVER_MACHINE_MEMORY_H_
+#endif  // QUANTD_CORE_IO_MACHINE_MEMORY_H_
