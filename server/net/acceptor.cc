@@ -11,11 +11,13 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/net/handshakes.h"
 
 namespace quantd {
 namespace {
@@ -191,8 +193,16 @@ void Acceptor::TakeConnection(size_t listener, int fd, const sockaddr_storage& a
   ++from.open;
   open_.fetch_add(1);
   GuardTable::handed_over() = guarded;
-  from.take(fd);
+  HandOver(from, fd);
   GuardTable::handed_over() = nullptr;
+}
+
+void Acceptor::HandOver(const Listener& listener, int fd) {
+  std::optional<HandshakeScope> handshakes;
+  if (!listener.socket.is_unix() && options_.failed_logins != nullptr) {
+    handshakes.emplace(PeerOf(fd), options_.failed_logins);
+  }
+  listener.take(fd);
 }
 
 absl::StatusOr<Acceptor::Peer> Acceptor::PeerOfSocket(const Listener& listener, int fd,
@@ -205,8 +215,11 @@ absl::StatusOr<Acceptor::Peer> Acceptor::PeerOfSocket(const Listener& listener, 
   }
   const std::vector<uint32_t>& allowed = options_.allowed_uids;
   if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), peer.uid) == allowed.end()) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("user ", peer.uid, " is not one of --allow-uid"));
+    const std::string reason = absl::StrCat("user ", peer.uid, " is not one of --allow-uid");
+    if (options_.failed_logins != nullptr) {
+      options_.failed_logins->Add(FailedLogins::Kind::kUid, "unix", reason);
+    }
+    return absl::PermissionDeniedError(reason);
   }
   return Peer{UnixPeerOf(peer.uid, next_id_), absl::StrCat("user ", peer.uid)};
 }

@@ -22,6 +22,7 @@
 #include "server/net/connection_guard.h"
 #include "server/net/guard_table.h"
 #include "server/net/listen.h"
+#include "server/observe/failed_logins.h"
 
 namespace quantd {
 
@@ -38,6 +39,7 @@ struct AcceptorOptions {
   // Counts a connection that its guard has ended, by any thread; null: nobody does.
   std::function<void(GuardReason)> on_guard_end;
   std::shared_ptr<spdlog::logger> logger;  // null: silent
+  std::shared_ptr<FailedLogins> failed_logins;  // of users and TLS handshakes; null: nobody is told
 };
 
 // Accepts connections and hands them to gRPC, which by itself neither bounds their number nor asks
@@ -114,6 +116,8 @@ class Acceptor {
   // Closes the oldest unproven connection of those that `may_go`; false: there is none.
   template <typename MayGo>
   bool Displace(const MayGo& may_go);
+  // Hands a connection over to its owner.
+  void HandOver(const Listener& listener, int fd);
   void Refuse(const std::string& reason);
   void OnGuardEnd(GuardReason reason);
   // Logs, at most once a second, with the number of what was left out.

@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "server/net/guard_table.h"
 #include "server/net/tokens.h"
+#include "server/observe/failed_logins.h"
 
 namespace quantd {
 namespace {
@@ -38,12 +39,16 @@ std::string PeerWithoutPort(const std::string& peer) {
 }
 
 absl::StatusOr<Caller> IdentifyCaller(const grpc::CallbackServerContext& call,
-                                      const TokenTable* tokens) {
+                                      const TokenTable* tokens, FailedLogins& failed) {
   if (tokens != nullptr) {
     const std::optional<absl::string_view> token = BearerToken(call);
     std::optional<Caller> caller;
     if (token.has_value()) caller = tokens->Find(*token);
     if (caller.has_value()) return *std::move(caller);
+    failed.Add(FailedLogins::Kind::kToken, call.peer(),
+               token.has_value()                               ? "the token is not known"
+               : call.client_metadata().count("authorization") ? "authorization is not one Bearer"
+                                                               : "there is no token");
     return absl::UnauthenticatedError(
         "the call needs a token that this server knows, as metadata authorization: Bearer TOKEN");
   }

@@ -315,6 +315,7 @@ def target(folder, tls, *args, preexec_fn=None):
     """A server that has worked, and what asks for its health."""
     folder.mkdir(parents=True, exist_ok=True)
     credentials, options = None, ()
+    folder.mkdir(exist_ok=True)
     if tls:
         authority = Authority(folder)
         certificate, key = authority.issue("server")
