@@ -6,6 +6,7 @@
 //   accept -> GuardTable::Add -> gRPC: getpeername, SSL_new, epoll_ctl        (the connection begins)
 //   recvmsg -> may it be read? -> real recvmsg -> guard: end it?  -> gRPC     (TLS: SSL_read instead)
 //   gRPC -> real sendmsg -> guard                                             (TLS: SSL_write)
+//   gRPC -> close -> GuardTable::Clear                                        (the connection ends)
 //
 // Linked into the program alone, and into its tests. Tested by tests/server/net/interpose_test.cc and
 // tests/attack.
@@ -15,6 +16,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -100,6 +102,7 @@ ssize_t recvmsg(int fd, msghdr* message, int flags) {
   const bool is_read = (flags & (MSG_PEEK | MSG_ERRQUEUE)) == 0;
   const auto connection = is_read ? GuardTable::OfProcess().Find(fd) : nullptr;
   if (connection == nullptr) return real(fd, message, flags);
+  if (connection->is_ended) return 0;  // what else has come is nobody's
   size_t limit = connection->guard.MayReceive();
   if (limit == 0 && connection->is_watched) {
     errno = EAGAIN;  // the guard wakes gRPC
@@ -140,6 +143,13 @@ int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event* event) noexcept 
     GuardTable::OfProcess().Watch(fd, epoll_fd, *event);
   }
   return real(epoll_fd, operation, fd, event);
+}
+
+int close(int fd) {
+  using namespace quantd;
+  static auto* const real = RealOf(&close, "close");
+  GuardTable::OfProcess().Clear(fd);
+  return real(fd);
 }
 
 int getpeername(int fd, sockaddr* address, socklen_t* size) noexcept {

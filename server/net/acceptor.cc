@@ -59,7 +59,7 @@ Acceptor::Acceptor(AcceptorOptions options) : options_(std::move(options)) {
 Acceptor::~Acceptor() {
   Stop();
   for (const auto& [id, connection] : connections_) {
-    if (connection.guarded != nullptr) GuardTable::OfProcess().Remove(*connection.guarded);
+    if (connection.guarded != nullptr) GuardTable::OfProcess().RemovePeer(*connection.guarded);
   }
   MutexLock lock(&reporter_->mutex);
   reporter_->acceptor = nullptr;
@@ -274,7 +274,9 @@ template <typename MayGo>
 bool Acceptor::Displace(const MayGo& may_go) {
   for (auto& [id, connection] : connections_) {
     if (connection.is_closing || !connection.is_unproven() || !may_go(connection)) continue;
-    shutdown(connection.duplicate, SHUT_RDWR);  // which gRPC finds, and closes its end
+    // Before gRPC is told by the shutdown, so that it finds the end also where its peer is held back.
+    connection.guarded->is_ended = true;
+    shutdown(connection.duplicate, SHUT_RDWR);
     connection.is_closing = true;
     ++closing_;
     --listeners_[connection.listener].open;
@@ -328,7 +330,7 @@ void Acceptor::Forget(uint64_t id) {
   } else {
     --listeners_[connection.listener].open;
   }
-  if (connection.guarded != nullptr) GuardTable::OfProcess().Remove(*connection.guarded);
+  if (connection.guarded != nullptr) GuardTable::OfProcess().RemovePeer(*connection.guarded);
   connections_.erase(found);
   open_.fetch_sub(1);
 }

@@ -63,22 +63,13 @@ void GuardTable::Clear(int fd) {
   shard.by_fd.erase(found);
 }
 
-void GuardTable::Remove(const GuardedConnection& connection) {
-  std::shared_ptr<GuardedConnection> by_fd, by_peer;  // go after the locks
-  {
-    MutexLock lock(&peers_mutex_);
-    const auto found = by_peer_.find(KeyOf(connection.peer));
-    if (found != by_peer_.end() && found->second.get() == &connection) {
-      by_peer = std::move(found->second);
-      by_peer_.erase(found);
-    }
-  }
-  Shard& shard = ShardOf(connection.fd);
-  MutexLock lock(&shard.mutex);
-  const auto found = shard.by_fd.find(connection.fd);
-  if (found == shard.by_fd.end() || found->second.get() != &connection) return;
-  by_fd = std::move(found->second);
-  shard.by_fd.erase(found);
+void GuardTable::RemovePeer(const GuardedConnection& connection) {
+  std::shared_ptr<GuardedConnection> gone;  // after the lock
+  MutexLock lock(&peers_mutex_);
+  const auto found = by_peer_.find(KeyOf(connection.peer));
+  if (found == by_peer_.end() || found->second.get() != &connection) return;
+  gone = std::move(found->second);
+  by_peer_.erase(found);
 }
 
 std::shared_ptr<GuardedConnection> GuardTable::Find(int fd) {

@@ -31,7 +31,7 @@ struct GuardedConnection {
   const std::string peer;  // as gRPC names it
   const bool is_encrypted;  // what passes `fd` is TLS, and is walked when it is decrypted
   const EndFn on_end;      // called, once, by whatever thread finds the reason
-  std::atomic<bool> is_ended = false;
+  std::atomic<bool> is_ended = false;  // nothing more is read
   std::atomic<bool> is_watched = false;  // it is known how to wake gRPC
   int epoll_fd = -1;                     // gRPC's; these two are guarded by the table
   epoll_event watch = {};
@@ -47,9 +47,10 @@ class GuardTable {
 
   // `connection` replaces what had its descriptor before, which has been closed since.
   void Add(const std::shared_ptr<GuardedConnection>& connection);
-  // The descriptor belongs to something without a guard now.
+  // The descriptor is closed, or belongs to something without a guard now.
   void Clear(int fd);
-  void Remove(const GuardedConnection& connection);
+  // No call comes from the connection any more. What gRPC may still read of it stays guarded.
+  void RemovePeer(const GuardedConnection& connection);
   // Null: there is none.
   std::shared_ptr<GuardedConnection> Find(int fd);
   std::shared_ptr<GuardedConnection> FindPeer(absl::string_view peer);

@@ -217,6 +217,31 @@ TEST(Guards, TheOldestConnectionWithoutACallGoesForANewcomer) {
   EXPECT_TRUE(proven.AwaitHeaders(1));
 }
 
+// Those that are held back go too.
+TEST(Guards, ConnectionsWithUndecidedCallsGoForNewcomers) {
+  const TempDir folder;
+  std::ofstream(folder / "tokens")
+      << "alice 8766b9cb08e6040b704f1e3ee1e186efccf2635b1d2634d6525333007e6aeae1\n";
+  ServerOptions options = OptionsFor({"127.0.0.1:0"});
+  options.access.max_connections = 4;
+  options.access.tokens_path = folder / "tokens";
+  const auto server = StartServer(options);
+  std::vector<std::unique_ptr<RawPeer>> peers;
+  std::string calls;
+  for (uint32_t stream = 1; stream < 40'000; stream += 2) calls += OpenCall(stream, kInfo);
+  std::vector<std::thread> senders;
+  for (int i = 0; i < 100; ++i) {  // each sends until it is closed, and takes no answer
+    peers.push_back(std::make_unique<RawPeer>(server->addresses().front()));
+    senders.emplace_back([&calls, peer = peers.back().get()] { peer->Hello() && peer->Send(calls); });
+  }
+  RawPeer last(server->addresses().front());
+  EXPECT_TRUE(last.Hello());
+  EXPECT_FALSE(last.Receive().empty());
+  EXPECT_GE(server->displaced_connections(), 97);
+  server->Shutdown(absl::ZeroDuration());
+  for (std::thread& sender : senders) sender.join();
+}
+
 TEST(Guards, WhatFillsOneListenerLeavesTheOthersOpen) {
   const TempDir folder;
   ServerOptions options = OptionsFor({"127.0.0.1:0", "unix:" + folder / "sock"});
@@ -283,8 +308,10 @@ TEST(GuardTable, NamesPeersAsGrpcDoes) {
   table.Add(connection);
   EXPECT_EQ(table.FindPeer("ipv6:%5Bfe80::1%252%5D:80"), connection);
   EXPECT_EQ(table.Find(1 << 20), connection);
-  table.Remove(*connection);
+  table.RemovePeer(*connection);
   EXPECT_EQ(table.FindPeer("ipv6:%5Bfe80::1%252%5D:80"), nullptr);
+  EXPECT_EQ(table.Find(1 << 20), connection) << "until it is closed";
+  table.Clear(1 << 20);
   EXPECT_EQ(table.Find(1 << 20), nullptr);
 }
 
