@@ -103,14 +103,14 @@ class Shell final : public CallReactor, public CallPort {
 
   void Read(grpc::ByteBuffer* frame) override { StartRead(frame); }
   void Write(const grpc::ByteBuffer* frame, bool more_follows) override {
-    let_in_->Answer();
+    if (let_in_.has_value()) let_in_->Answer();
     grpc::WriteOptions options;
     if (more_follows) options.set_buffer_hint();
     StartWrite(frame, options);
   }
   void Finish(const absl::Status& status, const CallTrailers& trailers,
               const grpc::ByteBuffer* last) override {
-    let_in_->Answer();
+    if (let_in_.has_value()) let_in_->Answer();
     AddTrailers(trailers, context_);
     if (last != nullptr) return StartWriteAndFinish(last, grpc::WriteOptions(), ToGrpc(status));
     CallReactor::Finish(ToGrpc(status));
