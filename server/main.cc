@@ -159,6 +159,8 @@ int CheckConfig(const CLI::App& app, const Flags& flags) {
     return kExitUsage;
   }
   std::printf("%s", EffectiveConfig(app).c_str());
+  std::printf("# streams that may wait for memory, by max-waiting and memory = %lld\n",
+              static_cast<long long>(EffectiveMaxWaiting(OptionsOf(flags))));
   return EXIT_SUCCESS;
 }
 

@@ -21,6 +21,8 @@
 #include "server/admit/admission_timer.h"
 #include "server/admit/caller_accounts.h"
 #include "server/admit/idle_watch.h"
+#include "server/admit/waiting_room.h"
+#include "server/calls/health.h"
 #include "server/net/acceptor.h"
 #include "server/net/access.h"
 #include "server/net/shared_regions.h"
@@ -93,7 +95,8 @@ class QuantdServer {
   // Reads the tokens again; on an error those that were there stay.
   absl::Status ReloadTokens();
 
-  int64_t active_calls() const { return context_.active_calls.load(); }
+  // Calls of the health service do not count.
+  int64_t active_calls() const { return context_.working_calls(); }
   int64_t started_calls() const { return context_.started_calls.load(); }
   int64_t open_connections() const { return acceptor_->open_connections(); }
   int64_t refused_connections() const { return acceptor_->refused_connections(); }
@@ -115,8 +118,10 @@ class QuantdServer {
   absl::Status StartMetrics(const ServerOptions& options);
 
   MemoryBudget budget_;
-  MemoryBudget waiting_room_;
+  WaitingRoom waiting_room_;
   MemoryBudget region_budget_;
+  const std::shared_ptr<MemoryBudget> reading_room_;
+  HealthStatus health_;
   CallerAccounts accounts_;
   IdleWatch idle_watch_;
   std::unique_ptr<TokenTable> tokens_;    // null: calls need none
@@ -124,10 +129,11 @@ class QuantdServer {
   std::unique_ptr<SharedRegions> regions_;  // null: no UNIX socket, or turned off
   ServiceContext context_;                // outlives the executor's tasks
   Admission admission_;                   // likewise, for they give memory back
+  Admission readers_;                     // likewise
   Executor executor_;
   Executor small_calls_;
   AdmissionTimer admission_timer_;
-  std::unique_ptr<grpc::Service> service_;
+  std::unique_ptr<grpc::Service> service_, health_service_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Acceptor> acceptor_;                 // goes before the server
@@ -135,6 +141,9 @@ class QuantdServer {
   Mutex shutdown_mutex_;
   bool is_shut_down_ ABSL_GUARDED_BY(shutdown_mutex_) = false;
 };
+
+// Returns how many streams find a place in the waiting room and may wait for memory in it.
+int64_t EffectiveMaxWaiting(const ServerOptions& options);
 
 // Returns the version of quantd.
 absl::string_view Version();

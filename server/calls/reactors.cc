@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "core/base/hand_over.h"
 #include "core/base/mutex.h"
@@ -126,13 +127,40 @@ absl::StatusOr<std::shared_ptr<const SharedRegion>> RegionOf(
   return context.regions->Find(token);
 }
 
+// kResourceExhausted: the call's headers are longer than they may be. gRPC's own limit is higher,
+// since whoever exceeds that one loses all calls of its connection.
+absl::Status CheckMetadata(const grpc::CallbackServerContext& call, int max_bytes) {
+  constexpr size_t kOverheadBytes = 32;  // of each entry: RFC 9113, section 6.5.2
+  size_t bytes = 0;
+  for (const auto& [key, value] : call.client_metadata()) {
+    bytes += key.size() + value.size() + kOverheadBytes;
+  }
+  if (bytes <= static_cast<size_t>(max_bytes)) return absl::OkStatus();
+  return WithLimit(
+      absl::ResourceExhaustedError(absl::StrCat("the call's metadata has ", bytes,
+                                                " bytes; at most ", max_bytes,
+                                                " are allowed (--max-metadata)")),
+      "metadata_bytes", max_bytes);
+}
+
+// Health checks need no token, and have an account of their own: they count as streams of nobody who
+// works, and who works does not keep them out.
+absl::StatusOr<Caller> CallerOf(const grpc::CallbackServerContext& call,
+                                const ServiceContext& context, CallKind kind) {
+  if (kind != CallKind::kHealth) return IdentifyCaller(call, context.tokens);
+  QUANTD_ASSIGN_OR_RETURN(Caller caller, IdentifyCaller(call, nullptr));
+  caller.name = absl::StrCat("health:", caller.name);
+  return caller;
+}
+
 }  // namespace
 
 CallReactor* Serve(ServiceContext& context, grpc::CallbackServerContext& call,
                    absl::string_view rpc, CallKind kind, MakeHandler make_handler) {
   auto shell = std::make_unique<Shell>(call);
   const auto open = [&]() -> absl::StatusOr<std::shared_ptr<Call>> {
-    QUANTD_ASSIGN_OR_RETURN(const Caller caller, IdentifyCaller(call, context.tokens));
+    QUANTD_RETURN_IF_ERROR(CheckMetadata(call, context.limits.max_metadata_bytes));
+    QUANTD_ASSIGN_OR_RETURN(const Caller caller, CallerOf(call, context, kind));
     QUANTD_ASSIGN_OR_RETURN(std::shared_ptr<const SharedRegion> shared, RegionOf(call, context));
     return Call::Open(context, *shell, caller, FactsOf(call, caller, rpc, kind), std::move(shared));
   };

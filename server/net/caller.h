@@ -3,7 +3,9 @@
 
 #include <grpcpp/server_context.h>
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -18,6 +20,8 @@ struct Caller {
   std::string name;
   int64_t max_streams = 0;          // at once; 0: not limited by the token
   int64_t max_in_flight_bytes = 0;  // likewise
+  // Becomes true when its token is taken back; null: it needs none.
+  std::shared_ptr<const std::atomic<bool>> revoked = nullptr;
 };
 
 // Returns who makes `call`. Where there are `tokens`, one of them is needed: kUnauthenticated,
