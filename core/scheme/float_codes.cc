@@ -61,10 +61,12 @@ float ScaleOf(const Resolved& resolved, double reach) {
   const MiniFormat& format = FormatOf(CodeType(resolved));
   const double largest = WidenFloat<double>(format, format.max_code);
   using Limits = std::numeric_limits<float>;
-  const float scale = static_cast<float>(std::min<double>(reach / largest, Limits::max()));
-  if (scale == 0) {
-    if (resolved.spec.dialect == "compressed_tensors") return Limits::epsilon();
-    return reach == 0 ? 1 : Limits::denorm_min();
+  float scale = static_cast<float>(std::min<double>(reach / largest, Limits::max()));
+  if (resolved.spec.dialect == "compressed_tensors") {  // small scales stay, if they are not 0
+    if (scale == 0) return Limits::epsilon();
+  } else {
+    if (reach == 0) return 1;
+    scale = std::max(scale, Limits::min());
   }
   const bool holds = std::isfinite(scale * static_cast<float>(largest));
   if (holds || !WorksAsF32(resolved.tensor.dtype)) return scale;

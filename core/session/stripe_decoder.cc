@@ -32,6 +32,20 @@
 #include "core/simd/scan.h"
 
 namespace quantd {
+
+int64_t SaturateFloats(const double* wide, int64_t num_elems, float* values) {
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  constexpr double kBeyond = 0x1.ffffffp127;  // half a step further
+  int64_t saturated = 0;
+  for (int64_t i = 0; i < num_elems; ++i) {
+    if (std::isfinite(LoadAt(values, i)) || !std::isfinite(wide[i])) continue;
+    const auto value = static_cast<float>(std::clamp(wide[i], -kLargest, kLargest));
+    CopyBytes(values + i, &value, sizeof(value));
+    saturated += std::fabs(wide[i]) >= kBeyond;
+  }
+  return saturated;
+}
+
 namespace {
 
 // Returns the groups that the stripe, which may be a part of a band, has elements of; maybe more.
@@ -75,21 +89,6 @@ bool AreTame(const Plan& plan, const Stripe& stripe, const ParamView& params) {
     }
   }
   return largest < kLargest;
-}
-
-// Replaces `values` that are not finite where those in f64, `wide`, are. Returns how many of these
-// f32 does not hold.
-int64_t SaturateFloats(const double* wide, int64_t num_elems, float* values) {
-  constexpr double kLargest = std::numeric_limits<float>::max();
-  constexpr double kBeyond = 0x1.ffffffp127;  // half a step further
-  int64_t saturated = 0;
-  for (int64_t i = 0; i < num_elems; ++i) {
-    if (std::isfinite(LoadAt(values, i)) || !std::isfinite(wide[i])) continue;
-    const auto value = static_cast<float>(std::clamp(wide[i], -kLargest, kLargest));
-    CopyBytes(values + i, &value, sizeof(value));
-    saturated += std::fabs(wide[i]) >= kBeyond;
-  }
-  return saturated;
 }
 
 // Narrows `wide`, of which it may change the finite values.

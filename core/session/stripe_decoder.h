@@ -20,6 +20,10 @@ struct DecodedStripe {
   int64_t saturated = 0;  // values that `dtype` does not hold, and that are its largest instead
 };
 
+// Replaces `values` that are not finite where those in f64, `wide`, are. Returns how many of these
+// f32 does not hold.
+int64_t SaturateFloats(const double* wide, int64_t num_elems, float* values);
+
 // Decodes the stripe's `codes` with stored parameters `params` into `values` of `dtype` (f64, f32,
 // f16, bf16): tile by tile, in place where a piece has all of a tile's codes.
 void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes,

@@ -25,6 +25,7 @@
 #include "absl/strings/str_join.h"
 #include "core/base/crc32c.h"
 #include "core/session/evidence.h"
+#include "core/session/stripe_decoder.h"
 #include "core/simd/meter.h"
 #include "core/simd/scan.h"
 
@@ -254,7 +255,8 @@ class StripeEncoder::Run {
     return with_trailer_;
   }
 
-  void Decode(int64_t begin, int64_t end, const ParamView& params, T* y) {
+  template <typename Y>
+  void Decode(int64_t begin, int64_t end, const ParamView& params, Y* y) {
     ForEachRow(layout_, begin, end, [&](int64_t part, int64_t part_end) {
       plan_.scheme->decode(plan_.resolved, CodesToDecode(part, part_end, params), params, part,
                            SpanOf(y + (part - begin), part_end - part));
@@ -298,6 +300,13 @@ class StripeEncoder::Run {
       EncodeValues(scratch, begin, end, params, counts, nullptr);
     }
     Decode(begin, end, params, scratch);
+    if constexpr (sizeof(T) == sizeof(float)) {  // beyond f32, as for a large scale= given: as decoded
+      if (!AllFinite(scratch, num_elems)) {
+        double wide[kTileElems];
+        Decode(begin, end, params, wide);
+        SaturateFloats(wide, num_elems, scratch);
+      }
+    }
     return MeasureCarefully(values, scratch, num_elems);
   }
 

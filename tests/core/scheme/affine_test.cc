@@ -176,7 +176,7 @@ TEST(AffineSchemeTest, TheLargestValues) {
   }
   // The sum of both reaches is beyond f32, not beyond f64.
   const Quantized asymmetric = Quantize("int8:mode=asymmetric", values);
-  EXPECT_THAT(asymmetric.scales, ElementsAre(static_cast<float>(2.0 * FLT_MAX / 255)));
+  EXPECT_THAT(asymmetric.scales, ElementsAre(0x1.FFFFFEp120f));  // 128 steps fit
   EXPECT_NEAR(asymmetric.decoded[0] / FLT_MAX, 1, 0.01);
 }
 
@@ -269,12 +269,15 @@ TEST(AffineSchemeTest, TheSpecHasTheScaleThatIsStored) {
   EXPECT_EQ(complete("int8:scale=0.1,scale_type=f16")->scale, 0.0999755859375);
   EXPECT_EQ(complete("int8:scale=0.5")->scale, 0.5);
   EXPECT_EQ(complete("int8:scale=1e-46").status().code(), absl::StatusCode::kInvalidArgument);
-  // f32 holds 1e38, not 128 of it; f64 does.
-  EXPECT_THAT(std::string(complete("int8:scale=1e38").status().message()),
-              ::testing::HasSubstr("use at most 2.65"));
-  EXPECT_TRUE(complete("int8:scale=1e38", DType::kF64).ok());
-  EXPECT_TRUE(complete("int8:scale=2.65e36").ok());
-  EXPECT_FALSE(complete("int8:scale=2.65e36,zero=-128").ok());  // 255 steps
+}
+
+// What is decoded beyond f32 is its largest, and so it is in the figures.
+TEST(AffineSchemeTest, ALargeScaleThatIsGiven) {
+  const Quantized quantized = Quantize("int8:scale=2.5e38", std::vector<float>{FLT_MAX, 1});
+  EXPECT_THAT(quantized.codes, ElementsAre(1, 0));
+  const Quantized beyond = Quantize("int8:scale=1.3e38", std::vector<float>{FLT_MAX, 1});
+  EXPECT_THAT(beyond.codes, ElementsAre(3, 0));  // 3.9e38
+  EXPECT_EQ(beyond.report.figures.max_error, 1);
 }
 
 TEST(RoundScaleTest, RoundsOnceAndStaysNormal) {
