@@ -24,6 +24,31 @@
 namespace quantd {
 namespace {
 
+constexpr char kDefinition[] =
+    R"(Codes are OCP's E4M3: sign, 4 bits of exponent (bias 7), 3 of fraction, no infinity; 0x7E is the
+largest (448), 2^-9 the least subnormal one, 0x7F NaN.
+
+    code = narrow(x),  x' = the value of the code, exactly                  without a granularity
+    code = narrow(x / s) in T,  x' = the value of the code * s in U         with one, s of the group
+
+A granularity alone says that there are scales: `range=` without one means `per=tensor`. By dialect,
+of the larger one of |min| and |max|, divided by 448 in f64:
+
+| dialect | s | of an all-zero group |
+| --- | --- | --- |
+| ocp | held in 2^-126 to f32's largest, then rounded to f32 | 1 |
+| compressed_tensors | rounded to f32, at most its largest; 0 is 2^-23 | 2^-23 |
+
+What rounds to more than 448 becomes 448 with its sign, whatever the rounding, and so do infinities
+under `nonfinite=propagate`, where NaN becomes 0x7F with its sign. Clipped: |x| or |x / s| of 464 and
+more. `block=` has `tail=short` unless told otherwise.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | f8_e4m3 | the tensor's |
+| scale | f32 | of the groups; not without a granularity |
+)";
+
 // A range is of use for scales alone: for one of the tensor where no granularity is given. Blocks
 // at the edges are short, as their consumers have them.
 absl::Status CompleteFp8(const SchemeInfo&, const TensorDesc&, QuantSpec& spec) {
@@ -42,7 +67,8 @@ const Scheme& fp8_e4m3_scheme() {
     SchemeInfo info;
     info.name = "fp8_e4m3";
     info.summary = "OCP FP8 E4M3: a cast, or with granularity= f32 scales beside it";
-    info.source = "OCP OFP8 1.0; compressed-tensors float-quantized";
+    info.source = "OCP OFP8 1.0, saturating; scaled as compressed-tensors float-quantized";
+    info.definition = kDefinition;
     info.granularities = {{.kind = GranularityKind::kTensor},
                           {.kind = GranularityKind::kAxis},
                           {.kind = GranularityKind::kGroup},
