@@ -43,6 +43,7 @@ struct QuantizedInfo {
 struct DequantizedInfo {
   std::vector<std::string> plane_digests;  // in the order of the planes that went in
   std::string values_digest;
+  int64_t saturated = 0;  // finite values that the output type does not hold: its largest instead
 };
 
 // What calibrating a tensor gave.

@@ -29,6 +29,9 @@ void AddEnergies(const Figures& from, Figures& into);
 // Returns the rows as a table with totals.
 std::string ReportTable(const std::vector<TensorRow>& rows);
 
+// Returns "N beyond f16's largest, which they are now".
+std::string SaturatedText(int64_t saturated, DType dtype);
+
 // Returns a row, the figures, and a shape as JSON.
 Json ToJson(const TensorRow& row);
 Json ToJson(const Figures& figures);

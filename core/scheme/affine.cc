@@ -2,6 +2,8 @@
 #include "core/scheme/affine.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -12,6 +14,7 @@
 #include "core/base/status_macros.h"
 #include "core/simd/affine.h"
 #include "core/simd/bits.h"
+#include "core/simd/convert.h"
 
 namespace quantd {
 namespace {
@@ -156,8 +159,28 @@ void DecodeAffineScheme(const Resolved& resolved, std::span<const std::byte> cod
   out.Visit([&](auto* to) { DecodeAffine(type, from, out.num_elems, segment.view(), to); });
 }
 
+// A scale that is given becomes what is stored. Of what works as f32 it is refused where f32 would
+// not hold what the outermost codes stand for.
+absl::Status CompleteScale(const SchemeInfo& info, const TensorDesc& tensor, QuantSpec& spec) {
+  QUANTD_ASSIGN_OR_RETURN(
+      const double stored,
+      NearestScale(*spec.scale, spec.scale_type.value_or(info.scale_types.front())));
+  spec.scale = stored;
+  const CodeRange codes = RangeOfAffineCodes(info, spec);
+  const int64_t zero_point = std::clamp<int64_t>(spec.zero_point.value_or(0), codes.min, codes.max);
+  const auto steps = static_cast<float>(std::max(codes.max - zero_point, zero_point - codes.min));
+  if (!WorksAsF32(tensor.dtype) || std::isfinite(static_cast<float>(stored) * steps)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("scale=", FormatDouble(stored), " times the ", steps, " steps of ", info.name,
+                   " is more than f32 holds; use at most ",
+                   FormatDouble(std::nextafter(std::numeric_limits<float>::max() / steps, 0.0f))));
+}
+
 // compressed-tensors has no codes from -(2^(b-1)-1).
-absl::Status CompleteAffine(const SchemeInfo& info, const TensorDesc&, QuantSpec& spec) {
+absl::Status CompleteAffine(const SchemeInfo& info, const TensorDesc& tensor, QuantSpec& spec) {
+  if (spec.scale) QUANTD_RETURN_IF_ERROR(CompleteScale(info, tensor, spec));
   if (spec.dialect != kCompressedTensors || spec.mode != Mode::kSymmetric) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("dialect ", kCompressedTensors, " of scheme ", info.name,
@@ -183,6 +206,10 @@ codes are $2..$3, there is no mode, and no range is looked at.
     code = round(clamp(x / s, lo - z, hi - z)) + z      in T, rounded as `round` says
     x' = (code - z) * s                                 in U, code - z exactly
 
+Near f32's end, where T is f32: let k = max(hi - z, z - lo). If f32(s) * k is infinite in f32, then in
+mode asymmetric z is made again, with w, and s is at most f32's largest / k (with that z) in f64,
+rounded toward 0 to `scale_type`. `scale=` is refused there.
+
 An all-zero group has s = 1, and in mode asymmetric z = lo. Clipped: x / s at most lo - z - 0.5, or at
 least hi - z + 0.5.
 
@@ -199,7 +226,8 @@ half_even. Ranges are rounded to f32 first (beyond it: its largest), and all is 
                  z = rint(clamp($0 - low / s, $0, $1)), 0 where low / s is 0 / 0
     code = rint(clamp(x / s + z, $0, $1))               in T
 
-An s of 0 is 2^-23 from there on (z is made with the 0); subnormal ones stay. Clipped: x / s + z at
+An s of 0 is 2^-23 from there on (z is made with the 0); subnormal ones stay; what is said of f32's end
+holds here as well. Clipped: x / s + z at
 most $0 - 0.5, or at least $1 + 0.5.
 )";
 

@@ -34,8 +34,8 @@ T, in which values are encoded, is f32 for f32, f16, bf16, int8, int16, uint8 an
 for f64, int32, uint32 and int64. Values widen to T exactly, int64 beyond 2^53 to the nearest f64.
 
 U, in which codes are decoded, is f32 where f32 is wanted, and f64 where f64, f16 or bf16 are,
-whatever the original was. To f16 and bf16 the f64 is then rounded once, ties to even. Parameters
-widen to T and U exactly.
+whatever the original was. To f16 and bf16 the f64 is then rounded once, ties to even, NaN as fp16 and
+bf16 have it under `nonfinite=propagate`. Parameters widen to T and U exactly.
 
 ### Groups
 
@@ -87,11 +87,13 @@ A scale, found in f64, is stored as `scale_type` says. A scale of 0 is 1. Others
 | scale_type | plane | clamped to | then |
 | --- | --- | --- | --- |
 | f32 | f32 | 2^-126 to f32's largest | rounded to f32 |
-| f16 | f16 | 2^-14 to 65504 | rounded to f16, ties to even |
+| f16 | f16 | 2^-24 to 65504 | rounded to f16, ties to even |
 | bf16 | bf16 | 2^-126 to f32's largest | rounded to bf16, ties to even, at most its largest |
 | pow2 | f32 | at most 2^127 | the least power of two not below it, at least 2^-126 |
 
-`scale=` is stored by the same table.
+`scale=` is refused outside of these (bf16: up to its own largest; pow2: from 2^-126), and rounded to
+the type, pow2 to the nearest power, the upper one of two. The spec that is recorded says what is
+stored.
 
 ### Rounding
 
@@ -113,11 +115,14 @@ and then k += 0x9E3779B9, l += 0xBB67AE85 (mod 2^32).
 ### Values that are not finite
 
 `nonfinite=reject` refuses them. Under `saturate` NaN is encoded as 0 and an infinity as the largest
-finite value of T with its sign; neither is in a range. `propagate` is for codes that are floats.
+finite value of T with its sign; neither is in a range. In q8_0, which takes its scale from the values
+of a block, an infinity counts as the largest finite |x| there, if that is not 0. `propagate` is for
+codes that are floats.
 
-### Values near f32's end
+### Values near a type's end
 
-Products are as they come: x' of a value near the largest of U may be infinite.
+Where x' in f32 is not finite, but in f64 is, it is the f64 clamped to f32's largest on either side,
+then rounded. A finite f64 beyond the range of f16 or bf16 becomes their largest likewise.
 
 ### Planes in files and messages
 

@@ -10,9 +10,11 @@
 // its resolved spec.
 //
 //   dialect              scale of a group                                 of an all-zero group
-//   ocp                  absmax / 448 in double, rounded once to f32,     1
-//                        held in f32's normal range
-//   compressed_tensors   absmax / 448 in f32, subnormal ones as well      2^-23
+//   ocp                  absmax / 448 in double, rounded once to f32      1
+//   compressed_tensors   the same                                        2^-23
+//
+// Subnormal scales stay; what f32 rounds to 0 is 2^-149 (ocp) or 2^-23. Of values near f32's end
+// the scale is the largest that f32 holds 448 of.
 //
 //   code = E4M3(x / scale), the quotient in the type of the values; x' = value of the code * scale
 //
@@ -31,13 +33,11 @@ largest (448), 2^-9 the least subnormal one, 0x7F NaN.
     code = narrow(x),  x' = the value of the code, exactly                  without a granularity
     code = narrow(x / s) in T,  x' = the value of the code * s in U         with one, s of the group
 
-A granularity alone says that there are scales: `range=` without one means `per=tensor`. By dialect,
-of the larger one of |min| and |max|, divided by 448 in f64:
-
-| dialect | s | of an all-zero group |
-| --- | --- | --- |
-| ocp | held in 2^-126 to f32's largest, then rounded to f32 | 1 |
-| compressed_tensors | rounded to f32, at most its largest; 0 is 2^-23 | 2^-23 |
+A granularity alone says that there are scales: `range=` without one means `per=tensor`. s is the
+larger one of |min| and |max|, divided by 448 in f64, rounded to f32 (at most its largest; subnormal
+ones stay). Where that is 0 it is 2^-23 in dialect compressed_tensors; in dialect ocp 1 for an
+all-zero group, else 2^-149. Where T is f32 and s * 448 infinite in f32, s is f32's largest / 448,
+rounded toward 0.
 
 What rounds to more than 448 becomes 448 with its sign, whatever the rounding, and so do infinities
 under `nonfinite=propagate`, where NaN becomes 0x7F with its sign. Clipped: |x| or |x / s| of 464 and

@@ -7,7 +7,8 @@
 //
 // all in f32 (in f64, against the same f32 middles, for inputs that work as f64); a tie goes to the
 // lower code. bitsandbytes' kernels decide so (dQuantizeNF4 in csrc). An all-zero group has scale 1
-// and codes 7. Codes lie two to a byte, the first of a pair in the HIGH nibble, unlike all others:
+// and codes 7. The least scale is 2^-128 + 2^-149: of those below, bitsandbytes' 1 / scale is
+// infinite. Codes lie two to a byte, the first of a pair in the HIGH nibble, unlike all others:
 //
 //   | code 0 << 4 | code 1 |  code 2 << 4 | code 3 | ...      7 beside an odd last code
 //
@@ -48,6 +49,7 @@ constexpr size_t kNestedOffsetPlane = 5;
 constexpr int64_t kMinGroupElems = 64;
 constexpr int64_t kMaxRuns = kTileElems / kMinGroupElems + 2;  // of a segment, with cut ends
 constexpr uint8_t kZeroCode = 7;
+constexpr float kMinScale = 0x1.000008p-128f;  // the least whose reciprocal f32 holds
 
 constexpr char kDefinition[] =
     R"(Groups of the flat tensor (not of its rows); the last one may be short. Levels, as f32:
@@ -57,8 +59,8 @@ constexpr char kDefinition[] =
     0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
     0.7229568362236023, 1
 
-absmax is the larger one of |min| and |max|, rounded to f32 (beyond it: its largest); s is absmax
-stored as an f32 scale: 1 for 0.
+absmax is the larger one of |min| and |max|, rounded to f32 (beyond it: its largest); s is 1 where
+that is 0, else absmax, at least 2^-128 + 2^-149, the least f32 with a finite reciprocal.
 
     v = x * (1 / s)                                                          in T
     code = how many of the 15 middles f32((level + next) / 2) lie below v
@@ -71,7 +73,8 @@ An all-zero group has s = 1 and codes 7, where bitsandbytes stores s = 0. Clippe
 There an all-zero group counts with absmax 0. In f32, each step rounded:
 
     offset = f32(sum of absmax of all groups in order / their number)        in f64
-    rest = absmax - offset,  nested = the largest |rest| of each 256 groups
+    rest = absmax - offset,  nested = the largest |rest| of each 256 groups, or where that plus
+           offset is infinite the next f32 below
     t = clamp(rest * (1 / nested), -1, 1)
     bin = (((t + 1) * 0.5) * 65535) + 0.5, rounded down;  place = -1 + (2 * bin) / 65535
     code = how many of the 255 middles 0.5 * (level + next) lie below place
@@ -207,7 +210,8 @@ void ResolveNf4(const Resolved& resolved, std::span<const Range> ranges, ParamPl
   if (nested) ResolveNested(ranges, out);
   std::byte* to = nested ? out.working.data() : out.planes[kScalePlane].data();
   for (size_t i = 0; i < ranges.size(); ++i) {
-    const float scale = static_cast<float>(RoundScale(ReachOf(ranges[i]), ScaleType::kF32));
+    const float reach = static_cast<float>(ReachOf(ranges[i]));
+    const float scale = reach == 0 ? 1 : std::max(reach, kMinScale);
     std::memcpy(to + i * sizeof(float), &scale, sizeof(float));
   }
 }
