@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "client/cli/commands.h"
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
@@ -113,9 +114,12 @@ absl::Status KeepScheme(const std::string& name, std::vector<v1::SchemeDescripti
 }
 
 void PrintScheme(const v1::SchemeDescription& scheme) {
-  absl::PrintF("%s: %s\n\n", scheme.name(), scheme.summary());
-  absl::PrintF("Bytes as in: %s\nWith every default: %s\n\n%s\n", scheme.source(),
-               scheme.default_spec(), scheme.definition());
+  absl::PrintF("%s: %s\n\n", Printable(scheme.name()), Printable(scheme.summary()));
+  absl::PrintF("Bytes as in: %s\nWith every default: %s\n\n", Printable(scheme.source()),
+               Printable(scheme.default_spec()));
+  for (const absl::string_view line : absl::StrSplit(scheme.definition(), '\n')) {
+    absl::PrintF("%s\n", Printable(line));
+  }
   absl::PrintF("What holds for all schemes: quantctl schemes --definitions\n");
 }
 

@@ -239,16 +239,16 @@ std::string DefinitionOf(const SchemeInfo& info) {
       absl::Substitute(kDefinition, info.is_signed ? "signed" : "unsigned", info.bits, low, high,
                        low + middle, middle - 1, steps, half_steps, low + 1);
   const absl::string_view type = NameOf(CodeType(info));
+  const absl::string_view nibbles =
+      "uint8 | [ceil(n / 2)]: nibbles low first, over the flat tensor, 0 beside an odd last one";
   absl::StrAppend(&text, "| codes | ",
-                  info.bits == 4 ? "uint8 | [ceil(n / 2)]: nibbles low first, over the flat tensor, 0 "
-                                   "beside an odd last one"
-                                 : absl::StrCat(type, " | the tensor's"),
+                  info.bits == 4 ? std::string(nibbles) : absl::StrCat(type, " | the tensor's"),
                   " |\n| scale | by scale_type | of the groups |\n| zero_point | ", type,
                   " | of the groups; only ",
                   info.is_signed ? "in mode asymmetric" : "without `scale=`",
                   ", or where `zero=` is not 0 |\n\nWithout plane zero_point z is 0. ");
-  absl::StrAppend(&text, "ONNX QuantizeLinear (opset 21) makes the same codes of the same s and z in ",
-                  "f32 with\nhalf_even, but in mode symmetric, where it has ", low, " too",
+  absl::StrAppend(&text, "ONNX QuantizeLinear (opset 21) makes the same codes of the same s and z,\n",
+                  "in f32 with half_even, but in mode symmetric, where it has ", low, " too",
                   info.bits == 4 ? "; it wants zero points packed as codes are.\n" : ".\n");
   if (info.dialects.size() > 1) {
     absl::SubstituteAndAppend(&text, kCompressedTensorsDefinition, low, high, steps, half_steps);

@@ -37,7 +37,7 @@ def decode(scheme, spec, shape, planes, u):
 
 
 def encode(scheme, spec, name, x, dtype):
-    clean = x if spec["nonfinite"] == "propagate" else saturated(x)
+    clean = x if spec["nonfinite"] == "propagate" else saturated(x, 32 if scheme == "q8_0" else None)
     if scheme in INTEGERS:
         return encode_integers(scheme, spec, name, x, clean)
     if scheme in FLOATS:
@@ -98,6 +98,27 @@ def integer_params(spec, low, high, lo, hi, centre):
     return stored, s, np.clip(np.rint(lo - low / by), lo, hi).astype(np.int64)
 
 
+def toward_zero(value, kind):
+    """A positive f64 as a scale of this type."""
+    held = value.astype(f32)
+    held = np.where(held > value, np.nextafter(held, f32(0)), held).astype(f32)
+    kept = {"f32": 0xFFFFFFFF, "bf16": 0xFFFF0000, "pow2": 0xFF800000}[kind]
+    return (held.view(np.uint32) & np.uint32(kept)).view(f32)
+
+
+def near_the_end(spec, stored, s, z, low, high, lo, hi):
+    """Scales whose outermost step count f32 does not hold."""
+    far = ~np.isfinite(s * np.maximum(hi - z, z - lo).astype(f32))
+    if not far.any() or spec["scale_type"] == "f16":
+        return stored, s, z
+    if spec["mode"] == "asymmetric":
+        w = high / (hi - lo) - low / (hi - lo)
+        z = np.where(far, np.clip(np.rint(lo - low / w), lo, hi).astype(np.int64), z)
+    most = toward_zero(F32_MAX / np.maximum(hi - z, z - lo), spec["scale_type"])
+    s = np.where(far, np.minimum(s, most), s).astype(f32)
+    return (s if spec["scale_type"] != "bf16" else narrow(s, "bf16").astype("<u2")), s, z
+
+
 def compressed_tensors_params(spec, low, high, lo, hi):
     low, high = np.clip(low, -F32_MAX, 0).astype(f32), np.clip(high, 0, F32_MAX).astype(f32)
     steps = f32(hi - lo)
@@ -125,6 +146,8 @@ def encode_integers(scheme, spec, name, x, clean):
     else:
         low, high = ranges(x, spec, groups, plane, atom=2 if bits == 4 else 1)
         stored, s, z = integer_params(spec, low, high, lo, hi, centre)
+        if x.dtype == f32:
+            stored, s, z = near_the_end(spec, stored, s, z, np.minimum(low, 0), np.maximum(high, 0), lo, hi)
         has_zeros = not signed or spec["mode"] == "asymmetric"
     t = x.dtype
     each_s, each_z = s[groups].astype(t), z[groups]
@@ -155,12 +178,12 @@ def encode_floats(scheme, spec, name, x, clean):
     if any(key in spec for key in ("per", "axis", "group", "block")):
         groups, plane = groups_of(x.shape, spec)
         low, high = ranges(x, spec, groups, plane)
-        wanted = np.maximum(np.abs(low), np.abs(high)) / 448
-        if spec["dialect"] == "ocp":
-            s = np.where(wanted == 0, 1, np.clip(wanted, 2.0**-126, F32_MAX)).astype(f32)
-        else:
-            s = np.minimum(wanted, F32_MAX).astype(f32)
-            s = np.where(s == 0, f32(2.0**-23), s).astype(f32)
+        reach = np.maximum(np.abs(low), np.abs(high))
+        s = np.minimum(reach / 448, F32_MAX).astype(f32)
+        least = f32(2.0**-23) if spec["dialect"] == "compressed_tensors" else np.where(reach == 0, 1, 2.0**-149)
+        s = np.where(s == 0, least, s).astype(f32)
+        if x.dtype == f32:
+            s = np.where(np.isinf(s * f32(448)), toward_zero(np.array(F32_MAX / 448), "f32"), s).astype(f32)
         planes["scale"] = s.reshape(plane)
         clean = clean / s[groups].astype(x.dtype)
     codes = narrow(clean, kind, spec["round"], spec["nonfinite"] == "propagate", noise)
@@ -254,13 +277,20 @@ def encode_mlx_q3(spec, x, clean, dtype):
     scale, edge = np.where(negative, width, -width), np.where(negative, low, high)
     e = np.rint(edge / scale)
     scale, bias = np.where(e != 0, edge / e, scale).astype(f32), np.where(e != 0, edge, f32(0)).astype(f32)
+    if t == f32:
+        most = toward_zero(np.array(F32_MAX / 7), "f32")
+        scale = np.where(np.isinf(scale * f32(7)), np.copysign(most, scale), scale).astype(f32)
     v = (clean - bias[groups].astype(t)) / scale[groups].astype(t)
     codes = np.rint(np.clip(v, t.type(0), t.type(7))).astype(np.int64).reshape(-1)
     stream = (codes[:, None] >> np.arange(3) & 1).astype("u1").reshape(-1)
     words = np.packbits(stream, bitorder="little").view("<u4")
     planes = {"codes": words.reshape(x.shape[:-1] + (-1,)), "scale": scale, "bias": bias}
     for p in ("scale", "bias"):
-        held = narrow(planes[p], dtype).astype("<u2") if dtype in ("f16", "bf16") else planes[p]
+        held = planes[p]
+        if dtype in ("f16", "bf16"):
+            held = narrow(held, dtype).astype("<u2")
+            held = held - (np.isinf(widen(held, dtype, f32) * f32(7)) if p == "scale" else 0)
+            held = held.astype("<u2")
         planes[p] = held.reshape(plane)
     return planes
 
@@ -318,7 +348,7 @@ def encode_nf4(spec, x, clean, dtype):
     count = plane[0]
     low, high = ranges_of(x, groups, count, spec, 2, count <= 1)
     absmax = np.minimum(np.maximum(np.abs(low), np.abs(high)), F32_MAX).astype(f32)
-    _, s = stored_scales(absmax, "f32")
+    s = np.where(absmax == 0, f32(1), np.maximum(absmax, f32(2.0**-128 + 2.0**-149)))
     v = clean.reshape(-1) * (t.type(1) / s.astype(t))[groups]
     wide = NF4.astype(np.float64)
     codes = below(v, ((wide[:-1] + wide[1:]) / 2).astype(f32).astype(t))
@@ -352,6 +382,7 @@ def nested_scales(absmax):
     for begin in range(0, len(absmax), 256):
         rest = absmax[begin : begin + 256] - offset
         nested = np.abs(rest).max()
+        nested = np.nextafter(nested, f32(0)) if np.isinf(nested + offset) else nested
         inverse = f32(1) / nested
         if not np.isfinite(inverse):
             scales.append(f32(0))
@@ -377,7 +408,8 @@ def lloyd_points(x, dtype):
     buckets, weights = np.unique(flat.view(np.uint32) >> 16, return_counts=True)
     magnitude = buckets & 0x7FFF
     near = (magnitude << 16).astype(np.uint32).view(f32).astype(np.float64)
-    far = np.where(magnitude == 0x7F7F, 2.0**128, ((magnitude + 1) << 16).astype(np.uint32).view(f32))
+    far = ((magnitude + 1) << 16).astype(np.uint32).view(f32).astype(np.float64)
+    far = np.where(magnitude == 0x7F7F, 2.0**128, far)
     at = near if dtype in ("bf16", "int8", "uint8") else (near + far) / 2
     at = np.where(near == 0, 0, at) * np.where(buckets & 0x8000, -1, 1)
     order = np.lexsort((buckets < 0x8000, np.where(buckets & 0x8000, -magnitude.astype(int), magnitude)))

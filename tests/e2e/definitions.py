@@ -130,16 +130,17 @@ def narrow(x, kind, rounding="half_even", propagate=False, noise=None):
     return codes | negative.astype(np.int64) << (exp_bits + man_bits)
 
 
-def finish(values, dtype):
-    """Decoded values of U as the bytes that a file of `dtype` has."""
-    if dtype in ("f16", "bf16"):
-        return narrow(values, dtype, propagate=True).astype("<u2")
-    return values
-
-
-def work_type_of(dtype):
-    """U."""
-    return np.float32 if dtype == "f32" else np.float64
+def decoded(decode_in, dtype):
+    """What a file of `dtype` has of the values that decode_in(U) gives."""
+    wide = decode_in(np.float64)
+    if dtype == "f64":
+        return wide
+    if dtype == "f32":
+        values, held = decode_in(np.float32), np.clip(wide, -F32_MAX, F32_MAX).astype(np.float32)
+        return np.where(~np.isfinite(values) & np.isfinite(wide), held, values)
+    largest = float(widen(np.array([HALF[dtype][3]]), dtype, np.float64)[0])
+    wide = np.where(np.isfinite(wide), np.clip(wide, -largest, largest), wide)
+    return narrow(wide, dtype, propagate=True).astype("<u2")
 
 
 # --- Groups ---
@@ -290,7 +291,7 @@ def stored_scales(scale, kind):
     """Returns (what the plane holds, its value in f32)."""
     scale = np.asarray(scale, np.float64)
     if kind == "f16":
-        codes = narrow(np.where(scale == 0, 1, np.clip(scale, 2.0**-14, 65504)), "f16").astype("<u2")
+        codes = narrow(np.where(scale == 0, 1, np.clip(scale, 2.0**-24, 65504)), "f16").astype("<u2")
         return codes, widen(codes, "f16", np.float32)
     if kind == "bf16":
         codes = narrow(np.where(scale == 0, 1, np.clip(scale, 2.0**-126, F32_MAX)), "bf16").astype("<u2")
@@ -338,9 +339,13 @@ def noise_of(name, seed, num_elems):
     return np.stack([a, b, c, d], axis=1).reshape(-1)[:num_elems]
 
 
-def saturated(x):
-    """NaN as 0, infinities as the largest value."""
+def saturated(x, block=None):
+    """NaN as 0, infinities as the largest value, or as the largest of their block in its row."""
     largest = np.finfo(x.dtype).max
+    if block is not None:
+        starts = np.arange(0, x.shape[-1], block)
+        reach = np.maximum.reduceat(np.where(np.isfinite(x), np.abs(x), 0), starts, axis=-1)
+        largest = np.repeat(np.where(reach > 0, reach, largest), block, axis=-1)[..., : x.shape[-1]]
     return np.clip(np.where(np.isnan(x), x.dtype.type(0), x), -largest, largest)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import MODEL, ROOT, error_of, quantctl, quantctl_json
 from definition_schemes import decode, encode
-from definitions import FILE_TYPES, finish, narrow, packed_tensors, parse_spec, read_file, work_type_of, working
+from definitions import FILE_TYPES, decoded, narrow, packed_tensors, parse_spec, read_file, working
 
 INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "int8", "I16": "int16",
                "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16", "U32": "uint32"}
@@ -37,6 +37,11 @@ SPECS = [
 SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,range=3sigma", "int8:axis=1,range=1sigma",
           "int4:group=10,range=2sigma,tail=short", "fp8_e4m3:per=tensor,range=3sigma", "nf4:range=2sigma",
           "fbgemm_rowwise8:range=3sigma"]
+FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), "int8:axis=0,mode=full", "uint8:axis=0", "uint4:group=64",
+       *(f"int8:axis=0,mode=asymmetric,scale_type={t}" for t in ("f16", "bf16", "pow2")),
+       "int4:group=64,scale_type=f16",
+       *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
+       "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32"]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
        "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "nvfp4:tail=pad", "nf4", "lloyd", "fbgemm_rowwise8"]
 
@@ -62,7 +67,8 @@ def in_file_types(x):
             values = x.astype(FILE_TYPES[file_type])
         else:
             bounds = np.iinfo(FILE_TYPES[file_type])
-            values = np.clip(np.rint(x * 20), max(bounds.min, -1e9), min(bounds.max, 1e9)).astype(FILE_TYPES[file_type])
+            values = np.clip(np.rint(x * 20), max(bounds.min, -1e9), min(bounds.max, 1e9))
+            values = values.astype(FILE_TYPES[file_type])
         tensors[f"{dtype} ü"] = (file_type, values)
     return tensors
 
@@ -87,9 +93,16 @@ def inputs(tmp_path_factory):
     stray.view(np.uint32)[4, 8:12] = [0x7F800001, 0xFFC00000, 0x7FABCDEF, 0xFF800001]
     wide = np.array([[65503.9, 65504, 65519.99, 65520, 1e9, -65520, 447.9, 448, 463.9, 464, 1e30, -1e30, 6e-8,
                       2.9e-8, 3e-8, 1e-30, -1e-30, 2.0**-10, 2.0**-149, 3.39e38, 0.0, -0.0, 2049, 257]])
+    far = rng.uniform(-1, 1, (10, 512)).astype(np.float32)
+    far[:5] *= np.array([[3.4028235e38], [3.4e38], [1.7e38], [1e36], [1e7]], np.float32)
+    far[5:] *= np.array([[1e-5], [1e-20], [1e-36], [1e-39], [1e-44]], np.float32)
+    far[:, 0], far[1:3, 1], far[0, 9] = np.abs(far[:, 1:]).max(axis=1), -far[1:3, 0], -3.4028235e38
     files = {
-        "all": in_file_types(x), "odd": in_file_types(odd), "long": {"w": ("F32", long), "d": ("F64", long.astype(np.float64))},
+        "all": in_file_types(x), "odd": in_file_types(odd),
+        "long": {"w": ("F32", long), "d": ("F64", long.astype(np.float64))},
         "stray": {"w": ("F32", stray), "d": ("F64", stray.astype(np.float64))},
+        "far": {"w": ("F32", far), "d": ("F64", far.astype(np.float64)),
+                "b": ("BF16", narrow(far, "bf16").astype("<u2"))},
         "wide": {"w": ("F32", wide.astype(np.float32)), "d": ("F64", wide)},
     }
     files["odd"]["scalar"] = ("F32", np.array(-3.25, np.float32))
@@ -101,7 +114,7 @@ def inputs(tmp_path_factory):
 def check_values(text, dtype, shape, planes, theirs):
     """Compares decoded values with those in `theirs`."""
     scheme, spec = parse_spec(text)
-    ours = finish(decode(scheme, spec, shape, planes, work_type_of(dtype)), dtype)
+    ours = decoded(lambda u: decode(scheme, spec, shape, planes, u), dtype)
     assert ours.shape == theirs.shape and ours.dtype == theirs.dtype, (text, dtype)
     assert ours.tobytes() == theirs.tobytes(), (text, dtype, where(ours, theirs))
 
@@ -195,9 +208,15 @@ def test_ranges_by_deviation(inputs, call, spec):
     call(inputs["long"], spec, types=["f32"])
 
 
+@pytest.mark.parametrize("spec", FAR)
+def test_values_near_the_ends_of_f32(inputs, call, spec):
+    call(inputs["far"], spec, ("f32", "f64", "f16", "bf16"))
+
+
 @pytest.mark.parametrize("spec", ["int8:nonfinite=saturate", "uint4:axis=0,nonfinite=saturate",
                                   "int4:group=32,range=3sigma,nonfinite=saturate", "lloyd:nonfinite=saturate",
-                                  "nf4:nonfinite=saturate", "fp8_e4m3:axis=0,nonfinite=saturate",
+                                  "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "nvfp4:nonfinite=saturate",
+                                  "fp8_e4m3:axis=0,nonfinite=saturate",
                                   *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "fp8_e4m3")
                                     for p in ("saturate", "propagate"))])
 def test_values_that_are_not_finite(inputs, call, spec):

@@ -337,7 +337,8 @@ const Scheme& q4_k_scheme() {
     SchemeInfo& info = scheme.info;
     info.name = "q4_k";
     info.summary = "ggml super-blocks of 256 in 4 bits, scales and minima searched for";
-    info.source = "ggml 0.20.2 quantize_row_q4_K_ref, _impl, built without fused multiply-add, while f16 holds d";
+    info.source =
+        "ggml 0.20.2 quantize_row_q4_K_ref, _impl, built without FMA, while f16 holds the scales";
     info.definition = kDefinition;
     info.bits_per_code = 4.5;
     info.bits = 4;

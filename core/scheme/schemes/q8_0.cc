@@ -324,7 +324,8 @@ const Scheme& q8_0_scheme() {
                      .decode_ref = DecodeQ8Ref};
     scheme.info.name = "q8_0";
     scheme.info.summary = "ggml blocks of 32 int8 with an f16 scale inside";
-    scheme.info.source = "ggml quantize_row_q8_0_ref (not its vector code), while f16 holds the scale";
+    scheme.info.source =
+        "ggml quantize_row_q8_0_ref, not its vector code, while f16 holds the scale";
     scheme.info.definition = kDefinition;
     scheme.info.bits_per_code = 8.5;
     scheme.info.granularities = {{.kind = GranularityKind::kGroup, .group_elems = 32}};
