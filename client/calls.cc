@@ -112,7 +112,7 @@ class QuantizeCall final : public TensorCall {
   }
 
   absl::Status Restart() override {
-    if (!job_.source->can_rewind()) {
+    if (has_read() && !job_.source->can_rewind()) {
       return absl::FailedPreconditionError("a pipe cannot be sent again");
     }
     ++info_.attempts;

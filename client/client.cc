@@ -8,6 +8,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
+#include "client/retry.h"
 #include "client/run_calls.h"
 #include "client/tensor_call.h"
 #include "core/base/mutex.h"
@@ -25,12 +26,14 @@ constexpr int kLookaheadBytes = 256 << 10;
 constexpr size_t kPlansInFlight = 64;
 // gRPC's own is 1 s, in which every attempt fails, also where the server is long back.
 constexpr int kFirstReconnectMs = 100;
+// gRPC's own is two minutes, in which every attempt fails likewise.
+constexpr int kMaxReconnectMs = 500;
 
-// Makes one unary call of `method` ("/package.Service/Method").
+// Makes one unary call of `method` ("/package.Service/Method"), once.
 template <typename Response, typename Request>
-absl::StatusOr<Response> UnaryCall(const std::shared_ptr<grpc::Channel>& channel,
-                                   const std::string& method, const Request& request,
-                                   const CallOptions& options) {
+absl::StatusOr<Response> CallOnce(const std::shared_ptr<grpc::Channel>& channel,
+                                  const std::string& method, const Request& request,
+                                  const CallOptions& options) {
   grpc::TemplatedGenericStub<Request, Response> stub(channel);
   grpc::ClientContext context;
   SetDeadline(options.deadline, context);
@@ -40,7 +43,7 @@ absl::StatusOr<Response> UnaryCall(const std::shared_ptr<grpc::Channel>& channel
   absl::Status status;
   stub.UnaryCall(&context, method, {}, &request, &response, [&](grpc::Status result) {
     MutexLock lock(&mutex);
-    status = FromGrpc(result);
+    status = StatusOf(result, context);
     done = true;
   });
   MutexLock lock(&mutex, absl::Condition(&done));
@@ -48,13 +51,59 @@ absl::StatusOr<Response> UnaryCall(const std::shared_ptr<grpc::Channel>& channel
   return response;
 }
 
-// Plan calls that are on the way. Thread-compatible.
+// Likewise, again where that may help.
+template <typename Response, typename Request>
+absl::StatusOr<Response> UnaryCall(const std::shared_ptr<grpc::Channel>& channel,
+                                   const std::string& method, const Request& request,
+                                   const CallOptions& options) {
+  absl::StatusOr<Response> response;
+  Retry(options, [&]() -> std::vector<absl::Status> {
+    response = CallOnce<Response>(channel, method, request, options);
+    return {response.status()};
+  });
+  return response;
+}
+
+// A Plan call that is on the way. Thread-compatible.
 struct PlanCall {
   grpc::ClientContext context;
   v1::PlanRequest request;
   v1::PlanResponse response;
-  absl::Status status;
 };
+
+// Asks, once, for the plans of those of `tensors` that `plans` has none of; many at once.
+void PlanOnce(const std::shared_ptr<grpc::Channel>& channel, std::span<const TensorDesc> tensors,
+              const QuantSpec& spec, const CallOptions& options,
+              std::span<absl::StatusOr<TensorPlan>> plans) {
+  v1::QuantizationService::Stub stub(channel);
+  Mutex mutex;
+  size_t running = 0;
+  std::deque<PlanCall> calls(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (!RetrySchedule::IsWorthIt(plans[i].status())) continue;
+    PlanCall& call = calls[i];
+    SetDeadline(options.deadline, call.context);
+    *call.request.mutable_tensor() = ToProto(tensors[i]);
+    *call.request.mutable_spec() = ToProto(spec);
+    {
+      const auto has_room = [&running] { return running < kPlansInFlight; };
+      MutexLock lock(&mutex, absl::Condition(&has_room));
+      ++running;
+    }
+    stub.async()->Plan(&call.context, &call.request, &call.response, [&, i](grpc::Status status) {
+      MutexLock lock(&mutex);
+      if (status.ok()) {
+        plans[i] = ReadPlan(calls[i].response.plan(), tensors[i]);
+      } else {
+        plans[i] = StatusOf(status, calls[i].context);
+      }
+      --running;
+    });
+  }
+  const auto all_finished = [&running] { return running == 0; };
+  mutex.LockWhen(absl::Condition(&all_finished));
+  mutex.Unlock();
+}
 
 // Makes and runs a call for each of `count` jobs, and returns the results in order; errors of
 // `make` are results too.
@@ -88,6 +137,7 @@ grpc::ChannelArguments ClientChannelArguments() {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kLookaheadBytes);
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -132,38 +182,15 @@ Transport Client::transport() const {
 std::vector<absl::StatusOr<TensorPlan>> Client::PlanMany(std::span<const TensorDesc> tensors,
                                                          const QuantSpec& spec,
                                                          const CallOptions& options) const {
-  v1::QuantizationService::Stub stub(channel_);
-  Mutex mutex;
-  size_t running = 0, finished = 0;
-  std::deque<PlanCall> calls(tensors.size());
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    PlanCall& call = calls[i];
-    SetDeadline(options.deadline, call.context);
-    *call.request.mutable_tensor() = ToProto(tensors[i]);
-    *call.request.mutable_spec() = ToProto(spec);
-    {
-      const auto has_room = [&running] { return running < kPlansInFlight; };
-      MutexLock lock(&mutex, absl::Condition(&has_room));
-      ++running;
-    }
-    stub.async()->Plan(&call.context, &call.request, &call.response, [&, i](grpc::Status status) {
-      MutexLock lock(&mutex);
-      calls[i].status = FromGrpc(status);
-      --running;
-      ++finished;
-    });
-  }
-  const auto all_finished = [&] { return finished == tensors.size(); };
-  mutex.LockWhen(absl::Condition(&all_finished));
-  mutex.Unlock();
-  std::vector<absl::StatusOr<TensorPlan>> plans;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (calls[i].status.ok()) {
-      plans.push_back(ReadPlan(calls[i].response.plan(), tensors[i]));
-    } else {
-      plans.push_back(calls[i].status);
-    }
-  }
+  std::vector<absl::StatusOr<TensorPlan>> plans(tensors.size(),
+                                                absl::UnavailableError("not asked yet"));
+  if (plans.empty()) return plans;
+  Retry(options, [&] {
+    PlanOnce(channel_, tensors, spec, options, plans);
+    std::vector<absl::Status> errors;
+    for (const auto& plan : plans) errors.push_back(plan.status());
+    return errors;
+  });
   return plans;
 }
 
@@ -252,7 +279,7 @@ absl::Status Client::CheckHealth(absl::string_view service, const CallOptions& o
   google::protobuf::StringValue request;
   request.set_value(std::string(service));
   QUANTD_ASSIGN_OR_RETURN(const auto response,
-                          UnaryCall<google::protobuf::Int32Value>(
+                          CallOnce<google::protobuf::Int32Value>(
                               channel_, "/grpc.health.v1.Health/Check", request, options));
   if (response.value() != kServing) {
     return absl::FailedPreconditionError("the server says that it does not serve");

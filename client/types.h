@@ -85,11 +85,13 @@ struct DequantizeJob {
 struct CallOptions {
   // When the whole call ends with kDeadlineExceeded.
   absl::Time deadline = absl::InfiniteFuture();
-  // How often a tensor that fails with kUnavailable is sent in all, where its source rewinds and
-  // its sink restarts; the first pause before that, doubled each time: a server that restarts has
-  // 3 s.
-  int max_attempts = 5;
+  // How often what fails with kUnavailable is asked for in all, a tensor where its source rewinds
+  // and its sink restarts; the first pause before that, doubled each time up to a second: a server
+  // that restarts has 4 s at least.
+  int max_attempts = 8;
   absl::Duration first_backoff = absl::Milliseconds(200);
+  // For how long what a crowded server refuses is asked for again, whenever the server says.
+  absl::Duration crowd_patience = absl::Minutes(2);
   // Tensors on the way at once on a stream, and streams.
   int tensors_in_flight = 8;
   int streams = 1;

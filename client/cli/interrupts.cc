@@ -9,7 +9,10 @@
 #include <atomic>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/text.h"
+#include "core/io/left_behind.h"
 
 namespace quantd::cli {
 namespace {
@@ -72,9 +75,17 @@ void Interrupts::Main() {
   _exit(128 + signal);
 }
 
+void SayWhatIsLeftBehind(const std::string& path) {
+  for (const std::string& left : LeftBehind(path)) {
+    absl::FPrintF(stderr, "quantctl: note: %s was left by a run that was killed; remove it\n",
+                  Printable(left));
+  }
+}
+
 absl::StatusOr<std::unique_ptr<GuardedWriter>> GuardedWriter::Create(
     const Container& container, const std::string& path, std::vector<TensorDesc> tensors,
     const Metadata& announced, Interrupts* interrupts) {
+  SayWhatIsLeftBehind(path);
   std::unique_ptr<GuardedWriter> guarded(new GuardedWriter(interrupts));
   absl::Status status;
   {

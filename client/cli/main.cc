@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "client/cli/commands.h"
+#include "client/cli/grpc_log.h"
 #include "client/cli/interrupts.h"
 #include "client/cli/text.h"
 #include "core/exec/allocator.h"
@@ -40,13 +41,14 @@ void AddGlobals(CLI::App& app, Globals& globals, std::string& simd) {
 }
 
 int PrintError(const absl::Status& status) {
-  const std::string text = "quantctl: " + Printable(status.message()) + "\n";
+  const std::string text = "quantctl: " + Printable(WithTlsReason(status).message()) + "\n";
   fputs(text.c_str(), stderr);
   return CodeOf(status);
 }
 
 int Main(int argc, char** argv) {
   TuneAllocator();
+  TakeGrpcLog();
   Interrupts interrupts;
   Globals globals;
   globals.interrupts = &interrupts;

@@ -142,6 +142,7 @@ absl::StatusOr<NamedRanges> ReadRangesFile(const std::string& path) {
 
 absl::Status WriteTextFile(const std::string& path, const std::string& text,
                            Interrupts& interrupts) {
+  SayWhatIsLeftBehind(path);
   MutexLock lock(&interrupts.mutex());
   absl::StatusOr<OutputFile> file = OutputFile::Create(path, static_cast<int64_t>(text.size()));
   if (!file.ok()) return Named(path, FileError(file.status()));
