@@ -279,7 +279,10 @@ absl::StatusOr<CalibratedRanges> FromProto(const v1::CalibratedRanges& message,
   ranges.groups.reserve(static_cast<size_t>(message.min_size()));
   for (int i = 0; i < message.min_size(); ++i) {
     const Range group = {message.min(i), message.max(i)};
-    if (!IsRange(group)) return RangeError(absl::StrCat(field, ", group ", i), group);
+    if (!IsRange(group)) {
+      const absl::Status error = RangeError(absl::StrCat(field, ", group ", i), group);
+      return WithField(absl::InvalidArgumentError(error.message()), field);  // a path
+    }
     ranges.groups.push_back(group);
   }
   QUANTD_ASSIGN_OR_RETURN(ranges.tensor,

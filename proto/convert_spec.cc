@@ -162,6 +162,7 @@ v1::SchemeDescription ToProto(const Scheme& scheme) {
   message.set_name(std::string(info.name));
   message.set_summary(std::string(info.summary));
   message.set_source(std::string(info.source));
+  message.set_definition(info.definition);
   message.set_bits_per_code(info.bits_per_code);
   const QuantSpec plain = {.scheme = std::string(info.name)};
   message.set_default_spec(FormatSpec(CompleteSpec(plain, scheme).value_or(plain)));

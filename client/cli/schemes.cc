@@ -7,17 +7,21 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "client/cli/commands.h"
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
 #include "core/base/status_macros.h"
+#include "core/scheme/definitions.h"
 #include "core/scheme/spec_keys.h"
 
 namespace quantd::cli {
 namespace {
 
 struct Options {
+  std::string name;
   bool keys = false;
+  bool definitions = false;
   bool markdown = false;
 };
 
@@ -83,11 +87,49 @@ Table SchemeTable(const std::vector<v1::SchemeDescription>& schemes, bool with_s
   return table;
 }
 
+// The page of this program's own schemes.
+ExitCode PrintDefinitions(bool as_json) {
+  if (as_json) {
+    Json json;
+    json["definitions"] = DefinitionsPage();
+    PrintJson(json);
+  } else {
+    absl::PrintF("%s", DefinitionsPage());
+  }
+  return kOk;
+}
+
+// Leaves the scheme of this name alone.
+absl::Status KeepScheme(const std::string& name, std::vector<v1::SchemeDescription>& schemes) {
+  for (v1::SchemeDescription& scheme : schemes) {
+    if (scheme.name() != name) continue;
+    schemes = {v1::SchemeDescription(scheme)};
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "unknown scheme \"", Printable(name), "\"; known: ",
+      absl::StrJoin(schemes, ", ", [](std::string* out, const v1::SchemeDescription& scheme) {
+        absl::StrAppend(out, scheme.name());
+      })));
+}
+
+void PrintScheme(const v1::SchemeDescription& scheme) {
+  absl::PrintF("%s: %s\n\n", Printable(scheme.name()), Printable(scheme.summary()));
+  absl::PrintF("Bytes as in: %s\nWith every default: %s\n\n", Printable(scheme.source()),
+               Printable(scheme.default_spec()));
+  for (const absl::string_view line : absl::StrSplit(scheme.definition(), '\n')) {
+    absl::PrintF("%s\n", Printable(line));
+  }
+  absl::PrintF("What holds for all schemes: quantctl schemes --definitions\n");
+}
+
 absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   if (options.keys) return PrintKeys(globals.json, options.markdown);
+  if (options.definitions) return PrintDefinitions(globals.json);
   QUANTD_ASSIGN_OR_RETURN(const auto connection, Connection::Open(globals));
-  QUANTD_ASSIGN_OR_RETURN(const auto schemes,
+  QUANTD_ASSIGN_OR_RETURN(auto schemes,
                           connection->client().ListSchemes(connection->call_options()));
+  if (!options.name.empty()) QUANTD_RETURN_IF_ERROR(KeepScheme(options.name, schemes));
   if (globals.json) {
     Json json;
     json["schemes"] = Json::array();
@@ -95,6 +137,10 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
       json["schemes"].push_back(SchemeJson(scheme));
     }
     PrintJson(json);
+    return kOk;
+  }
+  if (!options.name.empty() && !options.markdown) {
+    PrintScheme(schemes.front());
     return kOk;
   }
   if (options.markdown) {
@@ -113,7 +159,10 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
 Command AddSchemes(CLI::App& app, const Globals& globals) {
   CLI::App* const command = app.add_subcommand("schemes", "List what tensors can be quantized to");
   auto options = std::make_shared<Options>();
+  command->add_option("NAME", options->name, "how the bytes of this scheme follow from the values");
   command->add_flag("--keys", options->keys, "list what a spec can say instead");
+  command->add_flag("--definitions", options->definitions,
+                    "print how the bytes of all schemes follow, as Markdown");
   command->add_flag("--markdown", options->markdown, "print the table as Markdown");
   return {command, [options, &globals] { return Run(globals, *options); }};
 }

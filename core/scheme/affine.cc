@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/substitute.h"
 #include "core/base/philox.h"
 #include "core/base/status_macros.h"
 #include "core/simd/affine.h"
@@ -168,6 +169,75 @@ absl::Status CompleteAffine(const SchemeInfo& info, const TensorDesc&, QuantSpec
                    " does not have mode=symmetric; it has full, asymmetric"));
 }
 
+// The definition of codes of $1 bits. $2 to $3: all codes; $4: the middle one; $5: the largest of
+// mode symmetric without its zero point; $6: the steps between all codes, $7 half of them.
+constexpr absl::string_view kDefinition =
+    R"(Codes are $0 integers of $1 bits. By mode, with reach the larger one of |min| and |max|,
+low = min(min, 0) and high = max(max, 0), so that 0 is always in the range:
+
+| mode | codes lo..hi | zero point z | scale, in f64, before it is stored |
+| --- | --- | --- | --- |
+| symmetric | $8..$3 | $4 | reach / $5 |
+| full | $2..$3 | $4 | reach / $7 |
+| asymmetric | $2..$3 | clamp(rint(lo - low / s), lo, hi) | (high - low) / $6 |
+
+s is the stored scale. Zero points are made in f64, with s as stored, or, where that is less than half
+of w = high / $6 - low / $6, with w. Under `scale=` s is what is stored of it, z is `zero=` or 0,
+codes are $2..$3, there is no mode, and no range is looked at.
+
+    code = round(clamp(x / s, lo - z, hi - z)) + z      in T, rounded as `round` says
+    x' = (code - z) * s                                 in U, code - z exactly
+
+Near f32's end, where T is f32: let k = max(hi - z, z - lo). If f32(s) * k is infinite in f32, then in
+mode asymmetric z is made again, with w, and s is at most f32's largest / k (with that z) in f64,
+rounded toward 0 to `scale_type`. `scale=` is refused there.
+
+An all-zero group has s = 1, and in mode asymmetric z = lo. Clipped: x / s at most lo - z - 0.5, or at
+least hi - z + 0.5.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+)";
+
+constexpr absl::string_view kCompressedTensorsDefinition = R"(
+`dialect=compressed_tensors` (0.20.0): mode full is the default, symmetric is not there, rounding is
+half_even. Ranges are rounded to f32 first (beyond it: its largest), and all is in f32:
+
+    full         s = max(-low, high) / $3
+    asymmetric   s = (high - low) / $2, or f32((high - low) / $2) in f64 where the width overflows f32
+                 z = rint(clamp($0 - low / s, $0, $1)), 0 where low / s is 0 / 0
+    code = rint(clamp(x / s + z, $0, $1))               in T
+
+An s of 0 is 2^-23 from there on (z is made with the 0); subnormal ones stay; what is said of f32's end
+holds here as well. Clipped: x / s + z at
+most $0 - 0.5, or at least $1 + 0.5.
+)";
+
+std::string DefinitionOf(const SchemeInfo& info) {
+  const int middle = 1 << (info.bits - 1), steps = 2 * middle - 1;
+  const int low = info.is_signed ? -middle : 0, high = low + steps;
+  const std::string half_steps = absl::StrCat(steps / 2, ".5");
+  std::string text =
+      absl::Substitute(kDefinition, info.is_signed ? "signed" : "unsigned", info.bits, low, high,
+                       low + middle, middle - 1, steps, half_steps, low + 1);
+  const absl::string_view type = NameOf(CodeType(info));
+  const absl::string_view nibbles =
+      "uint8 | [ceil(n / 2)]: nibbles low first, over the flat tensor, 0 beside an odd last one";
+  absl::StrAppend(&text, "| codes | ",
+                  info.bits == 4 ? std::string(nibbles) : absl::StrCat(type, " | the tensor's"),
+                  " |\n| scale | by scale_type | of the groups |\n| zero_point | ", type,
+                  " | of the groups; only ",
+                  info.is_signed ? "in mode asymmetric" : "without `scale=`",
+                  ", or where `zero=` is not 0 |\n\nWithout plane zero_point z is 0. ");
+  absl::StrAppend(&text, "ONNX QuantizeLinear (opset 21) makes the same codes of the same s and z,\n",
+                  "in f32 with half_even, but in mode symmetric, where it has ", low, " too",
+                  info.bits == 4 ? "; it wants zero points packed as codes are.\n" : ".\n");
+  if (info.dialects.size() > 1) {
+    absl::SubstituteAndAppend(&text, kCompressedTensorsDefinition, low, high, steps, half_steps);
+  }
+  return text;
+}
+
 }  // namespace
 
 AffineCodeRange RangeOfAffineCodes(const SchemeInfo& info, const QuantSpec& spec) {
@@ -182,7 +252,8 @@ SchemeInfo AffineInfo(absl::string_view name, absl::string_view summary, int bit
   SchemeInfo info;
   info.name = name;
   info.summary = summary;
-  info.source = "ONNX QuantizeLinear, opset 21";
+  info.source = bits == 4 ? "ONNX QuantizeLinear, opset 21, which wants zero points packed as well"
+                          : "ONNX QuantizeLinear, opset 21, of the same scales and zero points";
   info.bits_per_code = info.bits = bits;
   info.is_signed = is_signed;
   info.granularities = {{.kind = GranularityKind::kTensor},
@@ -206,6 +277,7 @@ SchemeInfo AffineInfo(absl::string_view name, absl::string_view summary, int bit
   info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
   info.tails = {Tail::kReject, Tail::kShort};
   info.takes_range = info.takes_scale = true;
+  info.definition = DefinitionOf(info);
   return info;
 }
 

@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "core/base/checked_math.h"
 #include "core/base/copy_bytes.h"
 #include "core/base/minifloat.h"
@@ -189,9 +190,20 @@ void DecodeFloatRef(const Resolved& resolved, std::span<const std::byte> codes,
   }
 }
 
+constexpr absl::string_view kDefinition =
+    R"(code = narrow(x): the value of T, rounded once to the format's significant bits, or where it is less
+than the format's least normal number to a multiple of its least subnormal one. Directions are those
+of `round`, by the sign of the value: up is toward +infinity, a zero keeps its sign. `stochastic`: of
+the d bits that are cut off (of T's significand, 24 or 53 bits with the leading one) rest is their
+value; the magnitude grows by a unit where rest > r, r being the upper d bits of the noise (d > 32:
+the noise * 2^(d - 32)). d ends at 31 (f64: 60): what lies further below counts, if it is not 0, as
+rest = 1 (f64: 2^29).
+)";
+
 }  // namespace
 
 Scheme FloatScheme(DType dtype, SchemeInfo info) {
+  absl::StrAppend(&info.definition, "\n", kDefinition);
   info.bits = static_cast<int>(8 * SizeOf(dtype));
   info.bits_per_code = info.bits;
   info.roundings = {Rounding::kHalfEven, Rounding::kHalfAway, Rounding::kHalfUp,

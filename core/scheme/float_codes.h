@@ -22,7 +22,8 @@ namespace quantd {
 // how scales are made; see fp8_e4m3.cc.
 
 // Returns the row of a format of dtype kF16, kBf16 or kF8E4M3; roundings, nonfinite and bits are
-// filled in. With granularities, `info` also lists dialects and tails.
+// filled in, and the definition goes on with what the family shares. With granularities, `info`
+// also lists dialects and tails.
 Scheme FloatScheme(DType dtype, SchemeInfo info);
 
 }  // namespace quantd

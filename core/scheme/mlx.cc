@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/substitute.h"
 #include "core/base/checked_math.h"
 #include "core/base/minifloat.h"
 #include "core/base/status_macros.h"
@@ -269,13 +271,41 @@ void DecodeMlxRef(const Resolved& resolved, std::span<const std::byte> packed,
   }
 }
 
+constexpr absl::string_view kDefinition =
+    R"(Codes of $0 bits in groups of 64, 32 or 128 on the last axis, which must be whole groups. Of the range,
+rounded to f32 (beyond it: its largest), all in f32:
+
+    size = max((max - min) / $1, f32(1e-7))             max - min at most f32's largest
+    |min| > |max|: scale = size, edge = min;  else scale = -size, edge = max
+    e = rint(edge / scale)
+    e != 0: scale = edge / e, bias = edge;  e = 0: bias = 0
+    T is f32, scale * $1 infinite: |scale| is the largest f32 of which it is not, the sign stays
+    code = rint(clamp((x - bias) / scale, 0, $1))       in T, with these
+    x' = code * scale' + bias'                          in U, rounded twice, with what is stored
+
+scale' and bias' are scale and bias rounded, ties to even, to the stored type, which is that of the
+original where it is f16 or bf16, else f32; what it cannot hold is its largest, and a bf16 scale' of
+which f32 does not hold $1 is the next one toward 0. An all-zero group has scale -1e-7 and bias 0,
+both as f32. Clipped: (x - bias) / scale at most -0.5 or at least $2.
+
+The codes of a row are one stream of bits: bit b of code k is bit $0 * k + b, bit j of the stream is
+bit j mod 8 of byte j / 8; seen as little-endian words of 32 bits.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | uint32 | [.., L / 32 * $0] |
+| scale, bias (two planes) | f16, bf16 or f32, as above | [.., L / group] |
+)";
+
 }  // namespace
 
 SchemeInfo MlxInfo(absl::string_view name, absl::string_view summary, int bits) {
   SchemeInfo info;
   info.name = name;
   info.summary = summary;
-  info.source = "MLX, mx.quantize, affine mode";
+  info.source = "MLX 0.32.4, mx.quantize, affine mode";
+  const int most = (1 << bits) - 1;
+  info.definition = absl::Substitute(kDefinition, bits, most, absl::StrCat(most, ".5"));
   info.bits_per_code = info.bits = bits;
   info.is_signed = false;
   for (const int64_t group_elems : {64, 32, 128}) {

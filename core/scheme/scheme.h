@@ -103,7 +103,8 @@ struct Dialect {
 struct SchemeInfo {
   absl::string_view name;
   absl::string_view summary;  // one line
-  absl::string_view source;   // where the bytes are defined
+  absl::string_view source;   // whose bytes they are, and where they are not
+  std::string definition;     // how the bytes follow from the values, beside CommonDefinition
   double bits_per_code = 8;
   int bits = 8;                            // of an integer code
   bool is_signed = true;                   // integer codes

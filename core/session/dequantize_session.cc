@@ -26,6 +26,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/checked_math.h"
 #include "core/base/digest.h"
+#include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "core/session/ordered_jobs.h"
 #include "core/session/piece_queue.h"
@@ -242,8 +243,10 @@ absl::StatusOr<std::unique_ptr<DequantizeSession>> DequantizeSession::Create(
     std::function<void()> on_event) {
   const TensorDesc& tensor = plan.resolved.tensor;
   if (!IsDequantizeTarget(output_dtype)) {
-    return absl::InvalidArgumentError(absl::StrCat("values of dtype ", NameOf(output_dtype),
-                                                   " cannot be given; use f64, f32, f16 or bf16"));
+    return WithField(
+        absl::InvalidArgumentError(absl::StrCat("values of dtype ", NameOf(output_dtype),
+                                                " cannot be given; use f64, f32, f16 or bf16")),
+        "output_data_type");
   }
   QUANTD_RETURN_IF_ERROR(SizeBytes({tensor.name, output_dtype, tensor.shape}).status());
   QUANTD_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "core/session/calibration.h"
 #include "proto/convert.h"
@@ -33,7 +34,7 @@ class CalibrateTensor final : public OpenTensor {
       merge_.push_back(std::move(state));
       state = std::move(merge_.front());
       for (size_t i = 1; i < merge_.size(); ++i) {
-        QUANTD_RETURN_IF_ERROR(MergeCalibration(merge_[i], state));
+        QUANTD_RETURN_IF_ERROR(WithField(MergeCalibration(merge_[i], state), "merge"));
       }
     }
     QUANTD_ASSIGN_OR_RETURN(const CalibratedRanges ranges, RangesOf(session_->plan(), state));

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 #include "core/session/dequantize_session.h"
 #include "proto/convert.h"
@@ -133,14 +134,15 @@ absl::StatusOr<PreparedTensor> PrepareWhole(CallContext& call, const grpc::ByteB
   const auto whole = std::make_shared<Whole>();
   QUANTD_RETURN_IF_ERROR(ParseRequest(message, whole->request));
   QUANTD_ASSIGN_OR_RETURN(DequantizeHead head, ReadHead(whole->request.start(), call.service));
-  QUANTD_ASSIGN_OR_RETURN(std::vector<const std::string*> planes,
-                          CollectPlanes(whole->request, head.plan));
+  absl::StatusOr<std::vector<const std::string*>> collected =
+      CollectPlanes(whole->request, head.plan);
+  if (!collected.ok()) return WithField(collected.status(), "planes");
   PreparedTensor prepared;
   QUANTD_ASSIGN_OR_RETURN(
       prepared.resident_bytes,
       UnaryBytes(call.service, "Dequantize", head.plan.output_bytes, head.output_bytes,
                  DequantizeResidentBytes(head.plan, head.output_dtype)));
-  prepared.open = [whole, planes = std::move(planes), head = std::move(head)](
+  prepared.open = [whole, planes = *std::move(collected), head = std::move(head)](
                       const SessionContext& context, std::function<void()> on_event) mutable
       -> absl::StatusOr<std::unique_ptr<OpenTensor>> {
     v1::DequantizeResponse& response = whole->response;

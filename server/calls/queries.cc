@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
+#include "core/scheme/definitions.h"
 #include "core/scheme/registry.h"
 #include "core/simd/targets.h"
 #include "core/stats/blas.h"
@@ -55,6 +56,7 @@ absl::Status Answer(CallContext&, const v1::ListSchemesRequest& request,
       static_cast<size_t>(request.page_size() == 0 ? kDefaultPageSize : request.page_size());
   const size_t end = begin + std::min(size, schemes.size() - begin);
   for (size_t i = begin; i < end; ++i) *response.add_schemes() = ToProto(*schemes[i]);
+  if (begin == 0) response.set_common_definition(std::string(CommonDefinition()));
   if (end < schemes.size()) response.set_next_page_token(absl::StrCat(end));
   return absl::OkStatus();
 }

@@ -22,7 +22,7 @@ absl::StatusOr<Plan> PlanFor(const QuantSpec& spec, const TensorDesc& tensor,
   absl::StatusOr<Plan> plan =
       MakePlan(spec, tensor, context.limits.session_budget_bytes, inputs);
   if (plan.ok() || absl::IsResourceExhausted(plan.status())) return plan;
-  return WithField(plan.status(), "spec");
+  return WithField(plan.status(), IsQuantizable(tensor.dtype) ? "spec" : "tensor.data_type");
 }
 
 absl::StatusOr<QuantizeHead> ReadHead(const v1::QuantizeStart& start,

@@ -11,12 +11,32 @@
 #include "core/scheme/float_codes.h"
 
 namespace quantd {
+namespace {
+
+constexpr char kDefinition[] =
+    R"(Codes are the upper half of a binary32: sign, 8 bits of exponent (bias 127), 7 of fraction; the
+largest finite one is 0x7F7F, the least subnormal one 2^-133. There are no scales.
+
+    code = narrow(x),  x' = the value of the code, exactly
+
+What rounds to more than 0x7F7F becomes that with its sign, whatever the rounding; under
+`nonfinite=propagate` infinity, as ml_dtypes has it, and then infinities stay and NaN becomes 0x7FC0
+with its sign. Clipped: |x| of half a unit beyond the largest and more.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | bf16 | the tensor's |
+)";
+
+}  // namespace
 
 const Scheme& bf16_scheme() {
   static const Scheme kScheme =
       FloatScheme(DType::kBf16, {.name = "bf16",
                                  .summary = "bfloat16, the upper half of binary32",
-                                 .source = "ml_dtypes bfloat16"});
+                                 .source = "ml_dtypes bfloat16, which has infinity beyond its "
+                                           "range: here under nonfinite=propagate alone",
+                                 .definition = kDefinition});
   return kScheme;
 }
 

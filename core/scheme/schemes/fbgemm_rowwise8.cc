@@ -37,6 +37,25 @@ namespace {
 
 constexpr int kMaxCode = 255;
 
+constexpr char kDefinition[] =
+    R"(Rows of the last axis, which must not be empty; `axis=0` in the spec stands for them at any rank. A row
+is | uint8 code x L | f32 scale | f32 bias |, at any alignment. Of its range, rounded to f32 (beyond
+it: its largest), all in f32:
+
+    span = max - min, at most f32's largest
+    scale = span / 255,  bias = min,  inverse = 255 / (span + f32(1e-8))
+    fma(255, scale, bias) infinite: scale becomes the next f32 below it
+    code = rint(clamp((x - bias) * inverse, 0, 255))    in T
+    x' = fma(code, scale, bias)                         in U, rounded once
+
+A row of one value has scale 0 and codes 0. Clipped: (x - bias) * inverse at most -0.5 or at least
+255.5.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | uint8 | [.., L + 8] |
+)";
+
 absl::StatusOr<PackedLayout> PlanRows(const SchemeInfo&, const QuantSpec&,
                                       const TensorDesc& tensor) {
   const Shape& shape = tensor.shape;
@@ -161,7 +180,8 @@ const Scheme& fbgemm_rowwise8_scheme() {
     SchemeInfo& info = scheme.info;
     info.name = "fbgemm_rowwise8";
     info.summary = "8-bit codes by row, its f32 scale and bias behind each row";
-    info.source = "FBGEMM Fused8BitRowwiseQuantizedSBFloat";
+    info.source = "FBGEMM FloatOrHalfToFused8BitRowwiseQuantizedSBFloat";
+    info.definition = kDefinition;
     info.is_signed = false;
     info.granularities = {{.kind = GranularityKind::kAxis, .axis = 0}};
     info.roundings = {Rounding::kHalfEven};

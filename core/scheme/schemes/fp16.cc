@@ -13,12 +13,32 @@
 #include "core/scheme/float_codes.h"
 
 namespace quantd {
+namespace {
+
+constexpr char kDefinition[] =
+    R"(Codes are IEEE 754 binary16: sign, 5 bits of exponent (bias 15), 10 of fraction; 65504 is the largest
+finite one, 2^-24 the least subnormal one. There are no scales.
+
+    code = narrow(x),  x' = the value of the code, exactly
+
+What rounds to more than 65504 becomes 65504 with its sign, whatever the rounding; under
+`nonfinite=propagate` infinity, as numpy's astype has it, and then infinities stay and NaN keeps its
+sign and the upper 10 bits of its fraction, 1 where these are 0. Clipped: |x| of 65520 and more.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | f16 | the tensor's |
+)";
+
+}  // namespace
 
 const Scheme& fp16_scheme() {
   static const Scheme kScheme =
       FloatScheme(DType::kF16, {.name = "fp16",
                                 .summary = "IEEE 754 binary16",
-                                .source = "IEEE 754-2019 binary16; numpy"});
+                                .source = "numpy, which beyond 65504 has infinity: here under "
+                                          "nonfinite=propagate alone",
+                                .definition = kDefinition});
   return kScheme;
 }
 

@@ -26,6 +26,29 @@
 namespace quantd {
 namespace {
 
+constexpr char kDefinition[] =
+    R"(Codes are OCP's E4M3: sign, 4 bits of exponent (bias 7), 3 of fraction, no infinity; 0x7E is the
+largest (448), 2^-9 the least subnormal one, 0x7F NaN.
+
+    code = narrow(x),  x' = the value of the code, exactly                  without a granularity
+    code = narrow(x / s) in T,  x' = the value of the code * s in U         with one, s of the group
+
+A granularity alone says that there are scales: `range=` without one means `per=tensor`. s is the
+larger one of |min| and |max|, divided by 448 in f64, rounded to f32 (at most its largest; subnormal
+ones stay). Where that is 0 it is 2^-23 in dialect compressed_tensors; in dialect ocp 1 for an
+all-zero group, else 2^-149. Where T is f32 and s * 448 infinite in f32, s is f32's largest / 448,
+rounded toward 0.
+
+What rounds to more than 448 becomes 448 with its sign, whatever the rounding, and so do infinities
+under `nonfinite=propagate`, where NaN becomes 0x7F with its sign. Clipped: |x| or |x / s| of 464 and
+more. `block=` has `tail=short` unless told otherwise.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | f8_e4m3 | the tensor's |
+| scale | f32 | of the groups; not without a granularity |
+)";
+
 // A range is of use for scales alone: for one of the tensor where no granularity is given. Blocks
 // at the edges are short, as their consumers have them.
 absl::Status CompleteFp8(const SchemeInfo&, const TensorDesc&, QuantSpec& spec) {
@@ -44,7 +67,8 @@ const Scheme& fp8_e4m3_scheme() {
     SchemeInfo info;
     info.name = "fp8_e4m3";
     info.summary = "OCP FP8 E4M3: a cast, or with granularity= f32 scales beside it";
-    info.source = "OCP OFP8 1.0; compressed-tensors float-quantized";
+    info.source = "OCP OFP8 1.0, saturating; scaled as compressed-tensors float-quantized";
+    info.definition = kDefinition;
     info.granularities = {{.kind = GranularityKind::kTensor},
                           {.kind = GranularityKind::kAxis},
                           {.kind = GranularityKind::kGroup},

@@ -41,6 +41,36 @@ namespace {
 
 constexpr size_t kCodebookPlane = 1;
 
+constexpr char kDefinition[] =
+    R"(16 levels for the whole tensor, learned from a histogram of its finite values. The buckets of the
+histogram are the upper 16 bits of the value as f32 (f64: rounded to it, beyond it its largest). A
+bucket with values is a point with their number as its weight. It lies at 0 where the edge of the
+bucket nearer to zero is 0; else at that edge where the original is bf16, int8 or uint8, and in the
+middle between both edges where it is not; the edge behind the last bucket is 2^128. Points are taken
+in ascending order, first those of the buckets with the sign bit, then those without; all in f64, W
+being the sum of all weights:
+
+    first     level j = the first point with which the weights so far are at least (2 * j + 1) / 32 * W
+    a round   a point belongs to cell k, k being how many of the 15 middles (level + next) / 2 lie below it
+              next level k = sum of x * weight of cell k / its weight, sums in the order of points
+              the first cell without points takes the point with the largest weight * error^2
+              (computed (error * error) * weight, the first of equal ones), unless that is 0;
+              other cells without points keep their level; then levels are sorted
+
+Rounds end when all levels stay, or after 64. The levels, rounded to f32, are the codebook.
+
+    code = how many of the 15 middles (level + next) / 2 of the codebook, in f64, lie below x
+    x' = codebook[code]
+
+Clipped: beyond an outermost level by half of the way to the next one that differs, or more. A tensor
+without finite values has levels of 0.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | uint8 | [ceil(n / 2)]: nibbles low first, over the flat tensor, 0 beside an odd last one |
+| codebook | f32 | [16] |
+)";
+
 absl::StatusOr<PackedLayout> PlanLloyd(const SchemeInfo&, const QuantSpec&,
                                        const TensorDesc& tensor) {
   const int64_t num_elems = tensor.shape.num_elems();
@@ -175,7 +205,8 @@ const Scheme& lloyd_scheme() {
     SchemeInfo& info = scheme.info;
     info.name = "lloyd";
     info.summary = "4-bit codes of 16 levels that are learned from the tensor";
-    info.source = "Lloyd 1982, Max 1960";
+    info.source = "nobody else's; the method of Lloyd 1982, Max 1960";
+    info.definition = kDefinition;
     info.bits_per_code = info.bits = 4;
     info.granularities = {{.kind = GranularityKind::kTensor}};
     info.levels = {16};

@@ -51,6 +51,50 @@ constexpr int64_t kMaxRuns = kTileElems / kMinGroupElems + 2;  // of a segment, 
 constexpr uint8_t kZeroCode = 7;
 constexpr float kMinScale = 0x1.000008p-128f;  // the least whose reciprocal f32 holds
 
+constexpr char kDefinition[] =
+    R"(Groups of the flat tensor (not of its rows); the last one may be short. Levels, as f32:
+
+    -1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+    0.7229568362236023, 1
+
+absmax is the larger one of |min| and |max|, rounded to f32 (beyond it: its largest); s is 1 where
+that is 0, else absmax, at least 2^-128 + 2^-149, the least f32 with a finite reciprocal.
+
+    v = x * (1 / s)                                                          in T
+    code = how many of the 15 middles f32((level + next) / 2) lie below v
+    x' = codebook[code] * s                                                  in U
+
+An all-zero group has s = 1 and codes 7, where bitsandbytes stores s = 0. Clipped: v at most
+-1 - (level 1 - level 0) / 2, or at least 1 + (level 15 - level 14) / 2.
+
+`scale_type=nested8`: codes are made with s as above; stored, and decoded with, are scales of 8 bits.
+There an all-zero group counts with absmax 0. In f32, each step rounded:
+
+    offset = f32(sum of absmax of all groups in order / their number)        in f64
+    rest = absmax - offset,  nested = the largest |rest| of each 256 groups, or where that plus
+           offset is infinite the next f32 below
+    t = clamp(rest * (1 / nested), -1, 1)
+    bin = (((t + 1) * 0.5) * 65535) + 0.5, rounded down;  place = -1 + (2 * bin) / 65535
+    code = how many of the 255 middles 0.5 * (level + next) lie below place
+    s' = nested_codebook[code] * nested + offset,  x' = codebook[code of x] * s'
+
+Where 1 / nested is not finite nested is 0 and so are the codes. The 256 levels, ascending: 0, 1, and
+for i = 0 to 6 plus and minus f32(10^(i - 6)) * m in f32 for each m = (e[k] + e[k + 1]) / 2, k from 0
+to 2^i - 1. Edges e[k], with h = (1 - f32(0.1)) / 2^i, are fma(h, k, f32(0.1)) for k < (2^i + 1) / 2
+rounded down, else fma(-h, 2^i - k, 1).
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | uint8 | [ceil(n / 2)]: nibbles HIGH first, over the flat tensor, 7 beside an odd last one |
+| scale | f32; nested8: uint8 | [groups] |
+| codebook | f32 | [16]: the levels |
+| nested_scale | f32 | [ceil(groups / 256)]: nested; nested8 alone, as those that follow |
+| nested_codebook | f32 | [256] |
+| nested_offset | f32 | [1] |
+)";
+
 // bitsandbytes/functional.py, get_4bit_type("nf4").
 constexpr std::array<float, 16> kLevels = {
     -1.0f,
@@ -261,7 +305,8 @@ const Scheme& nf4_scheme() {
     SchemeInfo& info = scheme.info;
     info.name = "nf4";
     info.summary = "4-bit NormalFloat codebook with a scale for each group";
-    info.source = "QLoRA, arXiv 2305.14314; bitsandbytes";
+    info.source = "bitsandbytes, which has scale 0 for all-zero groups: here 1";
+    info.definition = kDefinition;
     info.bits_per_code = info.bits = 4;
     for (int64_t group_elems = kMinGroupElems; group_elems <= kTileElems; group_elems *= 2) {
       info.granularities.push_back({.kind = GranularityKind::kGroup, .group_elems = group_elems});

@@ -37,6 +37,27 @@ using nvfp4::kBlockElems;
 constexpr size_t kScalePlane = 1;
 constexpr size_t kGlobalPlane = 2;
 
+constexpr char kDefinition[] =
+    R"(Blocks of 16 of a row of the last axis; `tail=pad` fills the last one of each row with zeros. absmax is
+the larger one of |min| and |max|, rounded to f32 (beyond it: its largest); each step is in f32:
+
+    g = (1 / max(absmax of the tensor, 2^-126)) * 2688, 1 where that is infinite
+    s = E4M3(min(g * (absmax of the block / 6), 448)), ties to even; 0.125 where that is 0
+    d = s / g
+    code = E2M1(x / d), the nearest, ties to the even code, at most 6        in T
+    x' = E2M1 value * d                                   in U; an infinite f32 is f32's largest
+
+E2M1 has sign (8) and the values 0, 0.5, 1, 1.5, 2, 3, 4, 6 for codes 0 to 7; the sign is set where
+x / d < 0, so not for -0. E4M3 is that of fp8_e4m3. A tensor of zeros has g = 1, s = 0.125, codes 0.
+Clipped: |x / d| of 7 and more.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | uint8 | [.., ceil(L / 16) * 8]: nibbles low first |
+| scale | f8_e4m3 | [.., ceil(L / 16)]: s |
+| global_scale | f32 | [1]: g |
+)";
+
 absl::StatusOr<PackedLayout> PlanNvfp4(const SchemeInfo&, const QuantSpec& spec,
                                        const TensorDesc& tensor) {
   QUANTD_ASSIGN_OR_RETURN(PackedLayout layout,
@@ -192,7 +213,8 @@ const Scheme& nvfp4_scheme() {
     SchemeInfo& info = scheme.info;
     info.name = "nvfp4";
     info.summary = "E2M1 in blocks of 16 with E4M3 scales and one f32 scale above";
-    info.source = "NVIDIA NVFP4; compressed-tensors nvfp4-pack-quantized";
+    info.source = "compressed-tensors 0.20 nvfp4-pack-quantized, of NVIDIA's NVFP4";
+    info.definition = kDefinition;
     info.bits_per_code = 4;
     info.granularities = {{.kind = GranularityKind::kGroup, .group_elems = kBlockElems}};
     info.roundings = {Rounding::kHalfEven};

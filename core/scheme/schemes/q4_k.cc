@@ -49,6 +49,71 @@ constexpr int kMaxCode = 15;
 constexpr KSearch kPlainSearch = {kMaxCode, -1.0f, 0.1f, 20};
 constexpr KSearch kWeightedSearch = {kMaxCode, -0.9f, 0.05f, 36};
 
+constexpr char kDefinition[] =
+    R"(Blocks of 256 values of a row of the last axis, which must be whole blocks: 8 runs of 32. Everything is
+in f32, each operation rounded, sums in the order of elements from 0 on unless said. Values are
+clamped to -2^30..2^30 first, then rounded to f32. A block is 144 bytes:
+
+    | f16 d | f16 dmin | 12 x u8 scales | 128 x u8 codes |
+
+Run j has a scale code sc and a minimum code mn of 6 bits, with B the bytes of `scales`:
+
+    j < 4    sc = B[j] & 63                              mn = B[j + 4] & 63
+    j >= 4   sc = B[j + 4] & 15 | (B[j - 4] >> 6) << 4   mn = B[j + 4] >> 4 | (B[j] >> 6) << 4
+
+Byte 32 * p + l of the codes, p from 0 to 3, has the code of value 64 * p + l in its low nibble, that
+of value 64 * p + 32 + l in the high one.
+
+    x' = (d * sc) * code - (dmin * mn)                   in f32; wider types take that value
+
+*Encoding.* near(v) = (bits(v + 12582912) & 0x7FFFFF) - 0x400000, bits the binary32 as an integer: rint
+for |v| up to 2^22. Weights of a run without importance: w = sqrt(sum of x * x / 32) + |x|; with
+importance q, one of each column: w = q * sqrt(2 * (sum of x * x of the block) / 256 + x * x).
+
+    search(run; first, step, steps):        first -1, step 0.1, steps 20
+                                            with importance -0.9, 0.05, 36
+      lo, hi = least and largest x;  W = sum of w;  X = sum of w * x;  lo = min(lo, 0)
+      hi <= lo: scale = 0, minimum = -lo, codes 0, done
+      i = 15 / (hi - lo);  scale = 1 / i
+      codes = clamp(near(i * (x - lo)), 0, 15)
+      best = sum of w * (e * e), e = scale * code + lo - x
+      for k = 0 to steps:
+        i = (first + step * k + 15) / (hi - lo)
+        c = clamp(near(i * (x - lo)), 0, 15)
+        L = sum of w * c;  LL = sum of (w * c) * c;  XL = sum of (w * c) * x
+        D = W * LL - L * L;  next k unless D > 0
+        a = (W * XL - X * L) / D;  b = (LL * X - L * XL) / D
+        b > 0: b = 0, a = XL / LL
+        E = sum of w * (e * e), e = a * c + b - x
+        E < best: best = E, codes = c, scale = a, lo = b    (hi stays, lo is used from here on)
+      minimum = -lo
+
+W and X begin with the first value, not with 0. Without importance, of the 8 scales S (and likewise of
+the minima): top = the largest, at least 0;  code = min(63, near((63 / top) * S)), 0 where top is 0;
+d = top / 63. With importance, by the W of the runs, u, of the 8 scales S (likewise the minima):
+
+      top = max(0, largest S);  top < 1e-15: d = 0, codes 0, done
+      i = 63 / top;  codes = near(i * S);  r = 1 / i;  best = sum of (u * e) * e, e = S - r * code
+      for k = -4 to 4 but 0:  j = (0.1 * k + 63) / top;  c = min(63, near(j * S));  r = 1 / j
+        E = sum of (u * e) * e, e = S - r * c;  E < best: best = E, i = j
+      codes = min(63, near(i * S));  A = sum of (u * S) * code;  Q = sum of (u * code) * code
+      up to 5 times, until no code changes, for each of the 8 in order:
+        a = A - (u * S) * code;  q = Q - (u * code) * code;  next one unless a > 0 and q > 0
+        c = min(63, near((S * q) / a));  next one if c is the code
+        a = a + (u * S) * c;  q = q + (u * c) * c
+        (a * a) * Q > (A * A) * q: code = c, A = a, Q = q
+      d = A / Q, 0 where Q is not above 0
+
+d and dmin are rounded to f16, ties to even, NaN to 0, what is too large to 65504. Then, with what
+is stored, of runs where t = d * sc is not 0: code = clamp(near((x + dmin * mn) / t), 0, 15); of others
+those of the search stay. Clipped: (x + dmin * mn) / t at most -0.5 or at least 15.5; where t is 0 and
+dmin 65504, x + dmin * mn of at most -dmin / 2.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | uint8 | [.., L / 256 * 144] |
+)";
+
 // ggml/src/ggml-common.h, block_q4_K.
 struct Block {
   uint8_t d[2], dmin[2];  // f16
@@ -267,7 +332,9 @@ const Scheme& q4_k_scheme() {
     SchemeInfo& info = scheme.info;
     info.name = "q4_k";
     info.summary = "ggml super-blocks of 256 in 4 bits, scales and minima searched for";
-    info.source = "ggml quantize_row_q4_K_ref, quantize_row_q4_K_impl";
+    info.source =
+        "ggml 0.20.2 quantize_row_q4_K_ref, _impl, built without FMA, while f16 holds the scales";
+    info.definition = kDefinition;
     info.bits_per_code = 4.5;
     info.bits = 4;
     info.is_signed = false;

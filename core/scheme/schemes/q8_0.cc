@@ -267,6 +267,25 @@ namespace {
 
 HWY_EXPORT(Q8Table);
 
+constexpr char kDefinition[] =
+    R"(Blocks of 32 values of a row of the last axis, 34 bytes each: | f16 d | 32 x int8 code |. Under
+`tail=pad` zeros fill the last block of each row up. Of the block's largest |x|, all in T:
+
+    d = absmax / 127, 65504 where that is 65520 or more
+    i = 1 / d, and d = i = 0 where d is 0 or 1 / d is infinite (f32: absmax below about 2^-121)
+    code = clamp(x * i, -127, 127), ties away from zero
+    stored d' = d rounded to f16, ties to even
+    x' = code * d'                                       in U
+
+An all-zero block has d' = 0 and codes 0. Clipped: |x * i| of 127.5 and more. ggml's
+quantize_row_q8_0_ref gives the same bytes as long as f16 holds d and f32 holds 1 / d; its vector code
+for x86 rounds ties to even.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | uint8 | [.., ceil(L / 32) * 34] |
+)";
+
 absl::StatusOr<PackedLayout> PlanQ8(const SchemeInfo&, const QuantSpec& spec,
                                     const TensorDesc& tensor) {
   QUANTD_ASSIGN_OR_RETURN(
@@ -305,7 +324,9 @@ const Scheme& q8_0_scheme() {
                      .decode_ref = DecodeQ8Ref};
     scheme.info.name = "q8_0";
     scheme.info.summary = "ggml blocks of 32 int8 with an f16 scale inside";
-    scheme.info.source = "ggml quantize_row_q8_0_ref";
+    scheme.info.source =
+        "ggml quantize_row_q8_0_ref, not its vector code, while f16 holds the scale";
+    scheme.info.definition = kDefinition;
     scheme.info.bits_per_code = 8.5;
     scheme.info.granularities = {{.kind = GranularityKind::kGroup, .group_elems = 32}};
     scheme.info.roundings = {Rounding::kHalfAway};

@@ -1,0 +1,138 @@
+"""q4_k of core/scheme/DEFINITIONS.md, by that page alone."""
+
+import numpy as np
+from definitions import narrow, widen
+
+f32 = np.float32
+
+
+def decode(spec, shape, planes, u):
+    blocks = planes["codes"].reshape(-1, 144)
+    d, dmin, sc, mn = params_of(blocks)
+    step, low = d * sc.astype(f32), dmin * mn.astype(f32)
+    codes = blocks[:, 16:].reshape(-1, 4, 1, 32)
+    codes = np.concatenate([codes & 15, codes >> 4], axis=2).reshape(-1, 8, 32)
+    return (step[..., None] * codes.astype(f32) - low[..., None]).astype(u).reshape(shape)
+
+
+def params_of(blocks):
+    """d and dmin of each block, the codes of the runs' scales and minima."""
+    d = widen(np.ascontiguousarray(blocks[:, :4]).view("<u2"), "f16", f32)
+    b = blocks[:, 4:16].astype(np.int64)
+    sc = np.concatenate([b[:, 0:4] & 63, b[:, 8:12] & 15 | b[:, 0:4] >> 6 << 4], axis=1)
+    mn = np.concatenate([b[:, 4:8] & 63, b[:, 8:12] >> 4 | b[:, 4:8] >> 6 << 4], axis=1)
+    return d[:, :1], d[:, 1:], sc, mn
+
+
+def near(v):
+    bits = (v + f32(12582912)).astype(f32).view(np.int32).astype(np.int64)
+    return (bits & 0x7FFFFF) - 0x400000
+
+
+def total(terms, begin=None):
+    """The sum over the last axis, in order."""
+    result = np.zeros(terms.shape[:-1], f32) if begin is None else begin
+    for k in range(0 if begin is None else 1, terms.shape[-1]):
+        result = result + terms[..., k]
+    return result
+
+
+def search(x, w, first, step, steps):
+    lo, hi = x.min(axis=1), x.max(axis=1)
+    weight, weighted = total(w, w[:, 0]), total(w * x, (w * x)[:, 0])
+    lo = np.minimum(lo, f32(0))
+    flat = hi <= lo
+    i = f32(15) / (hi - lo)
+    scale = f32(1) / i
+    codes = np.clip(near(i[:, None] * (x - lo[:, None])), 0, 15)
+    e = scale[:, None] * codes.astype(f32) + lo[:, None] - x
+    best, start = total(w * (e * e)), lo
+    for k in range(steps + 1):
+        i = (f32(first) + f32(step) * f32(k) + f32(15)) / (hi - lo)
+        c = np.clip(near(i[:, None] * (x - lo[:, None])), 0, 15)
+        cf = c.astype(f32)
+        sl, sll, sxl = total(w * cf), total(w * cf * cf), total(w * cf * x)
+        det = weight * sll - sl * sl
+        a, b = (weight * sxl - weighted * sl) / det, (sll * weighted - sl * sxl) / det
+        above = b > 0
+        a, b = np.where(above, sxl / sll, a), np.where(above, f32(0), b)
+        e = a[:, None] * cf + b[:, None] - x
+        error = total(w * (e * e))
+        better = (det > 0) & (error < best)
+        best, scale, lo = np.where(better, error, best), np.where(better, a, scale), np.where(better, b, lo)
+        codes = np.where(better[:, None], c, codes)
+    return (np.where(flat, f32(0), scale), np.where(flat, -start, -lo), weight,
+            np.where(flat[:, None], 0, codes))
+
+
+def by_largest(s):
+    top = np.maximum(s.max(axis=1), f32(0))
+    inverse = np.where(top > 0, f32(63) / top, f32(0))
+    return np.minimum(63, near(inverse[:, None] * s) & 255), top / f32(63)
+
+
+def by_search(s, u):
+    """One block after the other."""
+    codes, factors = np.zeros(s.shape, np.int64), np.zeros(len(s), f32)
+    for row, (values, weights) in enumerate(zip(s, u)):
+        codes[row], factors[row] = search_codes(values, weights)
+    return codes, factors
+
+
+def search_codes(s, u):
+    top = max(f32(0), s.max())
+    if top < f32(1e-15):
+        return np.zeros(8, np.int64), f32(0)
+    i = f32(63) / top
+    codes = near(i * s)
+    e = s - (f32(1) / i) * codes.astype(f32)
+    best = total(u * e * e)
+    for k in (-4, -3, -2, -1, 1, 2, 3, 4):
+        j = (f32(0.1) * f32(k) + f32(63)) / top
+        e = s - (f32(1) / j) * np.minimum(63, near(j * s)).astype(f32)
+        error = total(u * e * e)
+        if error < best:
+            best, i = error, j
+    codes = np.minimum(63, near(i * s))
+    cf = codes.astype(f32)
+    a_sum, q_sum = total(u * s * cf), total(u * cf * cf)
+    for _ in range(5):
+        changed = False
+        for k in range(8):
+            code = f32(codes[k])
+            a, q = a_sum - u[k] * s[k] * code, q_sum - u[k] * code * code
+            if not (a > 0 and q > 0):
+                continue
+            c = min(63, int(near(s[k] * q / a)))
+            if c == codes[k]:
+                continue
+            a, q = a + u[k] * s[k] * f32(c), q + u[k] * f32(c) * f32(c)
+            if a * a * q_sum > a_sum * a_sum * q:
+                codes[k], a_sum, q_sum, changed = c, a, q, True
+        if not changed:
+            break
+    return codes, a_sum / q_sum if q_sum > 0 else f32(0)
+
+
+def encode(x, importance=None):
+    """`importance` has a weight for each value, or is None."""
+    x = np.clip(x, -(2.0**30), 2.0**30).astype(f32).reshape(-1, 32)
+    squares = total(x * x)
+    if importance is None:
+        w = np.sqrt(squares / f32(32))[:, None] + np.abs(x)
+        scale, low, weight, codes = search(x, w, -1, 0.1, 20)
+        (sc, d), (mn, dmin) = (by_largest(v.reshape(-1, 8)) for v in (scale, low))
+    else:
+        energy = np.repeat(f32(2) * total((x * x).reshape(-1, 256)) / f32(256), 8)[:, None]
+        w = importance.reshape(-1, 32).astype(f32) * np.sqrt(energy + x * x)
+        scale, low, weight, codes = search(x, w, -0.9, 0.05, 36)
+        (sc, d), (mn, dmin) = (by_search(v.reshape(-1, 8), weight.reshape(-1, 8)) for v in (scale, low))
+    halves = np.stack([d, dmin], axis=1)
+    halves = narrow(np.where(np.isnan(halves), f32(0), halves), "f16").astype("<u2").view("u1")
+    scales = np.concatenate([sc[:, :4] | sc[:, 4:] >> 4 << 6, mn[:, :4] | mn[:, 4:] >> 4 << 6,
+                             sc[:, 4:] & 15 | (mn[:, 4:] & 15) << 4], axis=1).astype("u1")
+    d, dmin, sc, mn = params_of(np.concatenate([halves, scales], axis=1))
+    t, low = (d * sc.astype(f32)).reshape(-1, 1), (dmin * mn.astype(f32)).reshape(-1, 1)
+    codes = np.where(t != 0, np.clip(near((x + low) / t), 0, 15), codes).reshape(-1, 4, 2, 32)
+    packed = (codes[:, :, 0] | codes[:, :, 1] << 4).reshape(-1, 128).astype("u1")
+    return np.concatenate([halves, scales, packed], axis=1)

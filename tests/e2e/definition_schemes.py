@@ -1,0 +1,445 @@
+"""Each scheme of core/scheme/DEFINITIONS.md, decoded and encoded by that page alone.
+
+decode(scheme, spec, shape, planes, u) gives the values in u (f32 or f64), encode(scheme, spec, name,
+x, dtype) the planes by name, of x in T.
+"""
+
+import definition_q4_k
+import numpy as np
+from definitions import (F32_MAX, flat_groups, groups_of, narrow, noise_of, pack_nibbles, ranges_of,
+                         rounded, saturated, stored_scales, unpack_nibbles, widen)
+
+f32 = np.float32
+INTEGERS = {"int8": (8, True), "uint8": (8, False), "int16": (16, True), "uint4": (4, False), "int4": (4, True)}
+FLOATS = {"fp16": "f16", "bf16": "bf16", "fp8_e4m3": "e4m3"}
+NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+                -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
+                0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+                0.7229568362236023, 1], f32)
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+np.seterr(all="ignore")
+
+
+def decode(scheme, spec, shape, planes, u):
+    kind = {"F16": "f16", "BF16": "bf16"}.get(planes.get("scale", ("",))[0])
+    planes = {name: array for name, (_, array) in planes.items()}
+    planes["kind"] = kind  # of the scales
+    if scheme in INTEGERS:
+        return decode_integers(scheme, spec, shape, planes, u)
+    if scheme in FLOATS:
+        values = widen(planes["codes"], FLOATS[scheme], u)
+        if "scale" in planes:
+            values = values * planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
+        return values
+    if scheme == "q4_k":
+        return definition_q4_k.decode(spec, shape, planes, u)
+    return globals()[f"decode_{scheme}"](spec, shape, planes, u)
+
+
+def encode(scheme, spec, name, x, dtype):
+    clean = x if spec["nonfinite"] == "propagate" else saturated(x, 32 if scheme == "q8_0" else None)
+    if scheme in INTEGERS:
+        return encode_integers(scheme, spec, name, x, clean)
+    if scheme in FLOATS:
+        return encode_floats(scheme, spec, name, x, clean)
+    if scheme == "q4_k":
+        return {"codes": definition_q4_k.encode(x).reshape(x.shape[:-1] + (-1,))}
+    return globals()[f"encode_{scheme}"](spec, x, clean, dtype)
+
+
+def ranges(x, spec, groups, plane, atom=1):
+    axis = int(spec["axis"]) % x.ndim if "axis" in spec else None
+    count = int(np.prod(plane, dtype=np.int64))
+    columns = axis is not None and np.prod(x.shape[axis + 1 :], dtype=np.int64) == 1 and count > 1
+    recurs = count <= 1 or axis is not None and np.prod(x.shape[:axis], dtype=np.int64) > 1
+    return ranges_of(x, groups, count, spec, atom, recurs, columns)
+
+
+# --- Integers ---
+
+def code_range(bits, signed, spec):
+    low = -(1 << (bits - 1)) if signed else 0
+    high = low + (1 << bits) - 1
+    return (low + 1 if spec.get("mode") == "symmetric" else low), high, low + (1 << (bits - 1))
+
+
+def scale_values(plane, kind):
+    return widen(plane, kind, f32) if kind in ("f16", "bf16") else plane
+
+
+def decode_integers(scheme, spec, shape, planes, u):
+    bits, signed = INTEGERS[scheme]
+    n = int(np.prod(shape, dtype=np.int64))
+    codes = planes["codes"].reshape(-1).astype(np.int64)
+    if bits == 4:
+        codes = unpack_nibbles(planes["codes"], n)
+        codes = np.where(signed & (codes > 7), codes - 16, codes)
+    groups = groups_of(shape, spec)[0].reshape(-1)
+    zero = 0 if signed or "scale" in spec else 1 << (bits - 1)
+    if "zero_point" in planes:
+        zero = planes["zero_point"].reshape(-1).astype(np.int64)[groups]
+    scale = scale_values(planes["scale"].reshape(-1), planes["kind"])[groups]
+    return ((codes - zero).astype(u) * scale.astype(u)).reshape(shape)
+
+
+def integer_params(spec, low, high, lo, hi, centre):
+    """s as stored and as f32, and z, of ranges."""
+    steps = hi - lo if spec["mode"] == "asymmetric" else None
+    reach = np.maximum(np.abs(low), np.abs(high))
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    if spec["dialect"] == "compressed_tensors":
+        return compressed_tensors_params(spec, low, high, lo, hi)
+    if steps is None:
+        stored, s = stored_scales(reach / ((hi - lo) / 2), spec["scale_type"])
+        return stored, s, np.full(s.shape, centre)
+    stored, s = stored_scales((high - low) / steps, spec["scale_type"])
+    w = high / steps - low / steps
+    by = np.where(s < w / 2, w, s.astype(np.float64))
+    return stored, s, np.clip(np.rint(lo - low / by), lo, hi).astype(np.int64)
+
+
+def toward_zero(value, kind):
+    """A positive f64 as a scale of this type."""
+    held = value.astype(f32)
+    held = np.where(held > value, np.nextafter(held, f32(0)), held).astype(f32)
+    kept = {"f32": 0xFFFFFFFF, "bf16": 0xFFFF0000, "pow2": 0xFF800000}[kind]
+    return (held.view(np.uint32) & np.uint32(kept)).view(f32)
+
+
+def near_the_end(spec, stored, s, z, low, high, lo, hi):
+    """Scales whose outermost step count f32 does not hold."""
+    far = ~np.isfinite(s * np.maximum(hi - z, z - lo).astype(f32))
+    if not far.any() or spec["scale_type"] == "f16":
+        return stored, s, z
+    if spec["mode"] == "asymmetric":
+        w = high / (hi - lo) - low / (hi - lo)
+        z = np.where(far, np.clip(np.rint(lo - low / w), lo, hi).astype(np.int64), z)
+    most = toward_zero(F32_MAX / np.maximum(hi - z, z - lo), spec["scale_type"])
+    s = np.where(far, np.minimum(s, most), s).astype(f32)
+    return (s if spec["scale_type"] != "bf16" else narrow(s, "bf16").astype("<u2")), s, z
+
+
+def compressed_tensors_params(spec, low, high, lo, hi):
+    low, high = np.clip(low, -F32_MAX, 0).astype(f32), np.clip(high, 0, F32_MAX).astype(f32)
+    steps = f32(hi - lo)
+    if spec["mode"] == "full":
+        s = np.maximum(-low, high) / f32(steps / 2)
+        z = np.zeros(s.shape, np.int64)
+    else:
+        width = high.astype(np.float64) - low.astype(np.float64)
+        s = np.where(width > F32_MAX, (width / float(steps)).astype(f32), width.astype(f32) / steps).astype(f32)
+        z = f32(lo) - low / s
+        z = np.where(np.isnan(z), 0, np.rint(np.clip(z, lo, hi))).astype(np.int64)
+    s = np.where(s == 0, f32(2.0**-23), s).astype(f32)
+    return s, s, z
+
+
+def encode_integers(scheme, spec, name, x, clean):
+    bits, signed = INTEGERS[scheme]
+    lo, hi, centre = code_range(bits, signed, spec)
+    groups, plane = groups_of(x.shape, spec)
+    count = int(np.prod(plane, dtype=np.int64))
+    if "scale" in spec:
+        stored, s = stored_scales(np.full(count, float(spec["scale"])), spec["scale_type"])
+        z = np.full(count, int(spec.get("zero", 0)))
+        has_zeros = int(spec.get("zero", 0)) != 0
+    else:
+        low, high = ranges(x, spec, groups, plane, atom=2 if bits == 4 else 1)
+        stored, s, z = integer_params(spec, low, high, lo, hi, centre)
+        if x.dtype == f32:
+            stored, s, z = near_the_end(spec, stored, s, z, np.minimum(low, 0), np.maximum(high, 0), lo, hi)
+        has_zeros = not signed or spec["mode"] == "asymmetric"
+    t = x.dtype
+    each_s, each_z = s[groups].astype(t), z[groups]
+    if spec["dialect"] == "compressed_tensors":
+        codes = np.rint(np.clip(clean / each_s + each_z.astype(t), t.type(lo), t.type(hi))).astype(np.int64)
+    else:
+        noise = None
+        if spec["round"] == "stochastic":
+            noise = noise_of(name, int(spec["seed"]), x.size).reshape(x.shape)
+        v = np.clip(clean / each_s, (lo - each_z).astype(t), (hi - each_z).astype(t))
+        codes = rounded(v, spec["round"], noise).astype(np.int64) + each_z
+    kind = np.dtype("<i2" if bits == 16 else "i1" if signed else "u1")
+    planes = {"codes": pack_nibbles(codes.reshape(-1)) if bits == 4 else codes.astype(kind),
+              "scale": stored.reshape(plane)}
+    if has_zeros:
+        planes["zero_point"] = z.astype(kind).reshape(plane)
+    return planes
+
+
+# --- Floats ---
+
+def encode_floats(scheme, spec, name, x, clean):
+    kind = FLOATS[scheme]
+    noise = None
+    if spec["round"] == "stochastic":
+        noise = noise_of(name, int(spec["seed"]), x.size).reshape(x.shape)
+    planes = {}
+    if any(key in spec for key in ("per", "axis", "group", "block")):
+        groups, plane = groups_of(x.shape, spec)
+        low, high = ranges(x, spec, groups, plane)
+        reach = np.maximum(np.abs(low), np.abs(high))
+        s = np.minimum(reach / 448, F32_MAX).astype(f32)
+        least = f32(2.0**-23) if spec["dialect"] == "compressed_tensors" else np.where(reach == 0, 1, 2.0**-149)
+        s = np.where(s == 0, least, s).astype(f32)
+        if x.dtype == f32:
+            s = np.where(np.isinf(s * f32(448)), toward_zero(np.array(F32_MAX / 448), "f32"), s).astype(f32)
+        planes["scale"] = s.reshape(plane)
+        clean = clean / s[groups].astype(x.dtype)
+    codes = narrow(clean, kind, spec["round"], spec["nonfinite"] == "propagate", noise)
+    return {"codes": codes.astype("u1" if kind == "e4m3" else "<u2"), **planes}
+
+
+# --- Blocks and rows ---
+
+def blocks_of(x, size):
+    """The rows, filled up with zeros, as blocks: [.., blocks, size]."""
+    pad = -x.shape[-1] % size
+    filled = np.concatenate([x, np.zeros(x.shape[:-1] + (pad,), x.dtype)], axis=-1)
+    return filled.reshape(x.shape[:-1] + (-1, size))
+
+
+def cut_rows(blocks, shape):
+    return blocks.reshape(tuple(shape[:-1]) + (-1,))[..., : shape[-1]]
+
+
+def decode_q8_0(spec, shape, planes, u):
+    blocks = planes["codes"].reshape(tuple(shape[:-1]) + (-1, 34))
+    d = widen(np.ascontiguousarray(blocks[..., :2]).view("<u2"), "f16", u)
+    return cut_rows(np.ascontiguousarray(blocks[..., 2:]).view("i1").astype(u) * d, shape)
+
+
+def encode_q8_0(spec, x, clean, dtype):
+    t, blocks = x.dtype, blocks_of(clean, 32)
+    d = np.abs(blocks).max(axis=-1, keepdims=True) / t.type(127)
+    d = np.where(d >= 65520, t.type(65504), d)
+    i = t.type(1) / d
+    bad = ~np.isfinite(i)
+    d, i = np.where(bad, t.type(0), d), np.where(bad, t.type(0), i)
+    codes = rounded(np.clip(blocks * i, t.type(-127), t.type(127)), "half_away").astype("i1")
+    both = np.concatenate([narrow(d, "f16").astype("<u2").view("u1"), codes.view("u1")], axis=-1)
+    return {"codes": both.reshape(x.shape[:-1] + (-1,))}
+
+
+def fused(code, scale, bias, u):
+    """fma(code, scale, bias) of u; code is exact in it and has 8 bits."""
+    product, bias = code.astype(np.float64) * scale.astype(np.float64), bias.astype(np.float64)
+    total = product + bias
+    if u == np.float64:
+        return total
+    # To f32 by way of a sum that is rounded to odd, so that nothing is rounded twice.
+    virtual = total - product
+    error = (product - (total - virtual)) + (bias - virtual)
+    bits = np.ascontiguousarray(total).view(np.int64)
+    toward_zero = (error != 0) & ((error > 0) != (total > 0))
+    bits = np.where(toward_zero, bits - 1, bits) | (error != 0)
+    return bits.view(np.float64).astype(f32)
+
+
+def decode_fbgemm_rowwise8(spec, shape, planes, u):
+    rows = planes["codes"].reshape(tuple(shape[:-1]) + (-1,))
+    params = np.ascontiguousarray(rows[..., shape[-1] :]).view("<f4")
+    return fused(rows[..., : shape[-1]], params[..., :1], params[..., 1:], u)
+
+
+def encode_fbgemm_rowwise8(spec, x, clean, dtype):
+    t, count = x.dtype, x.size // x.shape[-1]
+    low, high = ranges_of(x, np.arange(x.size) // x.shape[-1], count, spec, 1, count <= 1)
+    low, high = (np.clip(v, -F32_MAX, F32_MAX).astype(f32) for v in (low, high))
+    span = np.minimum(high - low, f32(F32_MAX))
+    scale, inverse = span / f32(255), f32(255) / (span + f32(1e-8))
+    beyond = ~np.isfinite(fused(np.full(scale.shape, 255), scale, low, f32))
+    scale = np.where(beyond, np.nextafter(scale, f32(0)), scale)
+    rows = clean.reshape(count, -1)
+    steps = (rows - low[:, None].astype(t)) * inverse[:, None].astype(t)
+    codes = np.rint(np.clip(steps, t.type(0), t.type(255))).astype("u1")
+    tail = np.stack([scale, low], axis=1).astype("<f4").view("u1")
+    return {"codes": np.concatenate([codes, tail], axis=1).reshape(x.shape[:-1] + (-1,))}
+
+
+def decode_mlx_q3(spec, shape, planes, u):
+    n = int(np.prod(shape, dtype=np.int64))
+    bits = np.unpackbits(planes["codes"].reshape(-1).view("u1"), bitorder="little")[: 3 * n].reshape(n, 3)
+    codes = (bits.astype(np.int64) * [1, 2, 4]).sum(axis=1)
+    groups = np.arange(n) // int(spec["group"])
+    kind = planes["kind"]
+    scale, bias = (scale_values(planes[p].reshape(-1), kind)[groups].astype(u) for p in ("scale", "bias"))
+    return (codes.astype(u) * scale + bias).reshape(shape)
+
+
+def encode_mlx_q3(spec, x, clean, dtype):
+    t, size = x.dtype, int(spec["group"])
+    groups, plane = groups_of(x.shape, spec)
+    low, high = ranges(x, spec, groups, plane, atom=32)
+    low, high = (np.clip(v, -F32_MAX, F32_MAX).astype(f32) for v in (low, high))
+    width = np.maximum(np.minimum(high - low, f32(F32_MAX)) / f32(7), f32(1e-7))
+    negative = np.abs(low) > np.abs(high)
+    scale, edge = np.where(negative, width, -width), np.where(negative, low, high)
+    e = np.rint(edge / scale)
+    scale, bias = np.where(e != 0, edge / e, scale).astype(f32), np.where(e != 0, edge, f32(0)).astype(f32)
+    if t == f32:
+        most = toward_zero(np.array(F32_MAX / 7), "f32")
+        scale = np.where(np.isinf(scale * f32(7)), np.copysign(most, scale), scale).astype(f32)
+    v = (clean - bias[groups].astype(t)) / scale[groups].astype(t)
+    codes = np.rint(np.clip(v, t.type(0), t.type(7))).astype(np.int64).reshape(-1)
+    stream = (codes[:, None] >> np.arange(3) & 1).astype("u1").reshape(-1)
+    words = np.packbits(stream, bitorder="little").view("<u4")
+    planes = {"codes": words.reshape(x.shape[:-1] + (-1,)), "scale": scale, "bias": bias}
+    for p in ("scale", "bias"):
+        held = planes[p]
+        if dtype in ("f16", "bf16"):
+            held = narrow(held, dtype).astype("<u2")
+            held = held - (np.isinf(widen(held, dtype, f32) * f32(7)) if p == "scale" else 0)
+            held = held.astype("<u2")
+        planes[p] = held.reshape(plane)
+    return planes
+
+
+def decode_nvfp4(spec, shape, planes, u):
+    d = widen(planes["scale"], "e4m3", f32) / planes["global_scale"].astype(f32)
+    codes = unpack_nibbles(planes["codes"], 2 * planes["codes"].size).reshape(tuple(shape[:-1]) + (-1, 16))
+    values = np.where(codes & 8, -1.0, 1.0) * E2M1[codes & 7]
+    y = values.astype(u) * d[..., None].astype(u)
+    if u == f32:
+        y = np.where(np.isinf(y), np.copysign(f32(F32_MAX), y), y)
+    return cut_rows(y, shape)
+
+
+def encode_nvfp4(spec, x, clean, dtype):
+    t, known = x.dtype, np.where(np.isfinite(x), x, 0)
+    blocks = blocks_of(np.minimum(np.abs(known.astype(np.float64)), F32_MAX).astype(f32), 16)
+    absmax = blocks.max(axis=-1)
+    g = (f32(1) / np.maximum(absmax.max(), f32(2.0**-126))) * f32(2688)
+    g = f32(1) if np.isinf(g) else g
+    s = narrow(np.minimum(g * (absmax / f32(6)), f32(448)), "e4m3").astype("u1")
+    s = np.where(s == 0, 0x20, s).astype("u1")
+    d = widen(s, "e4m3", f32) / g
+    q = blocks_of(clean, 16) / d[..., None].astype(t)
+    distance = np.abs(np.minimum(np.abs(q), 6)[..., None].astype(np.float64) - E2M1)
+    code = distance.argmin(axis=-1)
+    following = np.minimum(code + 1, 7)
+    at, after = (np.take_along_axis(distance, k[..., None], -1)[..., 0] for k in (code, following))
+    code = np.where((at == after) & (code % 2 == 1), following, code) | np.where(q < 0, 8, 0)
+    return {"codes": pack_nibbles(code.reshape(-1)).reshape(x.shape[:-1] + (-1,)), "scale": s,
+            "global_scale": np.array([g], f32)}
+
+
+# --- Codebooks ---
+
+def decode_nf4(spec, shape, planes, u):
+    n = int(np.prod(shape, dtype=np.int64))
+    s = planes["scale"].reshape(-1)
+    if spec["scale_type"] == "nested8":
+        nested = np.repeat(planes["nested_scale"], 256)[: len(s)]
+        s = planes["nested_codebook"][s] * nested + planes["nested_offset"][0]
+    codes = unpack_nibbles(planes["codes"], n, high_first=True)
+    groups = np.arange(n) // int(spec["group"])
+    return (planes["codebook"][codes].astype(u) * s[groups].astype(u)).reshape(shape)
+
+
+def below(values, middles):
+    """How many of the ascending middles lie below each value."""
+    return np.searchsorted(middles, values, side="left")
+
+
+def encode_nf4(spec, x, clean, dtype):
+    t = x.dtype
+    groups, plane = flat_groups(x.size, int(spec["group"]))
+    count = plane[0]
+    low, high = ranges_of(x, groups, count, spec, 2, count <= 1)
+    absmax = np.minimum(np.maximum(np.abs(low), np.abs(high)), F32_MAX).astype(f32)
+    s = np.where(absmax == 0, f32(1), np.maximum(absmax, f32(2.0**-128 + 2.0**-149)))
+    v = clean.reshape(-1) * (t.type(1) / s.astype(t))[groups]
+    wide = NF4.astype(np.float64)
+    codes = below(v, ((wide[:-1] + wide[1:]) / 2).astype(f32).astype(t))
+    planes = {"codes": pack_nibbles(codes, high_first=True, beside=7), "scale": s, "codebook": NF4}
+    if spec["scale_type"] == "nested8":
+        planes.update(nested_scales(absmax))
+    return planes
+
+
+def nested_levels():
+    levels = [f32(0), f32(1)]
+    tenth = f32(0.1)
+    for i in range(7):
+        h = (f32(1) - tenth) / f32(2**i)
+        k = np.arange(2**i + 1, dtype=np.float64)
+        first = (h.astype(np.float64) * k + np.float64(tenth)).astype(f32)
+        last = (1 - h.astype(np.float64) * (2**i - k)).astype(f32)
+        e = np.where(k < (2**i + 1) // 2, first, last)
+        m = f32(10.0 ** (i - 6)) * ((e[:-1] + e[1:]) / f32(2))
+        levels += [*m, *-m]
+    return np.sort(np.array(levels, f32))
+
+
+def nested_scales(absmax):
+    levels = nested_levels()
+    total = 0.0
+    for value in absmax.astype(np.float64):
+        total += value
+    offset = f32(total / max(len(absmax), 1))
+    codes, scales = np.zeros(len(absmax), np.uint8), []
+    for begin in range(0, len(absmax), 256):
+        rest = absmax[begin : begin + 256] - offset
+        nested = np.abs(rest).max()
+        nested = np.nextafter(nested, f32(0)) if np.isinf(nested + offset) else nested
+        inverse = f32(1) / nested
+        if not np.isfinite(inverse):
+            scales.append(f32(0))
+            continue
+        scales.append(nested)
+        t = np.clip(rest * inverse, f32(-1), f32(1))
+        place = np.floor((t + f32(1)) * f32(0.5) * f32(65535) + f32(0.5))
+        place = f32(-1) + (f32(2) * place) / f32(65535)
+        codes[begin : begin + 256] = below(place, f32(0.5) * (levels[:-1] + levels[1:]))
+    return {"scale": codes, "nested_scale": np.array(scales, f32), "nested_codebook": levels,
+            "nested_offset": np.array([offset], f32)}
+
+
+def decode_lloyd(spec, shape, planes, u):
+    codes = unpack_nibbles(planes["codes"], int(np.prod(shape, dtype=np.int64)))
+    return planes["codebook"].astype(u)[codes].reshape(shape)
+
+
+def lloyd_points(x, dtype):
+    """Points in ascending order, and their weights."""
+    flat = x[np.isfinite(x)].reshape(-1)
+    flat = np.clip(flat, -F32_MAX, F32_MAX).astype(f32)
+    buckets, weights = np.unique(flat.view(np.uint32) >> 16, return_counts=True)
+    magnitude = buckets & 0x7FFF
+    near = (magnitude << 16).astype(np.uint32).view(f32).astype(np.float64)
+    far = ((magnitude + 1) << 16).astype(np.uint32).view(f32).astype(np.float64)
+    far = np.where(magnitude == 0x7F7F, 2.0**128, far)
+    at = near if dtype in ("bf16", "int8", "uint8") else (near + far) / 2
+    at = np.where(near == 0, 0, at) * np.where(buckets & 0x8000, -1, 1)
+    order = np.lexsort((buckets < 0x8000, np.where(buckets & 0x8000, -magnitude.astype(int), magnitude)))
+    return at[order], weights[order]
+
+
+def encode_lloyd(spec, x, clean, dtype):
+    at, weights = lloyd_points(x, dtype)
+    levels = np.zeros(16)
+    if len(at):
+        passed = np.cumsum(weights)
+        wanted = (2 * np.arange(16) + 1) / 32 * passed[-1]
+        levels = at[np.searchsorted(passed, wanted, side="left")]
+    for _ in range(64):
+        cell = below(at, (levels[:-1] + levels[1:]) / 2)
+        sums, counts = np.zeros(16), np.zeros(16)
+        for k, point, weight in zip(cell, at, weights):
+            sums[k] += point * weight
+            counts[k] += weight
+        error = at - levels[cell]
+        worst = error * error * weights
+        following = np.where(counts > 0, sums / np.maximum(counts, 1), levels)
+        empty = np.flatnonzero(counts == 0)
+        if len(empty) and len(at) and worst.max() > 0:
+            following[empty[0]] = at[worst.argmax()]
+        following = np.sort(following)
+        if (following == levels).all():
+            break
+        levels = following
+    book = levels.astype(f32)
+    wide = book.astype(np.float64)
+    codes = below(clean.reshape(-1).astype(np.float64), (wide[:-1] + wide[1:]) / 2)
+    return {"codes": pack_nibbles(codes), "codebook": book}

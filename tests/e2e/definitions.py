@@ -1,0 +1,361 @@
+"""What core/scheme/DEFINITIONS.md says of all schemes, written again with numpy and nothing of quantd's.
+
+definition_schemes.py has the schemes; test_definitions.py compares both with the programs.
+"""
+
+import json
+import struct
+
+import numpy as np
+import xxhash
+
+F32_MAX = float(np.finfo(np.float32).max)
+HALF = {"f16": (5, 10, 15, 0x7BFF), "bf16": (8, 7, 127, 0x7F7F), "e4m3": (4, 3, 7, 0x7E)}
+STRIPE, TILE = 65536, 4096
+
+
+# --- Files ---
+
+FILE_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<u2", "BF16": "<u2", "I8": "i1", "I16": "<i2", "I32": "<i4",
+              "I64": "<i8", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "u1",
+              "F8_E4M3": "u1", "F8_E5M2": "u1"}
+
+
+def read_file(path):
+    """Returns (tensors by name as (file dtype, array), metadata)."""
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+    metadata = header.pop("__metadata__", {})
+    body = data[8 + size :]
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        array = np.frombuffer(body[begin:end], FILE_TYPES[entry["dtype"]]).reshape(entry["shape"])
+        tensors[name] = (entry["dtype"], array)
+    return tensors, metadata
+
+
+def packed_tensors(path):
+    """Returns the packed tensors: name -> (spec, dtype, shape, planes by name)."""
+    tensors, metadata = read_file(path)
+    assert metadata["quantd.version"] == "1"
+    found = {}
+    for key, text in metadata.items():
+        if not key.startswith("quantd.") or key == "quantd.version":
+            continue
+        name, entry = key.removeprefix("quantd."), json.loads(text)
+        planes = {plane: tensors[name if plane == "codes" else f"{name}.{plane}"] for plane in entry["digests"]}
+        for plane, (_, array) in planes.items():
+            assert digest(array.tobytes()) == entry["digests"][plane], (name, plane)
+        found[name] = (entry["spec"], entry["dtype"], tuple(entry["shape"]), planes)
+    return found
+
+
+def digest(data):
+    leaves = b"".join(xxhash.xxh3_128_digest(data[i : i + 4096]) for i in range(0, len(data), 4096))
+    return "xxh3_4k:" + xxhash.xxh3_128_hexdigest(leaves)
+
+
+def parse_spec(text):
+    scheme, _, rest = text.partition(":")
+    return scheme, dict(item.split("=", 1) for item in rest.split(",") if item)
+
+
+# --- Types ---
+
+def working(values, dtype):
+    """The values in T."""
+    if dtype in ("f16", "bf16"):
+        return widen(values, dtype, np.float32)
+    return values.astype(np.float32 if dtype in ("f32", "int8", "int16", "uint8", "uint16") else np.float64)
+
+
+def widen(codes, kind, u):
+    """What codes of a small float stand for, exactly, in u."""
+    exp_bits, man_bits, bias, largest = HALF[kind]
+    codes = codes.astype(np.int64)
+    magnitude = codes & ((1 << (exp_bits + man_bits)) - 1)
+    exponent, fraction = magnitude >> man_bits, magnitude & ((1 << man_bits) - 1)
+    value = np.ldexp((fraction + np.where(exponent > 0, 1 << man_bits, 0)).astype(np.float64),
+                     (np.maximum(exponent, 1) - bias - man_bits).astype(np.int32))
+    value = value.astype(u)
+    bits = value.view(np.uint32 if u == np.float32 else np.uint64).astype(np.uint64)
+    top, infinity = (23, 0xFF << 23) if u == np.float32 else (52, 0x7FF << 52)
+    beyond = np.uint64(infinity) | fraction.astype(np.uint64) << np.uint64(top - man_bits)
+    bits = np.where(magnitude > largest, beyond, bits)
+    bits |= (codes >> (exp_bits + man_bits)).astype(np.uint64) << np.uint64(31 if u == np.float32 else 63)
+    return bits.astype(np.uint32 if u == np.float32 else np.uint64).view(u)
+
+
+def narrow(x, kind, rounding="half_even", propagate=False, noise=None):
+    """The codes of values of T, each rounded once."""
+    exp_bits, man_bits, bias, largest = HALF[kind]
+    single = x.dtype == np.float32
+    bits = x.view(np.uint32 if single else np.uint64)
+    negative = bits >> bits.dtype.type(31 if single else 63) != 0
+    wide = np.abs(x.astype(np.float64))
+    finite = np.isfinite(wide)
+    wide = np.where(finite, wide, 0)
+    least = 1 - bias - man_bits  # exponent of the least subnormal
+    exponent = np.where(wide == 0, least, np.frexp(wide)[1])
+    unit = np.maximum(exponent - man_bits - 1, least)
+    scaled = np.ldexp(wide, -unit)
+    whole = np.floor(scaled)
+    rest = scaled - whole
+    if rounding == "stochastic":
+        digits, lowest, most, stray = (24, -149, 31, 1) if single else (53, -1074, 60, 2**29)
+        cut = unit - np.maximum(exponent - digits, lowest)
+        rest = np.where(cut > most, np.where(rest > 0, float(stray), 0), np.ldexp(rest, cut))
+        cut = np.minimum(cut, most)
+        noise = noise.astype(np.float64)
+        up = rest > np.where(cut > 32, np.ldexp(noise, cut - 32), np.floor(np.ldexp(noise, cut - 32)))
+    else:
+        tie = {"half_even": whole % 2 == 1, "half_away": rest >= 0, "half_up": ~negative, "half_down": negative}
+        always = {"truncate": rest < 0, "floor": negative, "ceil": ~negative}
+        if rounding in tie:
+            up = (rest > 0.5) | (rest == 0.5) & tie[rounding]
+        else:
+            up = (rest > 0) & always[rounding]
+    codes = ((unit - least).astype(np.int64) << man_bits) + (whole + up).astype(np.int64)
+    has_infinity = kind != "e4m3"
+    overflow = largest + 1 if propagate and has_infinity else largest
+    codes = np.where((codes > largest) | ~finite, overflow, codes)
+    is_nan = np.isnan(x)
+    if is_nan.any():
+        fraction = bits & bits.dtype.type((1 << (23 if single else 52)) - 1)
+        kept = fraction >> bits.dtype.type((23 if single else 52) - man_bits)
+        nan = {"f16": 0x7C00 | np.maximum(kept, 1).astype(np.int64), "bf16": 0x7FC0, "e4m3": 0x7F}[kind]
+        codes = np.where(is_nan, nan, codes)
+    return codes | negative.astype(np.int64) << (exp_bits + man_bits)
+
+
+def decoded(decode_in, dtype):
+    """What a file of `dtype` has of the values that decode_in(U) gives."""
+    wide = decode_in(np.float64)
+    if dtype == "f64":
+        return wide
+    if dtype == "f32":
+        values, held = decode_in(np.float32), np.clip(wide, -F32_MAX, F32_MAX).astype(np.float32)
+        return np.where(~np.isfinite(values) & np.isfinite(wide), held, values)
+    largest = float(widen(np.array([HALF[dtype][3]]), dtype, np.float64)[0])
+    wide = np.where(np.isfinite(wide), np.clip(wide, -largest, largest), wide)
+    return narrow(wide, dtype, propagate=True).astype("<u2")
+
+
+# --- Groups ---
+
+def groups_of(shape, spec):
+    """Returns (group of each element, of the tensor's shape; shape of the plane)."""
+    shape = tuple(shape)
+    if "axis" in spec:
+        axis = int(spec["axis"]) % len(shape)
+        index = np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        return np.broadcast_to(index, shape), (shape[axis],)
+    if "group" in spec or "block" in spec:
+        rows, columns = map(int, spec["block"].split("x")) if "block" in spec else (1, int(spec["group"]))
+        plane = list(shape)
+        plane[-1] = -(-shape[-1] // columns)
+        index = np.arange(shape[-1]) // columns
+        if rows > 1:
+            plane[-2] = -(-shape[-2] // rows)
+            index = np.arange(shape[-2])[:, None] // rows * plane[-1] + index
+            whole, per_batch = shape[:-2], plane[-2] * plane[-1]
+        else:
+            whole, per_batch = shape[:-1], plane[-1]
+        batch = np.arange(int(np.prod(whole, dtype=np.int64))).reshape(whole + (1,) * index.ndim)
+        return batch * per_batch + index, tuple(plane)
+    return np.zeros(shape, np.int64), ()
+
+
+def flat_groups(num_elems, size):
+    return np.arange(num_elems) // size, (-(-num_elems // size),)
+
+
+# --- Ranges ---
+
+def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False):
+    """Returns min and max of each group, in f64. `recurs`: no group lies together."""
+    given = spec.get("range", "minmax")
+    if ".." in given:
+        low, high = map(float, given.split(".."))
+        return np.full(num_groups, low), np.full(num_groups, high)
+    flat, at = x.reshape(-1).astype(np.float64), groups.reshape(-1)
+    finite = np.isfinite(flat)
+    low, high = np.full(num_groups, np.inf), np.full(num_groups, -np.inf)
+    np.minimum.at(low, at[finite], flat[finite])
+    np.maximum.at(high, at[finite], flat[finite])
+    none = low > high
+    low, high = np.where(none, 0, low) + 0.0, np.where(none, 0, high) + 0.0
+    if given == "minmax":
+        return low, high
+    times = float(given.removesuffix("sigma"))
+    stats = moments(x.reshape(-1), at, num_groups, atom, recurs, columns)
+    for group, (count, mean, squares) in enumerate(stats):
+        if count > 0:
+            reach = times * np.sqrt(squares / count)
+            low[group], high[group] = max(low[group], mean - reach), min(high[group], mean + reach)
+    return low, high
+
+
+def stripe_bounds(at, atom, recurs):
+    n = len(at)
+    if recurs:
+        return list(range(0, n, STRIPE)) + [n]
+    ends = np.flatnonzero(np.append(at[1:] != at[:-1], True)) + 1  # of runs
+    ends = ends[(ends % atom == 0) | (ends == n)]
+    bounds = [0]
+    while bounds[-1] < n:
+        begin = bounds[-1]
+        within = ends[(ends > begin) & (ends <= begin + STRIPE)]
+        if n - begin <= STRIPE:
+            bounds.append(n)
+        elif len(within):
+            bounds.append(int(within[-1]))
+        else:
+            band_end = int(ends[ends > begin][0])
+            bounds += list(range(begin + STRIPE, band_end, STRIPE)) + [band_end]
+    return bounds
+
+
+def moments(flat, at, num_groups, atom, recurs, columns):
+    total = [(0, 0.0, 0.0)] * num_groups
+    bounds = stripe_bounds(at, atom, recurs)
+    for begin, end in zip(bounds, bounds[1:]):
+        own = {}
+        if columns:
+            for value, group in zip(flat[begin:end].astype(np.float64), at[begin:end]):
+                if np.isfinite(value):
+                    count, mean, squares = own.get(group, (0, 0.0, 0.0))
+                    count, d = count + 1, value - mean
+                    mean = mean + d / count
+                    own[group] = (count, mean, squares + d * (value - mean))
+        else:
+            for tile in range(begin, end, TILE):
+                ids = at[tile : min(tile + TILE, end)]
+                cuts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
+                for a, b in zip(cuts, cuts[1:]):
+                    run = run_moments(flat[tile + a : tile + b])
+                    own[ids[a]] = merged(own.get(ids[a], (0, 0.0, 0.0)), run)
+        for group, stats in own.items():
+            total[group] = merged(total[group], stats)
+    return total
+
+
+def lanes_of(values):
+    """Sums of the 16 lanes, in the type of the values, folded in f64."""
+    lanes = np.zeros(16, values.dtype)
+    for i in range(0, len(values), 16):
+        part = values[i : i + 16]
+        lanes[: len(part)] += part
+    lanes = lanes.astype(np.float64)
+    for half in (8, 4, 2, 1):
+        lanes = lanes[:half] + lanes[half : 2 * half]
+    return float(lanes[0])
+
+
+def run_moments(x):
+    single = x.dtype == np.float32
+    low, high = (np.float32(1e-15), np.float32(1e17)) if single else (1e-145, 1e150)
+    reach = np.abs(x).max()
+    if not np.isfinite(x).all() or (reach != 0 and not low <= reach <= high):
+        wide, finite = x.astype(np.float64), np.isfinite(x)
+        count = int(finite.sum())
+        if count == 0:
+            return 0, 0.0, 0.0
+        mean = lanes_of(np.where(finite, wide, 0)) / count
+        d = np.where(finite, wide - mean, 0)
+        return count, mean, lanes_of(d * d)
+    count, total, energy = len(x), lanes_of(x), lanes_of(x * x)
+    mean = total / count
+    squares = energy - count * mean * mean
+    if squares < 0.5 * energy:
+        centre = x.dtype.type(mean)
+        d = x - centre
+        offset = lanes_of(d)
+        total = count * float(centre) + offset
+        squares = max(0.0, lanes_of(d * d) - offset * offset / count)
+    return count, total / count, squares
+
+
+def merged(a, b):
+    if a[0] == 0 or b[0] == 0:
+        return b if a[0] == 0 else a
+    d, count = b[1] - a[1], a[0] + b[0]
+    return count, a[1] + d * (b[0] / count), a[2] + (b[2] + d * d * (float(a[0]) * b[0] / count))
+
+
+# --- Scales, rounding ---
+
+def stored_scales(scale, kind):
+    """Returns (what the plane holds, its value in f32)."""
+    scale = np.asarray(scale, np.float64)
+    if kind == "f16":
+        codes = narrow(np.where(scale == 0, 1, np.clip(scale, 2.0**-24, 65504)), "f16").astype("<u2")
+        return codes, widen(codes, "f16", np.float32)
+    if kind == "bf16":
+        codes = narrow(np.where(scale == 0, 1, np.clip(scale, 2.0**-126, F32_MAX)), "bf16").astype("<u2")
+        return codes, widen(codes, "bf16", np.float32)
+    if kind == "pow2":
+        fraction, exponent = np.frexp(np.minimum(scale, 2.0**127))
+        power = np.clip(np.where(fraction == 0.5, exponent - 1, exponent), -126, 127)
+        values = np.where(scale == 0, 1, np.ldexp(1.0, power)).astype(np.float32)
+        return values, values
+    values = np.where(scale == 0, 1, np.clip(scale, 2.0**-126, F32_MAX)).astype(np.float32)
+    return values, values
+
+
+def rounded(v, rounding, noise=None):
+    """`v` rounded to whole numbers."""
+    floor, ceil = np.floor(v), np.ceil(v)
+    half = v.dtype.type(0.5)
+    if rounding == "half_even":
+        return np.rint(v)
+    if rounding == "half_away":
+        return np.where(v < 0, np.where(ceil - v >= half, floor, ceil), np.where(v - floor >= half, ceil, floor))
+    if rounding == "half_up":
+        return np.where(v - floor >= half, floor + 1, floor)
+    if rounding == "half_down":
+        return np.where(ceil - v >= half, ceil - 1, ceil)
+    if rounding == "stochastic":
+        fraction = (noise >> np.uint64(8)).astype(v.dtype) * v.dtype.type(2.0**-24)
+        return np.where(fraction < v - floor, floor + 1, floor)
+    return {"truncate": np.trunc(v), "floor": floor, "ceil": ceil}[rounding]
+
+
+def noise_of(name, seed, num_elems):
+    """32 bits for each element."""
+    u = np.uint64
+    low = u(0xFFFFFFFF)
+    block = np.arange(-(-num_elems // 4), dtype=np.uint64)
+    stream = u(xxhash.xxh3_64_intdigest(name.encode()))
+    a, b = block & low, block >> u(32)
+    c, d = np.full_like(block, stream & low), np.full_like(block, stream >> u(32))
+    k, l = seed & 0xFFFFFFFF, seed >> 32
+    for _ in range(10):
+        p, q = u(0xD2511F53) * a, u(0xCD9E8D57) * c
+        a, b, c, d = q >> u(32) ^ b ^ u(k), q & low, p >> u(32) ^ d ^ u(l), p & low
+        k, l = (k + 0x9E3779B9) & 0xFFFFFFFF, (l + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack([a, b, c, d], axis=1).reshape(-1)[:num_elems]
+
+
+def saturated(x, block=None):
+    """NaN as 0, infinities as the largest value, or as the largest of their block in its row."""
+    largest = np.finfo(x.dtype).max
+    if block is not None:
+        starts = np.arange(0, x.shape[-1], block)
+        reach = np.maximum.reduceat(np.where(np.isfinite(x), np.abs(x), 0), starts, axis=-1)
+        largest = np.repeat(np.where(reach > 0, reach, largest), block, axis=-1)[..., : x.shape[-1]]
+    return np.clip(np.where(np.isnan(x), x.dtype.type(0), x), -largest, largest)
+
+
+def pack_nibbles(codes, high_first=False, beside=0):
+    codes = np.append(codes, [beside] * (len(codes) % 2)).astype(np.int64) & 15
+    first, second = codes[0::2], codes[1::2]
+    return (first << 4 | second if high_first else second << 4 | first).astype(np.uint8)
+
+
+def unpack_nibbles(packed, num_elems, high_first=False):
+    packed = packed.reshape(-1).astype(np.int64)
+    pair = [packed >> 4, packed & 15] if high_first else [packed & 15, packed >> 4]
+    return np.stack(pair, axis=1).reshape(-1)[:num_elems]

@@ -1,0 +1,272 @@
+"""The page of definitions says how every byte follows: decoders and encoders that were written from
+it alone (definitions.py, definition_schemes.py, definition_q4_k.py) give what the programs give."""
+
+import json
+import struct
+
+import definition_q4_k
+import grpc
+import numpy as np
+import pytest
+from conftest import MODEL, ROOT, error_of, quantctl, quantctl_json
+from definition_schemes import decode, encode
+from definitions import FILE_TYPES, decoded, narrow, packed_tensors, parse_spec, read_file, working
+
+INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "int8", "I16": "int16",
+               "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16", "U32": "uint32"}
+ROUNDINGS = ["half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"]
+SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3", "q8_0", "nf4", "nvfp4",
+           "fbgemm_rowwise8", "lloyd", "mlx_q3", "q4_k"]
+# Of tensors of a shape that all schemes take.
+SPECS = [
+    *SCHEMES,
+    *(f"{s}:{k}" for s in ("int8", "uint8", "int4", "uint4", "int16")
+      for k in ("axis=0,mode=full", "axis=-1,mode=asymmetric", "group=32,mode=symmetric", "block=4x64")),
+    *(f"int8:round={r}" for r in ROUNDINGS), "uint4:round=stochastic,seed=81985529216486895,group=128",
+    *(f"int8:mode=asymmetric,group=64,scale_type={t}" for t in ("f16", "bf16", "pow2")),
+    "int4:group=128,scale_type=f16", "uint8:scale=0.02", "uint8:scale=0.02,zero=7", "int8:scale=0.3,zero=-3",
+    "int4:scale=0.3,scale_type=pow2", "int8:range=-1.5..2", "uint4:axis=0,range=0.5..2",
+    *(f"{s}:dialect=compressed_tensors,{k}" for s in ("int8", "int4")
+      for k in ("axis=0", "group=32,mode=asymmetric", "per=tensor,mode=asymmetric,range=-1..3")),
+    *(f"{s}:round={r}" for s in ("fp16", "bf16", "fp8_e4m3") for r in ROUNDINGS),
+    "fp8_e4m3:per=tensor", "fp8_e4m3:axis=0,round=stochastic,seed=3", "fp8_e4m3:block=4x100",
+    "fp8_e4m3:group=32,dialect=compressed_tensors", "fp8_e4m3:range=-1..1",
+    "nf4:group=128", "nf4:scale_type=nested8", "nf4:range=-0.5..0.25", "fbgemm_rowwise8:range=-1..1",
+    "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2",
+]
+SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,range=3sigma", "int8:axis=1,range=1sigma",
+          "int4:group=10,range=2sigma,tail=short", "fp8_e4m3:per=tensor,range=3sigma", "nf4:range=2sigma",
+          "fbgemm_rowwise8:range=3sigma"]
+FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), "int8:axis=0,mode=full", "uint8:axis=0", "uint4:group=64",
+       *(f"int8:axis=0,mode=asymmetric,scale_type={t}" for t in ("f16", "bf16", "pow2")),
+       "int4:group=64,scale_type=f16",
+       *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
+       "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32"]
+ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
+       "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "nvfp4:tail=pad", "nf4", "lloyd", "fbgemm_rowwise8"]
+
+
+def write_file(path, tensors):
+    header, offset = {}, 0
+    for name, (dtype, array) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [offset, offset + array.nbytes]}
+        offset += array.nbytes
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for _, a in tensors.values()))
+
+
+def in_file_types(x):
+    """The values in every type that is quantized."""
+    tensors = {}
+    for file_type, dtype in INPUT_TYPES.items():
+        if dtype == "bf16":
+            values = narrow(x.astype(np.float32), "bf16").astype("<u2")
+        elif dtype == "f16":
+            values = x.astype(np.float16).view("<u2")
+        elif dtype[0] == "f":
+            values = x.astype(FILE_TYPES[file_type])
+        else:
+            bounds = np.iinfo(FILE_TYPES[file_type])
+            values = np.clip(np.rint(x * 20), max(bounds.min, -1e9), min(bounds.max, 1e9))
+            values = values.astype(FILE_TYPES[file_type])
+        tensors[f"{dtype} ü"] = (file_type, values)
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Files by name: of aligned shapes, of odd ones, of long ones, of values that are not finite."""
+    rng = np.random.default_rng(23)
+    folder = tmp_path_factory.mktemp("definitions")
+    x = rng.standard_normal((8, 512)) * 10.0 ** rng.integers(-3, 3, (8, 1))
+    x[3] = 0
+    x[4] = 0.125  # a row of one value
+    x[5, ::2] = -0.0
+    x[6] = np.tile(np.arange(-16, 16) / 2, 16)  # ties
+    x[7, :256] = np.abs(x[7, :256])
+    odd = rng.standard_normal((5, 3, 37)) * np.linspace(0.01, 5, 37)
+    long = (rng.standard_normal((2, 3, 35001)) + 5).astype(np.float32)
+    long[1, 1, 7] = 3e18  # whose square f32 does not hold
+    long[0, 2] *= np.float32(1e-20)
+    stray = x.astype(np.float32)
+    stray[0, 5], stray[1, 6], stray[2, 7] = np.nan, np.inf, -np.inf
+    stray.view(np.uint32)[4, 8:12] = [0x7F800001, 0xFFC00000, 0x7FABCDEF, 0xFF800001]
+    wide = np.array([[65503.9, 65504, 65519.99, 65520, 1e9, -65520, 447.9, 448, 463.9, 464, 1e30, -1e30, 6e-8,
+                      2.9e-8, 3e-8, 1e-30, -1e-30, 2.0**-10, 2.0**-149, 3.39e38, 0.0, -0.0, 2049, 257]])
+    far = rng.uniform(-1, 1, (10, 512)).astype(np.float32)
+    far[:5] *= np.array([[3.4028235e38], [3.4e38], [1.7e38], [1e36], [1e7]], np.float32)
+    far[5:] *= np.array([[1e-5], [1e-20], [1e-36], [1e-39], [1e-44]], np.float32)
+    far[:, 0], far[1:3, 1], far[0, 9] = np.abs(far[:, 1:]).max(axis=1), -far[1:3, 0], -3.4028235e38
+    files = {
+        "all": in_file_types(x), "odd": in_file_types(odd),
+        "long": {"w": ("F32", long), "d": ("F64", long.astype(np.float64))},
+        "stray": {"w": ("F32", stray), "d": ("F64", stray.astype(np.float64))},
+        "far": {"w": ("F32", far), "d": ("F64", far.astype(np.float64)),
+                "b": ("BF16", narrow(far, "bf16").astype("<u2"))},
+        "wide": {"w": ("F32", wide.astype(np.float32)), "d": ("F64", wide)},
+    }
+    files["odd"]["scalar"] = ("F32", np.array(-3.25, np.float32))
+    for name, tensors in files.items():
+        write_file(folder / f"{name}.safetensors", tensors)
+    return {name: folder / f"{name}.safetensors" for name in files}
+
+
+def check_values(text, dtype, shape, planes, theirs):
+    """Compares decoded values with those in `theirs`."""
+    scheme, spec = parse_spec(text)
+    ours = decoded(lambda u: decode(scheme, spec, shape, planes, u), dtype)
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype, (text, dtype)
+    assert ours.tobytes() == theirs.tobytes(), (text, dtype, where(ours, theirs))
+
+
+def check_planes(text, name, dtype, values, planes):
+    """Compares planes with those that encoding by the page gives."""
+    scheme, spec = parse_spec(text)
+    ours = encode(scheme, spec, name, working(values, dtype), dtype)
+    assert list(ours) == list(planes), text
+    for plane, (_, theirs) in planes.items():
+        mine = np.asarray(ours[plane])
+        assert mine.shape == theirs.shape and mine.itemsize == theirs.itemsize, (text, plane, mine.shape)
+        assert mine.tobytes() == theirs.tobytes(), (text, dtype, plane, where(mine, theirs))
+
+
+def where(ours, theirs):
+    ours, theirs = np.ravel(ours), np.ravel(theirs)
+    at = np.flatnonzero(ours.view(f"u{ours.itemsize}") != theirs.view(f"u{theirs.itemsize}"))
+    return len(at), at[:5], ours[at[:5]], theirs[at[:5]]
+
+
+def check_file(original, spec, folder, types=("f32", "f64", "f16", "bf16")):
+    """Through files and quantctl."""
+    packed = folder / "packed.safetensors"
+    quantctl("quantize", original, "-o", packed, "--to", spec, "--include", ".", "--no-figures")
+    entries, (originals, _) = packed_tensors(packed), read_file(original)
+    assert entries
+    for name, (text, dtype, _, planes) in entries.items():
+        assert dtype == INPUT_TYPES[originals[name][0]]
+        check_planes(text, name, dtype, originals[name][1], planes)
+    for dtype in types:
+        back = folder / f"back.{dtype}.safetensors"
+        quantctl("dequantize", packed, "-o", back, "--dtype", dtype)
+        values, _ = read_file(back)
+        for name, (text, _, shape, planes) in entries.items():
+            check_values(text, dtype, shape, planes, values[name][1])
+
+
+@pytest.fixture(scope="module")
+def call(stubs, server):
+    """check(file, spec, types): through messages, of each tensor of a file."""
+    pb, services = stubs
+    wire = {"F32": pb.DATA_TYPE_F32, "F64": pb.DATA_TYPE_F64, "F16": pb.DATA_TYPE_F16, "BF16": pb.DATA_TYPE_BF16,
+            "I8": pb.DATA_TYPE_INT8, "I16": pb.DATA_TYPE_INT16, "I32": pb.DATA_TYPE_INT32, "I64": pb.DATA_TYPE_INT64,
+            "U8": pb.DATA_TYPE_UINT8, "U16": pb.DATA_TYPE_UINT16, "U32": pb.DATA_TYPE_UINT32,
+            "F8_E4M3": pb.DATA_TYPE_F8_E4M3}
+    names = {number: name for name, number in wire.items()}
+
+    def check(path, spec, types=("f32", "f64"), only=""):
+        for name, (file_type, values) in read_file(path)[0].items():
+            if not name.endswith(only):
+                continue
+            tensor = pb.TensorDescriptor(name=name, data_type=wire[file_type], shape=values.shape)
+            start = pb.QuantizeStart(tensor=tensor, spec=pb.QuantizationSpec(text=spec))
+            made = stub.Quantize(pb.QuantizeRequest(start=start, data=values.tobytes()))
+            text = made.start.plan.resolved_spec
+            planes = {}
+            for plane in made.planes:
+                kind = names[plane.plane.data_type]
+                array = np.frombuffer(plane.data, FILE_TYPES[kind]).reshape(plane.plane.shape)
+                planes[plane.plane.name] = (kind, array)
+            check_planes(text, name, INPUT_TYPES[file_type], values, planes)
+            for dtype in types:
+                head = pb.DequantizeStart(tensor=tensor, spec=pb.QuantizationSpec(text=text),
+                                          output_data_type=wire[dtype.upper()])
+                back = stub.Dequantize(pb.DequantizeRequest(start=head, planes=made.planes))
+                theirs = np.frombuffer(back.data, FILE_TYPES[dtype.upper()]).reshape(values.shape)
+                check_values(text, dtype, values.shape, planes, theirs)
+
+    with grpc.insecure_channel(server.address) as channel:
+        stub = services.QuantizationServiceStub(channel)
+        yield check
+
+
+def test_file_holds_the_page():
+    assert quantctl("schemes", "--definitions").stdout.decode() == (ROOT / "core/scheme/DEFINITIONS.md").read_text()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_type(inputs, call, spec):
+    call(inputs["all"], spec)
+
+
+@pytest.mark.parametrize("spec", ODD)
+def test_odd_shapes(inputs, call, spec):
+    call(inputs["odd"], spec, only="" if "per" in spec or spec in ("lloyd", "nf4") else "ü")
+
+
+@pytest.mark.parametrize("spec", SIGMAS)
+def test_ranges_by_deviation(inputs, call, spec):
+    call(inputs["long"], spec, types=["f32"])
+
+
+@pytest.mark.parametrize("spec", FAR)
+def test_values_near_the_ends_of_f32(inputs, call, spec):
+    call(inputs["far"], spec, ("f32", "f64", "f16", "bf16"))
+
+
+@pytest.mark.parametrize("spec", ["int8:nonfinite=saturate", "uint4:axis=0,nonfinite=saturate",
+                                  "int4:group=32,range=3sigma,nonfinite=saturate", "lloyd:nonfinite=saturate",
+                                  "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "nvfp4:nonfinite=saturate",
+                                  "fp8_e4m3:axis=0,nonfinite=saturate",
+                                  *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "fp8_e4m3")
+                                    for p in ("saturate", "propagate"))])
+def test_values_that_are_not_finite(inputs, call, spec):
+    call(inputs["stray"], spec, ("f32", "f64", "f16", "bf16"))
+
+
+@pytest.mark.parametrize("spec", [f"{s}:nonfinite={p},round={r}" for s in ("fp16", "bf16", "fp8_e4m3")
+                                  for p in ("reject", "propagate") for r in ROUNDINGS])
+def test_ends_of_floats(inputs, call, spec):
+    call(inputs["wide"], spec)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_files(inputs, scheme, tmp_path):
+    check_file(inputs["all"], scheme, tmp_path)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_real_model(scheme, tmp_path):
+    tail = ",tail=pad" if scheme in ("q8_0", "nvfp4") else ""
+    check_file(MODEL, f"{scheme}:incompatible=keep{tail}", tmp_path, ["f32"])
+
+
+def test_importance(stubs, server):
+    pb, services = stubs
+    rng = np.random.default_rng(5)
+    x = (rng.standard_normal((12, 512)) * 10.0 ** rng.integers(-3, 3, (12, 1))).astype(np.float32)
+    x[3] = 0
+    weights = rng.random(512).astype(np.float32)
+    start = pb.QuantizeStart(tensor=pb.TensorDescriptor(name="w", data_type=pb.DATA_TYPE_F32, shape=x.shape),
+                             spec=pb.QuantizationSpec(text="q4_k"), importance=weights)
+    with grpc.insecure_channel(server.address) as channel:
+        stub = services.QuantizationServiceStub(channel)
+        response = stub.Quantize(pb.QuantizeRequest(start=start, data=x.tobytes()))
+    assert definition_q4_k.encode(x, np.tile(weights, (12, 1))).tobytes() == response.planes[0].data
+
+
+def test_schemes_are_defined_wherever_they_are_listed(stubs, server):
+    page = (ROOT / "core/scheme/DEFINITIONS.md").read_text()
+    pb, services = stubs
+    with grpc.insecure_channel(server.address) as channel:
+        listed = services.QuantizationServiceStub(channel).ListSchemes(pb.ListSchemesRequest())
+    assert page == listed.common_definition + "".join(f"\n## {s.name}\n\n{s.definition}" for s in listed.schemes)
+    assert [scheme.name for scheme in listed.schemes] == SCHEMES
+    for scheme in listed.schemes:
+        assert scheme.definition in quantctl("schemes", scheme.name).stdout.decode()
+        (as_json,) = quantctl_json("schemes", scheme.name, "--server", server.address)["schemes"]
+        assert as_json["definition"] == scheme.definition
+
+
+def test_unknown_scheme_is_named():
+    message = error_of("schemes", "int7", code=2)
+    assert '"int7"' in message and "int8" in message
