@@ -116,7 +116,8 @@ def search_codes(s, u):
 
 def encode(x, importance=None):
     """`importance` has a weight for each value, or is None."""
-    x = np.clip(x, -(2.0**30), 2.0**30).astype(f32).reshape(-1, 32)
+    largest = np.finfo(f32).max
+    x = np.clip(x, -largest, largest).astype(f32).reshape(-1, 32)
     squares = total(x * x)
     if importance is None:
         w = np.sqrt(squares / f32(32))[:, None] + np.abs(x)
@@ -128,7 +129,7 @@ def encode(x, importance=None):
         scale, low, weight, codes = search(x, w, -0.9, 0.05, 36)
         (sc, d), (mn, dmin) = (by_search(v.reshape(-1, 8), weight.reshape(-1, 8)) for v in (scale, low))
     halves = np.stack([d, dmin], axis=1)
-    halves = narrow(np.where(np.isnan(halves), f32(0), halves), "f16").astype("<u2").view("u1")
+    halves = narrow(np.where(np.isnan(halves), f32(0), halves), "f16", propagate=True).astype("<u2").view("u1")
     scales = np.concatenate([sc[:, :4] | sc[:, 4:] >> 4 << 6, mn[:, :4] | mn[:, 4:] >> 4 << 6,
                              sc[:, 4:] & 15 | (mn[:, 4:] & 15) << 4], axis=1).astype("u1")
     d, dmin, sc, mn = params_of(np.concatenate([halves, scales], axis=1))

@@ -51,8 +51,8 @@ constexpr KSearch kWeightedSearch = {kMaxCode, -0.9f, 0.05f, 36};
 
 constexpr char kDefinition[] =
     R"(Blocks of 256 values of a row of the last axis, which must be whole blocks: 8 runs of 32. Everything is
-in f32, each operation rounded, sums in the order of elements from 0 on unless said. Values are
-clamped to -2^30..2^30 first, then rounded to f32. A block is 144 bytes:
+in f32, each operation rounded, sums in the order of elements from 0 on unless said. Values of f64
+beyond f32's largest are that, and all are rounded to f32. A block is 144 bytes:
 
     | f16 d | f16 dmin | 12 x u8 scales | 128 x u8 codes |
 
@@ -104,10 +104,10 @@ d = top / 63. With importance, by the W of the runs, u, of the 8 scales S (likew
         (a * a) * Q > (A * A) * q: code = c, A = a, Q = q
       d = A / Q, 0 where Q is not above 0
 
-d and dmin are rounded to f16, ties to even, NaN to 0, what is too large to 65504. Then, with what
+d and dmin are rounded to f16, ties to even, NaN to 0, what is too large to infinity. Then, with what
 is stored, of runs where t = d * sc is not 0: code = clamp(near((x + dmin * mn) / t), 0, 15); of others
-those of the search stay. Clipped: (x + dmin * mn) / t at most -0.5 or at least 15.5; where t is 0 and
-dmin 65504, x + dmin * mn of at most -dmin / 2.
+those of the search stay. Clipped: (x + dmin * mn) / t at most -0.5 or at least 15.5; all of a run where
+t is not finite, or t is 0 and dmin * mn not finite; all of a block whose d was NaN.
 
 | plane | dtype | shape |
 | --- | --- | --- |
