@@ -8,6 +8,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/run_calls.h"
 #include "client/tensor_call.h"
 #include "core/base/mutex.h"
@@ -19,12 +20,24 @@ namespace quantd {
 namespace {
 
 constexpr char kService[] = "/quantd.v1.QuantizationService/";
-constexpr int kMaxMessageBytes = 64 << 20;
 // Measured: with the BDP probe off, this window moves frames of 1 MiB fastest over loopback.
 constexpr int kLookaheadBytes = 256 << 10;
 constexpr size_t kPlansInFlight = 64;
 // gRPC's own is 1 s, in which every attempt fails, also where the server is long back.
 constexpr int kFirstReconnectMs = 100;
+// gRPC's own is 2 min: a server that was away for long would not be found when it is back.
+constexpr int kLastReconnectMs = 1000;
+
+// Makes a call that changes nothing, and again while it fails with kUnavailable, as CallOptions say.
+absl::Status WithRetries(const CallOptions& options, absl::FunctionRef<absl::Status()> call) {
+  absl::Duration backoff = options.first_backoff;
+  for (int attempt = 1;; ++attempt, backoff *= 2) {
+    absl::Status status = call();
+    if (!absl::IsUnavailable(status) || attempt >= options.max_attempts) return status;
+    if (absl::Now() + backoff >= options.deadline) return status;
+    if (!Pause(backoff, options)) return CancelledByCaller();
+  }
+}
 
 // Makes one unary call of `method` ("/package.Service/Method").
 template <typename Response, typename Request>
@@ -32,29 +45,61 @@ absl::StatusOr<Response> UnaryCall(const std::shared_ptr<grpc::Channel>& channel
                                    const std::string& method, const Request& request,
                                    const CallOptions& options) {
   grpc::TemplatedGenericStub<Request, Response> stub(channel);
-  grpc::ClientContext context;
-  SetDeadline(options.deadline, context);
   Response response;
-  Mutex mutex;
-  bool done = false;
-  absl::Status status;
-  stub.UnaryCall(&context, method, {}, &request, &response, [&](grpc::Status result) {
-    MutexLock lock(&mutex);
-    status = FromGrpc(result);
-    done = true;
-  });
-  MutexLock lock(&mutex, absl::Condition(&done));
-  QUANTD_RETURN_IF_ERROR(status);
+  QUANTD_RETURN_IF_ERROR(WithRetries(options, [&] {
+    grpc::ClientContext context;
+    SetDeadline(options.deadline, context);
+    const Cancellation::Scope cancelling(options.cancellation, [&context] { context.TryCancel(); });
+    Mutex mutex;
+    bool done = false;
+    absl::Status status;
+    stub.UnaryCall(&context, method, {}, &request, &response, [&](grpc::Status result) {
+      MutexLock lock(&mutex);
+      status = FromGrpc(result);
+      done = true;
+    });
+    MutexLock lock(&mutex, absl::Condition(&done));
+    return status;
+  }));
   return response;
 }
 
-// Plan calls that are on the way. Thread-compatible.
+// A Plan call. Thread-compatible.
 struct PlanCall {
-  grpc::ClientContext context;
   v1::PlanRequest request;
   v1::PlanResponse response;
   absl::Status status;
 };
+
+// Makes those calls that are kUnavailable, many at once.
+void MakePlanCalls(const std::shared_ptr<grpc::Channel>& channel, const CallOptions& options,
+                   std::vector<PlanCall>& calls) {
+  v1::QuantizationService::Stub stub(channel);
+  Mutex mutex;
+  size_t running = 0;
+  std::deque<grpc::ClientContext> contexts;
+  std::deque<Cancellation::Scope> cancelling;
+  for (PlanCall& call : calls) {
+    if (!absl::IsUnavailable(call.status)) continue;
+    grpc::ClientContext& context = contexts.emplace_back();
+    SetDeadline(options.deadline, context);
+    cancelling.emplace_back(options.cancellation, [&context] { context.TryCancel(); });
+    {
+      const auto has_room = [&running] { return running < kPlansInFlight; };
+      MutexLock lock(&mutex, absl::Condition(&has_room));
+      ++running;
+    }
+    stub.async()->Plan(&context, &call.request, &call.response,
+                       [&mutex, &running, &call](grpc::Status status) {
+      MutexLock lock(&mutex);
+      call.status = FromGrpc(status);
+      --running;
+    });
+  }
+  const auto all_finished = [&running] { return running == 0; };  // cancelled or not
+  mutex.LockWhen(absl::Condition(&all_finished));
+  mutex.Unlock();
+}
 
 // Makes and runs a call for each of `count` jobs, and returns the results in order; errors of
 // `make` are results too.
@@ -88,6 +133,7 @@ grpc::ChannelArguments ClientChannelArguments() {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLastReconnectMs);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kLookaheadBytes);
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -132,30 +178,20 @@ Transport Client::transport() const {
 std::vector<absl::StatusOr<TensorPlan>> Client::PlanMany(std::span<const TensorDesc> tensors,
                                                          const QuantSpec& spec,
                                                          const CallOptions& options) const {
-  v1::QuantizationService::Stub stub(channel_);
-  Mutex mutex;
-  size_t running = 0, finished = 0;
-  std::deque<PlanCall> calls(tensors.size());
+  std::vector<PlanCall> calls(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
-    PlanCall& call = calls[i];
-    SetDeadline(options.deadline, call.context);
-    *call.request.mutable_tensor() = ToProto(tensors[i]);
-    *call.request.mutable_spec() = ToProto(spec);
-    {
-      const auto has_room = [&running] { return running < kPlansInFlight; };
-      MutexLock lock(&mutex, absl::Condition(&has_room));
-      ++running;
-    }
-    stub.async()->Plan(&call.context, &call.request, &call.response, [&, i](grpc::Status status) {
-      MutexLock lock(&mutex);
-      calls[i].status = FromGrpc(status);
-      --running;
-      ++finished;
-    });
+    *calls[i].request.mutable_tensor() = ToProto(tensors[i]);
+    *calls[i].request.mutable_spec() = ToProto(spec);
+    calls[i].status = absl::UnavailableError("not sent");
   }
-  const auto all_finished = [&] { return finished == tensors.size(); };
-  mutex.LockWhen(absl::Condition(&all_finished));
-  mutex.Unlock();
+  // Those that fail are what is sent again; the others stay.
+  WithRetries(options, [&] {
+    MakePlanCalls(channel_, options, calls);
+    for (const PlanCall& call : calls) {
+      if (absl::IsUnavailable(call.status)) return call.status;
+    }
+    return absl::OkStatus();
+  }).IgnoreError();  // each call has its own
   std::vector<absl::StatusOr<TensorPlan>> plans;
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (calls[i].status.ok()) {
@@ -251,9 +287,11 @@ absl::Status Client::CheckHealth(absl::string_view service, const CallOptions& o
   constexpr int kServing = 1;
   google::protobuf::StringValue request;
   request.set_value(std::string(service));
+  CallOptions once = options;  // what counts is whether it serves now
+  once.max_attempts = 1;
   QUANTD_ASSIGN_OR_RETURN(const auto response,
                           UnaryCall<google::protobuf::Int32Value>(
-                              channel_, "/grpc.health.v1.Health/Check", request, options));
+                              channel_, "/grpc.health.v1.Health/Check", request, once));
   if (response.value() != kServing) {
     return absl::FailedPreconditionError("the server says that it does not serve");
   }

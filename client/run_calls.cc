@@ -36,6 +36,7 @@ class GrpcStream final : public StreamPort,
     exchange_->Run();
     HandOver(this);
     StartCall();
+    cancelling_.emplace(options.cancellation, [this] { context_.TryCancel(); });
   }
 
   // Writes calls until there are no more, or the stream breaks.
@@ -79,6 +80,7 @@ class GrpcStream final : public StreamPort,
   grpc::ClientContext context_;
   grpc::GenericStub stub_;
   std::optional<Exchange> exchange_;
+  std::optional<Cancellation::Scope> cancelling_;
 };
 
 // Returns memory for one stream; null: it goes without. The error is that of the stream.
@@ -142,8 +144,19 @@ void RunCalls(const Route& route, const StreamMethod& method, std::span<TensorCa
     std::erase_if(pending, [](TensorCall* call) {
       return !absl::IsUnavailable(call->status()) || !call->Restart().ok();
     });
-    if (!pending.empty()) absl::SleepFor(backoff);
+    if (!pending.empty() && !Pause(backoff, options)) {
+      for (TensorCall* const call : pending) call->Finish(CancelledByCaller());
+      return;
+    }
   }
 }
+
+bool Pause(absl::Duration duration, const CallOptions& options) {
+  if (options.cancellation != nullptr) return !options.cancellation->Await(duration);
+  absl::SleepFor(duration);
+  return true;
+}
+
+absl::Status CancelledByCaller() { return absl::CancelledError("the caller has cancelled it"); }
 
 }  // namespace quantd

@@ -22,6 +22,12 @@ absl::Status FromGrpc(const grpc::Status& status);
 // Sets the deadline that `context`'s call ends by; InfiniteFuture is none.
 void SetDeadline(absl::Time deadline, grpc::ClientContext& context);
 
+// Sleeps; false: the call was cancelled meanwhile, or before.
+bool Pause(absl::Duration duration, const CallOptions& options);
+
+// Returns what a call comes to that was cancelled while nothing was on the way.
+absl::Status CancelledByCaller();
+
 // How streams get to the server.
 struct Route {
   std::shared_ptr<grpc::Channel> channel;

@@ -2,12 +2,14 @@
 #define QUANTD_CLIENT_TYPES_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "client/byte_source.h"
+#include "client/cancellation.h"
 #include "client/plane_sink.h"
 #include "core/scheme/scheme.h"
 #include "core/scheme/spec.h"
@@ -84,9 +86,9 @@ struct DequantizeJob {
 struct CallOptions {
   // When the whole call ends with kDeadlineExceeded.
   absl::Time deadline = absl::InfiniteFuture();
-  // How often a tensor that fails with kUnavailable is sent in all, where its source rewinds and
-  // its sink restarts; the first pause before that, doubled each time: a server that restarts has
-  // 3 s.
+  // How often a call that fails with kUnavailable is made in all (a tensor is sent again where its
+  // source rewinds and its sink restarts); the first pause before that, doubled each time: a server
+  // that restarts, or is not up yet, has 3 s.
   int max_attempts = 5;
   absl::Duration first_backoff = absl::Milliseconds(200);
   // Tensors on the way at once on a stream, and streams.
@@ -95,6 +97,11 @@ struct CallOptions {
   // Payload of a frame each way, at most 4 MiB; 0: adapts to what the connection carries, between
   // 256 KiB and 4 MiB. The result does not depend on it.
   int64_t chunk_bytes = 0;
+  // Ends the call when it says so, with kCancelled; null: nothing does. Outlives the call.
+  Cancellation* cancellation = nullptr;
+  // Called when bytes of sources go out, with their number; negative: so many will go again. By
+  // threads of the call, several at once where there are several streams; null: nobody asks.
+  std::function<void(int64_t bytes)> on_sent;
   bool figures = true;
   // CRC32C of every chunk that goes over a socket, both ways.
   bool checksums = true;
