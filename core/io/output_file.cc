@@ -25,6 +25,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/io/file_access.h"
 
 namespace quantd {
 namespace {
@@ -109,8 +110,10 @@ std::string TemporaryNameFor(const std::string& path) {
 absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path, int64_t size_bytes) {
   QUANTD_ASSIGN_OR_RETURN(std::string target, ResolveTarget(path));
   std::string temporary = TemporaryNameFor(target);
+  struct stat old;
+  const mode_t mode = stat(target.c_str(), &old) == 0 ? NoWiderThan(old, target) : 0666;
   // O_EXCL: never writes through a name that somebody else has put there.
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
   if (fd < 0) return absl::ErrnoToStatus(errno, path);
   OutputFile file(std::move(target), std::move(temporary), fd, size_bytes);
   QUANTD_RETURN_IF_ERROR(ReserveSize(fd, path, size_bytes));
