@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
 #include "client/cli/input.h"
+#include "client/cli/output_access.h"
 #include "client/cli/packed_output.h"
 #include "client/cli/planning.h"
 #include "client/cli/progress.h"
@@ -67,6 +68,7 @@ class Run {
   }
 
   absl::Status QuantizeAll() {
+    NarrowOutputs(options_.input.path, options_.output);
     QUANTD_ASSIGN_OR_RETURN(
         const std::unique_ptr<PackedOutput> output,
         PackedOutput::Create(options_.output, *container_, *input_, plans_, globals_.interrupts));
@@ -107,7 +109,7 @@ class Run {
     }
     elapsed_ = progress.elapsed();
     quantized_bytes_ = total_bytes;
-    return Named(options_.output, output->Finish());
+    return Named(ShownOutput(options_.output), output->Finish());
   }
 
   static std::string NoteOf(const QuantizedInfo& info) {
@@ -162,7 +164,7 @@ class Run {
       row.before_bytes = input_->size_bytes(i);
       row.after_bytes = row.before_bytes;
       if (!results_[i].has_value()) {
-        row.note = absl::StrCat("kept: ", why_kept_[i]);
+        row.kept = why_kept_[i];
         row.details["quantized"] = false;
         continue;
       }
@@ -190,15 +192,15 @@ class Run {
       for (const TensorRow& row : rows) json["tensors"].push_back(ToJson(row));
       json["totals"] = TotalsJson(rows);
       json["elapsed_s"] = absl::ToDoubleSeconds(elapsed_);
-      PrintJson(json);
+      PrintJson(json, globals_.out());
       return;
     }
-    absl::PrintF("%s", ReportTable(rows));
-    absl::PrintF("\nwrote %s: %d of %d tensors as %s, %s in %s (%s), by %s (%s)\n",
-                 Printable(options_.output), selected_.size(), rows.size(), options_.spec,
-                 HumanBytes(quantized_bytes_), HumanTime(elapsed_),
-                 HumanRate(quantized_bytes_, elapsed_), connection_->where(),
-                 connection_->transport());
+    absl::FPrintF(globals_.out(), "%s", ReportTable(rows, globals_.columns()));
+    absl::FPrintF(globals_.out(), "\nwrote %s: %d of %d tensors as %s, %s in %s (%s), by %s (%s)\n",
+                  ShownOutput(options_.output), selected_.size(), rows.size(), options_.spec,
+                  HumanBytes(quantized_bytes_), HumanTime(elapsed_),
+                  HumanRate(quantized_bytes_, elapsed_), connection_->where(),
+                  connection_->transport());
   }
 
   const Globals& globals_;
