@@ -9,8 +9,11 @@
 #include <atomic>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/text.h"
 #include "core/base/status_macros.h"
+#include "core/io/left_behind.h"
 
 namespace quantd::cli {
 namespace {
@@ -74,6 +77,13 @@ void Interrupts::Main() {
   _exit(128 + signal);
 }
 
+void SayWhatIsLeftBehind(const std::string& path) {
+  for (const std::string& left : LeftBehind(path)) {
+    absl::FPrintF(stderr, "quantctl: note: %s was left by a run that was killed; remove it\n",
+                  Printable(left));
+  }
+}
+
 absl::StatusOr<std::unique_ptr<GuardedWriter>> GuardedWriter::Create(
     const Container& container, const std::string& path, std::vector<TensorDesc> tensors,
     const Metadata& announced, Interrupts* interrupts) {
@@ -82,6 +92,8 @@ absl::StatusOr<std::unique_ptr<GuardedWriter>> GuardedWriter::Create(
   if (IsPipeOutput(path)) {
     QUANTD_ASSIGN_OR_RETURN(guarded->spool_, Spool::Create(path));
     place = guarded->spool_->path();
+  } else {
+    SayWhatIsLeftBehind(path);
   }
   absl::Status status;
   {

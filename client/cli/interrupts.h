@@ -36,6 +36,9 @@ class Interrupts {
   std::thread thread_;
 };
 
+// Says on stderr what runs that were killed have left beside the output `path`.
+void SayWhatIsLeftBehind(const std::string& path);
+
 // A writer whose files a signal removes; what goes to a pipe (IsPipeOutput) lies in a file until it
 // is complete. At most one at a time. WriteAt may be called from several threads at once; everything
 // else is not thread-safe.

@@ -127,6 +127,7 @@ absl::Status WriteTextFile(const std::string& path, const std::string& text,
     fwrite(text.data(), 1, text.size(), stdout);  // main says where this fails
     return absl::OkStatus();
   }
+  SayWhatIsLeftBehind(path);
   MutexLock lock(&interrupts.mutex());
   absl::StatusOr<OutputFile> file = OutputFile::Create(path, static_cast<int64_t>(text.size()));
   if (!file.ok()) return Named(path, FileError(file.status()));

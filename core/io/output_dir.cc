@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/io/file_access.h"
+#include "core/io/left_behind.h"
 #include "core/io/output_file.h"
 
 namespace quantd {
@@ -80,27 +81,34 @@ absl::StatusOr<OutputDir> OutputDir::Create(const std::string& path) {
   QUANTD_RETURN_IF_ERROR(CheckAbsentOrEmpty(target));
   std::string temporary = TemporaryNameFor(target);
   if (mkdir(temporary.c_str(), ModeOf(target)) != 0) return absl::ErrnoToStatus(errno, path);
-  return OutputDir(std::move(target), std::move(temporary));
+  const int fd = open(temporary.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  OutputDir dir(std::move(target), std::move(temporary), fd);
+  if (fd < 0) return absl::ErrnoToStatus(errno, path);
+  MarkAsInUse(fd);
+  return dir;
 }
 
-OutputDir::OutputDir(std::string path, std::string temporary_path)
-    : path_(std::move(path)), temporary_path_(std::move(temporary_path)) {}
+OutputDir::OutputDir(std::string path, std::string temporary_path, int fd)
+    : path_(std::move(path)), temporary_path_(std::move(temporary_path)), fd_(fd) {}
 
 OutputDir::~OutputDir() { Abandon(); }
 
 OutputDir::OutputDir(OutputDir&& other) noexcept
     : path_(std::move(other.path_)),
       temporary_path_(std::exchange(other.temporary_path_, {})),
+      fd_(std::exchange(other.fd_, -1)),
       names_(std::move(other.names_)) {}
 
 OutputDir& OutputDir::operator=(OutputDir&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(temporary_path_, other.temporary_path_);
+  std::swap(fd_, other.fd_);
   std::swap(names_, other.names_);
   return *this;
 }
 
 void OutputDir::Abandon() {
+  if (fd_ >= 0) close(std::exchange(fd_, -1));
   if (temporary_path_.empty()) return;
   for (const std::string& name : names_) unlink(absl::StrCat(temporary_path_, "/", name).c_str());
   rmdir(temporary_path_.c_str());
@@ -136,6 +144,7 @@ absl::Status OutputDir::Commit() {
     return absl::ErrnoToStatus(errno, absl::StrCat(path_, ": renaming ", temporary_path_));
   }
   temporary_path_.clear();
+  close(std::exchange(fd_, -1));
   const size_t slash = path_.rfind('/');
   (void)SyncPath(slash == std::string::npos ? "." : path_.substr(0, slash + 1),
                  O_RDONLY | O_DIRECTORY);

@@ -12,8 +12,9 @@
 
 namespace quantd {
 
-// A directory of files that appears under its name when it is complete, or not at all. Holds no
-// file open between calls, so that the number of files is not limited by that of descriptors.
+// A directory of files that appears under its name when it is complete, or not at all. Holds none
+// of them open between calls, so that the number of files is not limited by that of descriptors. A
+// process that is killed leaves it under a temporary name, where LeftBehind finds it.
 //
 // WriteAt may be called from several threads at once; everything else is not thread-safe.
 class OutputDir {
@@ -38,10 +39,11 @@ class OutputDir {
   absl::Status Commit();
 
  private:
-  OutputDir(std::string path, std::string temporary_path);
+  OutputDir(std::string path, std::string temporary_path, int fd);
   void Abandon();
 
   std::string path_, temporary_path_;  // temporary_path_ is empty once committed or moved from
+  int fd_ = -1;                        // of the temporary folder, which it marks as in use
   std::vector<std::string> names_;
 };
 

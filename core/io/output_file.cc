@@ -1,9 +1,14 @@
 // A file that is there as a whole or not at all:
 //
-//   .NAME.0123456789abcdef.tmp    O_EXCL; blocks are reserved: a full disk shows at once
-//     write ... write             in any order, by any threads
-//     fsync, rename to NAME       NAME is the old file until here, then the new one
-//     fsync of the directory      so that the name outlasts a crash as well
+//   O_TMPFILE                  no name yet; blocks are reserved: a full disk shows at once
+//     write ... write          in any order, by any threads
+//     fsync, link as NAME      NAME is the old file until here, then the new one
+//     fsync of the directory   so that the name outlasts a crash as well
+//
+// A process that is killed leaves nothing, for the system frees what has no name. Linking replaces
+// nothing, so over an old file the new one is linked as .NAME.0123456789abcdef.tmp and renamed at
+// once. File systems without O_TMPFILE (NFS, FUSE and overlays of older kernels) get a file of that
+// name from the beginning; left_behind.h finds it if it stays.
 //
 // Links are followed first, so that the file behind is replaced and not the link; /dev/null, which
 // a rename would replace by a file, is refused.
@@ -26,6 +31,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/io/file_access.h"
+#include "core/io/left_behind.h"
 
 namespace quantd {
 namespace {
@@ -55,12 +61,26 @@ absl::StatusOr<std::string> ResolveTarget(const std::string& path) {
   return std::string(real.get());
 }
 
-// Makes the rename durable. A directory that cannot be synced (some network and FUSE file systems)
+std::string FolderOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, slash + 1);
+}
+
+// Where the system shows an open file, so that it can be linked.
+std::string ProcPathOf(int fd) { return absl::StrCat("/proc/self/fd/", fd); }
+
+// Returns a file without a name beside `path`, or -1 where there is none that can be named later.
+int OpenUnnamed(const std::string& path, mode_t mode) {
+  const int fd = open(FolderOf(path).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
+  if (fd >= 0 && access(ProcPathOf(fd).c_str(), F_OK) == 0) return fd;
+  if (fd >= 0) close(fd);
+  return -1;
+}
+
+// Makes the name durable. A directory that cannot be synced (some network and FUSE file systems)
 // is no error: the file is complete under its name.
 void SyncParent(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  const std::string parent = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  const int fd = open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int fd = open(FolderOf(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;
   (void)fsync(fd);
   close(fd);
@@ -107,14 +127,20 @@ std::string TemporaryNameFor(const std::string& path) {
                       absl::Hex(nonce, absl::kZeroPad16), ".tmp");
 }
 
-absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path, int64_t size_bytes) {
+absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path, int64_t size_bytes,
+                                              bool may_be_unnamed) {
   QUANTD_ASSIGN_OR_RETURN(std::string target, ResolveTarget(path));
-  std::string temporary = TemporaryNameFor(target);
   struct stat old;
   const mode_t mode = stat(target.c_str(), &old) == 0 ? NoWiderThan(old, target) : 0666;
-  // O_EXCL: never writes through a name that somebody else has put there.
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  std::string temporary;
+  int fd = may_be_unnamed ? OpenUnnamed(target, mode) : -1;
+  if (fd < 0) {
+    temporary = TemporaryNameFor(target);
+    // O_EXCL: never writes through a name that somebody else has put there.
+    fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  }
   if (fd < 0) return absl::ErrnoToStatus(errno, path);
+  MarkAsInUse(fd);
   OutputFile file(std::move(target), std::move(temporary), fd, size_bytes);
   QUANTD_RETURN_IF_ERROR(ReserveSize(fd, path, size_bytes));
   return file;
@@ -145,7 +171,7 @@ OutputFile& OutputFile::operator=(OutputFile&& other) noexcept {
 void OutputFile::Abandon() {
   if (fd_ < 0) return;
   close(fd_);
-  unlink(temporary_path_.c_str());
+  if (!temporary_path_.empty()) unlink(temporary_path_.c_str());
   fd_ = -1;
 }
 
@@ -159,12 +185,29 @@ absl::Status OutputFile::WriteAt(int64_t offset_bytes, std::span<const std::byte
   return WriteFullyAt(fd_, path_, offset_bytes, bytes);
 }
 
+absl::Status OutputFile::LinkAs(const std::string& name) const {
+  if (linkat(AT_FDCWD, ProcPathOf(fd_).c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0) {
+    return absl::OkStatus();
+  }
+  return absl::ErrnoToStatus(errno, absl::StrCat(path_, ": linking it as ", name));
+}
+
+absl::Status OutputFile::TakeName() {
+  if (temporary_path_.empty()) {
+    const absl::Status linked = LinkAs(path_);
+    if (!absl::IsAlreadyExists(linked)) return linked;
+    const std::string temporary = TemporaryNameFor(path_);
+    QUANTD_RETURN_IF_ERROR(LinkAs(temporary));
+    temporary_path_ = temporary;
+  }
+  if (rename(temporary_path_.c_str(), path_.c_str()) == 0) return absl::OkStatus();
+  return absl::ErrnoToStatus(errno, absl::StrCat(path_, ": renaming ", temporary_path_));
+}
+
 absl::Status OutputFile::Commit() {
   if (fd_ < 0) return absl::FailedPreconditionError(absl::StrCat(path_, ": is already complete"));
   if (fsync(fd_) != 0) return absl::ErrnoToStatus(errno, absl::StrCat(path_, ": syncing"));
-  if (rename(temporary_path_.c_str(), path_.c_str()) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat(path_, ": renaming ", temporary_path_));
-  }
+  QUANTD_RETURN_IF_ERROR(TakeName());
   close(std::exchange(fd_, -1));  // nothing is left to write: fsync has reported what there was
   SyncParent(path_);
   return absl::OkStatus();

@@ -25,9 +25,10 @@ absl::Status ReserveSize(int fd, absl::string_view path, int64_t size_bytes);
 // Returns a path beside `path` that is not likely to exist: ".NAME.XXXXXXXXXXXXXXXX.tmp".
 std::string TemporaryNameFor(const std::string& path);
 
-// A file that appears under its name when it is complete, or not at all: it is written under a
-// temporary name in the same directory, and Commit renames it. Destroying it uncommitted removes
-// it.
+// A file that appears under its name when it is complete, or not at all: it is written without a
+// name, or under a temporary one where the file system cannot do that, in the same directory, and
+// Commit names it. Destroying it uncommitted removes it; what a process that is killed may leave is
+// found by LeftBehind.
 //
 // WriteAt may be called from several threads at once; everything else is not thread-safe.
 class OutputFile {
@@ -35,8 +36,10 @@ class OutputFile {
   // Starts a file of `size_bytes` bytes that will replace what is at `path`, and that no more people
   // may read than that (nor than the umask says); bytes that are never written are 0. A symbolic link is followed. kInvalidArgument if `path` is a directory, a device
   // or a pipe, kResourceExhausted if the disk has not `size_bytes` left, else what the system's
-  // error stands for (kNotFound: no such directory; kPermissionDenied ...).
-  static absl::StatusOr<OutputFile> Create(const std::string& path, int64_t size_bytes);
+  // error stands for (kNotFound: no such directory; kPermissionDenied ...). `may_be_unnamed` is
+  // false in tests of what happens on file systems that have no files without names.
+  static absl::StatusOr<OutputFile> Create(const std::string& path, int64_t size_bytes,
+                                           bool may_be_unnamed = true);
 
   ~OutputFile();
   OutputFile(OutputFile&& other) noexcept;
@@ -54,8 +57,10 @@ class OutputFile {
  private:
   OutputFile(std::string path, std::string temporary_path, int fd, int64_t size_bytes);
   void Abandon();
+  absl::Status LinkAs(const std::string& name) const;
+  absl::Status TakeName();
 
-  std::string path_, temporary_path_;
+  std::string path_, temporary_path_;  // temporary_path_ is empty while the file has no name
   int fd_ = -1;  // -1: committed or moved from
   int64_t size_bytes_ = 0;
 };

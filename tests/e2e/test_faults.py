@@ -70,6 +70,38 @@ def test_client_killed_in_mid_stream(tmp_path, nothing_left):
         assert info["memory_budget_bytes"] > 0
 
 
+def has_unnamed_files(folder):
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY))
+        return True
+    except OSError:
+        return False
+
+
+def test_killed_client_leaves_nothing(tmp_path, nothing_left):
+    """What it has written so far has no name yet."""
+    if not has_unnamed_files(nothing_left):
+        pytest.skip("the file system has no files without names")
+    with running_server(tmp_path / "s") as server:
+        client = feed(server.address, nothing_left / "o.safetensors", 64 * MIB)
+        client.stdin.write(bytes(32 * MIB))
+        os.kill(client.pid, signal.SIGKILL)
+        client.wait()
+
+
+@pytest.mark.parametrize("output", ["o.safetensors", "folder"])
+def test_what_a_killed_client_left_is_said(tmp_path, output):
+    """As where files cannot go without a name; folders never can."""
+    left = tmp_path / f".{output}.0123456789abcdef.tmp"
+    left.mkdir() if output == "folder" else left.touch()
+    args = ("quantize", MODEL, "-o", tmp_path / output, "--to", "int8", "--format",
+            "npy" if output == "folder" else "safetensors")
+    assert str(left) in quantctl(*args).stderr.decode()
+    left.rmdir() if output == "folder" else left.unlink()
+    (tmp_path / output).rename(tmp_path / "made")
+    assert b"left" not in quantctl(*args).stderr
+
+
 def limit_file_size():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -50,10 +50,46 @@ TEST(OutputFileTest, LeavesNothingBehindWhenAbandoned) {
     ASSERT_TRUE(file.ok()) << file.status();
     OutputFile moved = *std::move(file);
     EXPECT_TRUE(moved.WriteAt(0, AsBytes("half")).ok());
+  }
+  EXPECT_EQ(dir.Names(), Names{"out"});
+  EXPECT_EQ(GetFile(dir / "out"), "the old content");
+}
+
+TEST(OutputFileTest, AppearsCompleteAndOnlyThenUnderATemporaryNameToo) {
+  const TempDir dir;
+  PutFile(dir / "out", "the old content");
+  {
+    absl::StatusOr<OutputFile> file = OutputFile::Create(dir / "out", 5, /*may_be_unnamed=*/false);
+    ASSERT_TRUE(file.ok()) << file.status();
+    EXPECT_TRUE(file->WriteAt(0, AsBytes("half")).ok());
     EXPECT_EQ(dir.Names().size(), 2u);
   }
   EXPECT_EQ(dir.Names(), Names{"out"});
   EXPECT_EQ(GetFile(dir / "out"), "the old content");
+  absl::StatusOr<OutputFile> file = OutputFile::Create(dir / "out", 5, /*may_be_unnamed=*/false);
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_TRUE(file->WriteAt(0, AsBytes("whole")).ok());
+  ASSERT_TRUE(file->Commit().ok());
+  EXPECT_EQ(dir.Names(), Names{"out"});
+  EXPECT_EQ(GetFile(dir / "out"), "whole");
+}
+
+TEST(OutputFileTest, HasNoNameBeforeItIsComplete) {
+  const TempDir dir;
+  const int probe = open((dir / ".").c_str(), O_TMPFILE | O_WRONLY, 0600);
+  if (probe < 0) GTEST_SKIP() << "the file system has no files without names";
+  close(probe);
+  for (const char* old : {"", "the old content"}) {
+    if (*old != '\0') PutFile(dir / "out", old);
+    const Names before = dir.Names();
+    absl::StatusOr<OutputFile> file = OutputFile::Create(dir / "out", 3);
+    ASSERT_TRUE(file.ok()) << file.status();
+    EXPECT_TRUE(file->WriteAt(0, AsBytes("new")).ok());
+    EXPECT_EQ(dir.Names(), before);
+    ASSERT_TRUE(file->Commit().ok());
+    EXPECT_EQ(dir.Names(), Names{"out"});
+    EXPECT_EQ(GetFile(dir / "out"), "new");
+  }
 }
 
 TEST(OutputFileTest, ReplacesAFileAndHonoursTheUmask) {
