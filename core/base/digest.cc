@@ -37,14 +37,15 @@ namespace {
 
 constexpr size_t kLeafBytes = PlaneDigest::kLeafBytes;
 
-LeafHash HashLeaf(std::span<const std::byte> leaf) {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(leaf.data(), leaf.size()));
-  return std::to_array(canonical.digest);
+// Writes the hash to where it stays: a copy of bytes just written waits for them to be stored.
+void HashLeaf(std::span<const std::byte> leaf, LeafHash& hash) {
+  static_assert(sizeof(LeafHash) == sizeof(XXH128_canonical_t));
+  XXH128_canonicalFromHash(reinterpret_cast<XXH128_canonical_t*>(hash.data()),
+                           XXH3_128bits(leaf.data(), leaf.size()));
 }
 
-// Goes over `bytes` leaf by leaf; `open` are those of a leaf that has begun. Calls fn(hashes) with
-// those of leaves that become whole.
+// Goes over `bytes` leaf by leaf; `open` are those of a leaf that has begun. The hashes of leaves that
+// become whole go to where fn(their number) says.
 template <typename Fn>
 void HashWhole(std::span<const std::byte> bytes, std::vector<std::byte>& open, Fn fn) {
   if (!open.empty()) {
@@ -52,17 +53,14 @@ void HashWhole(std::span<const std::byte> bytes, std::vector<std::byte>& open, F
     open.insert(open.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(step));
     bytes = bytes.subspan(step);
     if (open.size() < kLeafBytes) return;
-    const LeafHash hash = HashLeaf(open);
-    fn(std::span(&hash, 1));
+    HashLeaf(open, *fn(1));
     open.clear();
   }
-  LeafHash hashes[16];
-  while (bytes.size() >= kLeafBytes) {
-    const size_t leaves = std::min(bytes.size() / kLeafBytes, std::size(hashes));
+  if (const size_t leaves = bytes.size() / kLeafBytes; leaves > 0) {
+    LeafHash* const hashes = fn(leaves);
     for (size_t i = 0; i < leaves; ++i, bytes = bytes.subspan(kLeafBytes)) {
-      hashes[i] = HashLeaf(bytes.first(kLeafBytes));
+      HashLeaf(bytes.first(kLeafBytes), hashes[i]);
     }
-    fn(std::span(hashes, leaves));
   }
   open.insert(open.end(), bytes.begin(), bytes.end());
 }
@@ -81,8 +79,9 @@ void DigestPart::Begin(int64_t offset_bytes, int64_t size_bytes) {
 void DigestPart::Update(std::span<const std::byte> bytes) {
   const size_t head = std::min(bytes.size(), head_wanted_ - head_.size());
   head_.insert(head_.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(head));
-  HashWhole(bytes.subspan(head), tail_, [this](std::span<const LeafHash> hashes) {
-    hashes_.insert(hashes_.end(), hashes.begin(), hashes.end());
+  HashWhole(bytes.subspan(head), tail_, [this](size_t leaves) {
+    hashes_.resize(hashes_.size() + leaves);
+    return hashes_.data() + hashes_.size() - leaves;
   });
 }
 
@@ -98,7 +97,18 @@ void PlaneDigest::AddHashes(std::span<const LeafHash> hashes) {
 }
 
 void PlaneDigest::Update(std::span<const std::byte> bytes) {
-  HashWhole(bytes, open_, [this](std::span<const LeafHash> hashes) { AddHashes(hashes); });
+  constexpr size_t kBatchLeaves = 16;
+  while (!bytes.empty()) {
+    const auto batch = bytes.first(std::min(bytes.size(), kBatchLeaves * kLeafBytes));
+    bytes = bytes.subspan(batch.size());
+    LeafHash hashes[kBatchLeaves + 1];  // and one that had begun
+    size_t count = 0;
+    HashWhole(batch, open_, [&](size_t leaves) {
+      count += leaves;
+      return hashes + count - leaves;
+    });
+    AddHashes({hashes, count});
+  }
 }
 
 void PlaneDigest::Append(const DigestPart& part) {
@@ -115,7 +125,8 @@ std::string PlaneDigest::Text() const {
     XXH3_copyState(&whole, root_.get());
   }
   if (!open_.empty()) {
-    const LeafHash last = HashLeaf(open_);
+    LeafHash last;
+    HashLeaf(open_, last);
     XXH3_128bits_update(&whole, last.data(), last.size());
   }
   const XXH128_hash_t hash = XXH3_128bits_digest(&whole);
