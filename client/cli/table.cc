@@ -32,13 +32,17 @@ std::string Padded(const std::string& text, size_t width, Table::Align align) {
   return align == Table::Align::kLeft ? text + space : space + text;
 }
 
-// Breaks `text` into lines of at most `width`, between words where it can.
+// Breaks `text` into lines of at most `width`, between words, or else behind commas, where it can.
 std::vector<std::string> Wrapped(absl::string_view text, size_t width) {
   std::vector<std::string> lines;
   while (ColumnsOf(text) > width) {
     size_t end = std::max<size_t>(BytesWithin(text, width), 1);
-    const size_t space = text.rfind(' ', end);
-    if (space != absl::string_view::npos && space > 0) end = space;
+    const size_t space = text.rfind(' ', end), comma = text.rfind(',', end - 1);
+    if (space != absl::string_view::npos && space > 0) {
+      end = space;
+    } else if (comma != absl::string_view::npos) {  // of a spec
+      end = comma + 1;
+    }
     lines.emplace_back(text.substr(0, end));
     text.remove_prefix(end);
     while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
