@@ -8,8 +8,7 @@ WORKDIR /src
 COPY deploy/apt-packages.txt deploy/install-packages.sh deploy/
 RUN deploy/install-packages.sh && rm -rf /var/lib/apt/lists/*
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/ccache \
-    cmake --preset release -DQUANTD_BUILD_TESTS=OFF \
+RUN cmake --preset release -DQUANTD_BUILD_TESTS=OFF \
     && cmake --build --preset release --target quantd quantctl \
     && deploy/stage-image.sh build /out
 
@@ -22,7 +21,7 @@ RUN printf 'path-exclude=/usr/lib/*/%s\n' \
     && apt-get update \
     && xargs -a /usr/share/quantd/runtime-packages.txt \
         apt-get install -y --no-install-recommends \
-    && rm -rf /var/lib/apt/lists/* /var/cache/*/*-old /var/cache/apt/* /var/lib/dpkg/*-old \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/lib/dpkg/*-old \
         /var/log/apt /var/log/dpkg.log \
     && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin quantd \
     && install -d -o quantd -g quantd /run/quantd
@@ -30,8 +29,12 @@ COPY --from=build /out/bin/ /usr/local/bin/
 COPY --from=build /out/lib/ /usr/local/lib/
 RUN ldconfig
 USER 10001:10001
+# `docker stop` kills after 10 s and Kubernetes after 30: running calls have to end before.
 ENV QUANTD_LISTEN=127.0.0.1:7717,unix:/run/quantd/quantd.sock \
-    QUANTD_SERVER=unix:/run/quantd/quantd.sock
+    QUANTD_SERVER=unix:/run/quantd/quantd.sock \
+    QUANTD_DRAIN=8
+# The one folder that is written, so that all else can be --read-only.
+VOLUME /run/quantd
 EXPOSE 7717
 HEALTHCHECK --interval=30s --timeout=5s --start-period=5s CMD ["quantctl", "info", "--health"]
 ENTRYPOINT ["quantd"]

@@ -112,7 +112,7 @@ class QuantizeCall final : public TensorCall {
   }
 
   absl::Status Restart() override {
-    if (!job_.source->can_rewind()) {
+    if (has_read() && !job_.source->can_rewind()) {
       return absl::FailedPreconditionError("a pipe cannot be sent again");
     }
     ++info_.attempts;
@@ -220,6 +220,7 @@ class DequantizeCall final : public TensorCall {
     QUANTD_RETURN_IF_ERROR(
         EndPlanes([&finished](const std::string&) { return finished.values_digest(); }));
     info_.values_digest = finished.values_digest();
+    info_.saturated = finished.saturated();
     for (const PlaneInput& plane : job_.planes) {
       info_.plane_digests.push_back(DigestIn(finished.plane_digests(), plane.name, ""));
     }

@@ -8,7 +8,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "client/retry.h"
 #include "client/run_calls.h"
 #include "client/tensor_call.h"
 #include "core/base/mutex.h"
@@ -25,78 +25,84 @@ constexpr int kLookaheadBytes = 256 << 10;
 constexpr size_t kPlansInFlight = 64;
 // gRPC's own is 1 s, in which every attempt fails, also where the server is long back.
 constexpr int kFirstReconnectMs = 100;
-// gRPC's own is 2 min: a server that was away for long would not be found when it is back.
-constexpr int kLastReconnectMs = 1000;
+// gRPC's own is two minutes, in which every attempt fails likewise.
+constexpr int kMaxReconnectMs = 500;
 
-// Makes a call that changes nothing, and again while it fails with kUnavailable, as CallOptions say.
-absl::Status WithRetries(const CallOptions& options, absl::FunctionRef<absl::Status()> call) {
-  absl::Duration backoff = options.first_backoff;
-  for (int attempt = 1;; ++attempt, backoff *= 2) {
-    absl::Status status = call();
-    if (!absl::IsUnavailable(status) || attempt >= options.max_attempts) return status;
-    if (absl::Now() + backoff >= options.deadline) return status;
-    if (!Pause(backoff, options)) return CancelledByCaller();
-  }
+// Makes one unary call of `method` ("/package.Service/Method"), once.
+template <typename Response, typename Request>
+absl::StatusOr<Response> CallOnce(const std::shared_ptr<grpc::Channel>& channel,
+                                  const std::string& method, const Request& request,
+                                  const CallOptions& options) {
+  grpc::TemplatedGenericStub<Request, Response> stub(channel);
+  grpc::ClientContext context;
+  SetDeadline(options.deadline, context);
+  const Cancellation::Scope cancelling(options.cancellation, [&context] { context.TryCancel(); });
+  Response response;
+  Mutex mutex;
+  bool done = false;
+  absl::Status status;
+  stub.UnaryCall(&context, method, {}, &request, &response, [&](grpc::Status result) {
+    MutexLock lock(&mutex);
+    status = StatusOf(result, context);
+    done = true;
+  });
+  MutexLock lock(&mutex, absl::Condition(&done));
+  QUANTD_RETURN_IF_ERROR(status);
+  return response;
 }
 
-// Makes one unary call of `method` ("/package.Service/Method").
+// Likewise, again where that may help.
 template <typename Response, typename Request>
 absl::StatusOr<Response> UnaryCall(const std::shared_ptr<grpc::Channel>& channel,
                                    const std::string& method, const Request& request,
                                    const CallOptions& options) {
-  grpc::TemplatedGenericStub<Request, Response> stub(channel);
-  Response response;
-  QUANTD_RETURN_IF_ERROR(WithRetries(options, [&] {
-    grpc::ClientContext context;
-    SetDeadline(options.deadline, context);
-    const Cancellation::Scope cancelling(options.cancellation, [&context] { context.TryCancel(); });
-    Mutex mutex;
-    bool done = false;
-    absl::Status status;
-    stub.UnaryCall(&context, method, {}, &request, &response, [&](grpc::Status result) {
-      MutexLock lock(&mutex);
-      status = FromGrpc(result);
-      done = true;
-    });
-    MutexLock lock(&mutex, absl::Condition(&done));
-    return status;
-  }));
+  absl::StatusOr<Response> response;
+  Retry(options, [&]() -> std::vector<absl::Status> {
+    response = CallOnce<Response>(channel, method, request, options);
+    return {response.status()};
+  });
   return response;
 }
 
-// A Plan call. Thread-compatible.
+// A Plan call that is on the way. Thread-compatible.
 struct PlanCall {
+  grpc::ClientContext context;
   v1::PlanRequest request;
   v1::PlanResponse response;
-  absl::Status status;
 };
 
-// Makes those calls that are kUnavailable, many at once.
-void MakePlanCalls(const std::shared_ptr<grpc::Channel>& channel, const CallOptions& options,
-                   std::vector<PlanCall>& calls) {
+// Asks, once, for the plans of those of `tensors` that `plans` has none of; many at once.
+void PlanOnce(const std::shared_ptr<grpc::Channel>& channel, std::span<const TensorDesc> tensors,
+              const QuantSpec& spec, const CallOptions& options,
+              std::span<absl::StatusOr<TensorPlan>> plans) {
   v1::QuantizationService::Stub stub(channel);
   Mutex mutex;
   size_t running = 0;
-  std::deque<grpc::ClientContext> contexts;
+  std::deque<PlanCall> calls(tensors.size());
   std::deque<Cancellation::Scope> cancelling;
-  for (PlanCall& call : calls) {
-    if (!absl::IsUnavailable(call.status)) continue;
-    grpc::ClientContext& context = contexts.emplace_back();
-    SetDeadline(options.deadline, context);
-    cancelling.emplace_back(options.cancellation, [&context] { context.TryCancel(); });
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (!RetrySchedule::IsWorthIt(plans[i].status())) continue;
+    PlanCall& call = calls[i];
+    SetDeadline(options.deadline, call.context);
+    cancelling.emplace_back(options.cancellation, [&call] { call.context.TryCancel(); });
+    *call.request.mutable_tensor() = ToProto(tensors[i]);
+    *call.request.mutable_spec() = ToProto(spec);
     {
       const auto has_room = [&running] { return running < kPlansInFlight; };
       MutexLock lock(&mutex, absl::Condition(&has_room));
       ++running;
     }
-    stub.async()->Plan(&context, &call.request, &call.response,
-                       [&mutex, &running, &call](grpc::Status status) {
+    stub.async()->Plan(&call.context, &call.request, &call.response, [&, i](grpc::Status status) {
       MutexLock lock(&mutex);
-      call.status = FromGrpc(status);
+      if (status.ok()) {
+        plans[i] = ReadPlan(calls[i].response.plan(), tensors[i]);
+      } else {
+        plans[i] = StatusOf(status, calls[i].context);
+      }
       --running;
     });
   }
-  const auto all_finished = [&running] { return running == 0; };  // cancelled or not
+  const auto all_finished = [&running] { return running == 0; };
   mutex.LockWhen(absl::Condition(&all_finished));
   mutex.Unlock();
 }
@@ -133,7 +139,7 @@ grpc::ChannelArguments ClientChannelArguments() {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kFirstReconnectMs);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLastReconnectMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kLookaheadBytes);
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -178,28 +184,15 @@ Transport Client::transport() const {
 std::vector<absl::StatusOr<TensorPlan>> Client::PlanMany(std::span<const TensorDesc> tensors,
                                                          const QuantSpec& spec,
                                                          const CallOptions& options) const {
-  std::vector<PlanCall> calls(tensors.size());
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    *calls[i].request.mutable_tensor() = ToProto(tensors[i]);
-    *calls[i].request.mutable_spec() = ToProto(spec);
-    calls[i].status = absl::UnavailableError("not sent");
-  }
-  // Those that fail are what is sent again; the others stay.
-  WithRetries(options, [&] {
-    MakePlanCalls(channel_, options, calls);
-    for (const PlanCall& call : calls) {
-      if (absl::IsUnavailable(call.status)) return call.status;
-    }
-    return absl::OkStatus();
-  }).IgnoreError();  // each call has its own
-  std::vector<absl::StatusOr<TensorPlan>> plans;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (calls[i].status.ok()) {
-      plans.push_back(ReadPlan(calls[i].response.plan(), tensors[i]));
-    } else {
-      plans.push_back(calls[i].status);
-    }
-  }
+  std::vector<absl::StatusOr<TensorPlan>> plans(tensors.size(),
+                                                absl::UnavailableError("not asked yet"));
+  if (plans.empty()) return plans;
+  Retry(options, [&] {
+    PlanOnce(channel_, tensors, spec, options, plans);
+    std::vector<absl::Status> errors;
+    for (const auto& plan : plans) errors.push_back(plan.status());
+    return errors;
+  });
   return plans;
 }
 
@@ -287,11 +280,9 @@ absl::Status Client::CheckHealth(absl::string_view service, const CallOptions& o
   constexpr int kServing = 1;
   google::protobuf::StringValue request;
   request.set_value(std::string(service));
-  CallOptions once = options;  // what counts is whether it serves now
-  once.max_attempts = 1;
   QUANTD_ASSIGN_OR_RETURN(const auto response,
-                          UnaryCall<google::protobuf::Int32Value>(
-                              channel_, "/grpc.health.v1.Health/Check", request, once));
+                          CallOnce<google::protobuf::Int32Value>(
+                              channel_, "/grpc.health.v1.Health/Check", request, options));
   if (response.value() != kServing) {
     return absl::FailedPreconditionError("the server says that it does not serve");
   }

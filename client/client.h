@@ -73,7 +73,7 @@ class Client {
   absl::StatusOr<v1::GetServerInfoResponse> GetServerInfo(const CallOptions& options = {}) const;
 
   // OK if grpc.health.v1 says SERVING of `service` (empty: the whole server), else
-  // kFailedPrecondition with what it says. Asks once, whatever the options say.
+  // kFailedPrecondition with what it says. Asks once: a server that is not there now is not well.
   absl::Status CheckHealth(absl::string_view service = "", const CallOptions& options = {}) const;
 
   // Returns what carries the tensors of streams; kAuto: nobody has told. Where shared memory is to

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/retry.h"
 #include "core/base/status_macros.h"
 #include "quantd/v1/quantization.pb.h"
 
@@ -16,6 +17,8 @@ namespace {
 constexpr size_t kMaxReadAhead = 4;
 // WriteStep waits while so much is queued: a large message stops it, many small ones do.
 constexpr size_t kMaxQueuedBytes = size_t{64} << 10;
+// A tensor up to here is sent at once: the server has room for it in any case.
+constexpr int64_t kMaxUnaskedBytes = int64_t{64} << 10;
 // What a message takes beside its bytes.
 constexpr size_t kOverheadBytes = 512;
 
@@ -27,7 +30,7 @@ absl::Status ErrorOf(const ParsedFrame& frame) {
   if (!error.ParseFromString(frame.message) || error.code() == 0) {
     return absl::DataLossError("the server sent an error that cannot be read");
   }
-  return absl::Status(static_cast<absl::StatusCode>(error.code()), error.message());
+  return StatusOf(error);
 }
 
 }  // namespace
@@ -146,6 +149,7 @@ bool Exchange::MayWrite() const {
   if (state_ != State::kOpen) return true;
   // The half-close waits for nothing: some answers wait for it.
   if (writing_call_ == nullptr) return open_.size() < max_open_ || queue_.empty();
+  if (awaits_start_ && !is_let_in_ && !writing_call_->failed()) return false;
   return outbox_bytes_ < kMaxQueuedBytes &&
          (!wants_slot_ || writing_call_->failed() || region_->has_input());
 }
@@ -186,6 +190,7 @@ Exchange::Step Exchange::OpenCall() {
 // A call that has failed is only closed: the server then gives up what it holds of it.
 Exchange::Step Exchange::WriteRequest(bool has_failed, RequestRoom room) {
   grpc::ByteBuffer frame;
+  const bool is_start = !writing_call_->start_sent();
   absl::StatusOr<bool> has_more = false;
   if (!has_failed) has_more = writing_call_->NextRequest(writing_id_, room, frame);
   const bool is_last = !has_more.ok() || !*has_more;
@@ -194,6 +199,8 @@ Exchange::Step Exchange::WriteRequest(bool has_failed, RequestRoom room) {
   MutexLock lock(&mutex_);
   if (!has_more.ok()) writing_call_->Finish(has_more.status());
   if (!room.slot.empty()) region_->ReleaseInput(room.slot);
+  awaits_start_ = is_start && method_.response.has_value() &&
+                  writing_call_->input_bytes() > kMaxUnaskedBytes;
   wants_slot_ = region_ != nullptr && !is_last && writing_call_->WantsSlot();
   if (is_last) {
     writing_call_ = nullptr;
@@ -293,8 +300,10 @@ absl::Status Exchange::Dispatch(const ParsedFrame& frame) {
     status = call->TakeResponse(frame);
   }
   const bool is_last = frame.kind == FrameKind::kError || frame.kind == FrameKind::kEnd;
-  if (status.ok() && !is_last) return absl::OkStatus();
+  if (status.ok() && !is_last && frame.kind != FrameKind::kStart) return absl::OkStatus();
   MutexLock lock(&mutex_);
+  is_let_in_ = is_let_in_ || frame.kind != FrameKind::kError;
+  if (status.ok() && !is_last) return absl::OkStatus();
   call->Finish(status);
   if (is_last) open_.erase(frame.tensor_id);
   return absl::OkStatus();

@@ -62,7 +62,9 @@ class StreamPort {
 //
 // A few messages are read ahead, and flow control holds back the rest. Behind the message that is
 // being written lies one large one, or some small ones. Calls are written one after the other,
-// while the responses of those before come in. A stream is in one of these states:
+// while the responses of those before come in. The first one of a stream, unless it is small, sends
+// its `start` and no payload before the server has answered that: a server that is short of memory
+// then holds nothing of it while it waits. A stream is in one of these states:
 //
 //   kOpen -------- no calls are left -------> kFlushing
 //     |                                           | all is written: WritesDone
@@ -149,6 +151,8 @@ class Exchange {
   std::deque<grpc::ByteBuffer> outbox_ ABSL_GUARDED_BY(mutex_);
   size_t outbox_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool wants_slot_ ABSL_GUARDED_BY(mutex_) = false;  // the next request does
+  bool is_let_in_ ABSL_GUARDED_BY(mutex_) = false;   // the server has taken a `start`
+  bool awaits_start_ ABSL_GUARDED_BY(mutex_) = false;  // the call that is written does
   absl::flat_hash_map<uint64_t, TensorCall*> open_ ABSL_GUARDED_BY(mutex_);  // by id
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);

@@ -9,12 +9,15 @@
 
 #include <algorithm>
 #include <deque>
+#include <optional>
+#include <random>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
 #include "client/exchange.h"
+#include "client/retry.h"
 #include "core/base/hand_over.h"
 
 namespace quantd {
@@ -74,7 +77,7 @@ class GrpcStream final : public StreamPort,
   }
   void OnDone(const grpc::Status& status) override {
     TakeOver(this);
-    exchange_->OnEnded(FromGrpc(status));
+    exchange_->OnEnded(StatusOf(status, context_));
   }
 
   grpc::ClientContext context_;
@@ -125,38 +128,21 @@ void RunOnce(const Route& route, const StreamMethod& method, std::span<TensorCal
 
 }  // namespace
 
-absl::Status FromGrpc(const grpc::Status& status) {
-  if (status.ok()) return absl::OkStatus();
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
-
-void SetDeadline(absl::Time deadline, grpc::ClientContext& context) {
-  if (deadline != absl::InfiniteFuture()) context.set_deadline(absl::ToChronoTime(deadline));
-}
-
 void RunCalls(const Route& route, const StreamMethod& method, std::span<TensorCall* const> calls,
               const CallOptions& options) {
   std::vector<TensorCall*> pending(calls.begin(), calls.end());
-  absl::Duration backoff = options.first_backoff;
-  for (int attempt = 1; !pending.empty(); ++attempt, backoff *= 2) {
+  RetrySchedule schedule(options, std::random_device()());
+  while (!pending.empty()) {
     RunOnce(route, method, pending, options);
-    if (attempt >= options.max_attempts || absl::Now() + backoff >= options.deadline) return;
+    std::vector<absl::Status> errors;
+    for (TensorCall* const call : pending) errors.push_back(call->status());
+    const std::optional<absl::Duration> pause = schedule.Next(errors, absl::Now());
+    if (!pause.has_value()) return;
     std::erase_if(pending, [](TensorCall* call) {
-      return !absl::IsUnavailable(call->status()) || !call->Restart().ok();
+      return !RetrySchedule::IsWorthIt(call->status()) || !call->Restart().ok();
     });
-    if (!pending.empty() && !Pause(backoff, options)) {
-      for (TensorCall* const call : pending) call->Finish(CancelledByCaller());
-      return;
-    }
+    if (!pending.empty()) Pause(*pause, options);
   }
 }
-
-bool Pause(absl::Duration duration, const CallOptions& options) {
-  if (options.cancellation != nullptr) return !options.cancellation->Await(duration);
-  absl::SleepFor(duration);
-  return true;
-}
-
-absl::Status CancelledByCaller() { return absl::CancelledError("the caller has cancelled it"); }
 
 }  // namespace quantd

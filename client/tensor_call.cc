@@ -77,6 +77,7 @@ absl::StatusOr<bool> TensorCall::NextChunk(uint64_t tensor_id, Sender& sender, R
                                            grpc::ByteBuffer& frame) {
   const auto& [plane, source] = sender.input;
   const int64_t offset_bytes = sender.sent_bytes;
+  has_read_ = true;
   if (!room.slot.empty() && sender.left_bytes() >= kMinSharedBytes) {
     QUANTD_ASSIGN_OR_RETURN(const size_t size_bytes, source->Read(room.slot));
     if (size_bytes == 0) return false;
@@ -93,6 +94,12 @@ absl::StatusOr<bool> TensorCall::NextChunk(uint64_t tensor_id, Sender& sender, R
   frame = BuildChunkFrame(method_.request, tensor_id, plane, offset_bytes, crc32c,
                           lease_.Wrap(std::move(piece)));
   return true;
+}
+
+int64_t TensorCall::input_bytes() const {
+  int64_t bytes = 0;
+  for (const Sender& sender : senders_) bytes += sender.input.source->size_bytes();
+  return bytes;
 }
 
 bool TensorCall::WantsSlot() const {
@@ -196,7 +203,8 @@ absl::Status TensorCall::RewindSources() {
 }
 
 absl::Status TensorCall::Restart() {
-  QUANTD_RETURN_IF_ERROR(RewindSources());
+  if (has_read_) QUANTD_RETURN_IF_ERROR(RewindSources());
+  has_read_ = false;
   if (begun_) QUANTD_RETURN_IF_ERROR(sink_->Restart());
   begun_ = false;
   planes_.clear();  // no chunk is taken before the next `start`

@@ -83,6 +83,8 @@ class TensorCall {
   virtual absl::Status Prepare() { return absl::OkStatus(); }
   // Makes `start`, then chunks; false: there are no more.
   absl::StatusOr<bool> NextRequest(uint64_t tensor_id, RequestRoom& room, grpc::ByteBuffer& frame);
+  bool start_sent() const { return start_sent_; }
+  int64_t input_bytes() const;
   // True if the next chunk goes best by a slot of shared memory.
   bool WantsSlot() const;
 
@@ -122,6 +124,8 @@ class TensorCall {
   // Checks that all planes are complete and that each has the digest that `expected(name)` gives.
   absl::Status EndPlanes(absl::FunctionRef<std::string(const std::string&)> expected);
   const CallOptions& options() const { return options_; }
+  // True if something of the sources has been read to be sent.
+  bool has_read() const { return has_read_; }
 
  private:
   // How far a source has been sent.
@@ -148,7 +152,7 @@ class TensorCall {
   SliceLease lease_;
   std::vector<Sender> senders_;
   size_t sending_ = 0;
-  bool start_sent_ = false;
+  bool start_sent_ = false, has_read_ = false;
   PlaneSink* const sink_;
   std::vector<PlaneDesc> planes_;
   std::vector<Arrival> arrivals_;  // of planes_

@@ -45,6 +45,7 @@ struct QuantizedInfo {
 struct DequantizedInfo {
   std::vector<std::string> plane_digests;  // in the order of the planes that went in
   std::string values_digest;
+  int64_t saturated = 0;  // finite values that the output type does not hold: its largest instead
 };
 
 // What calibrating a tensor gave.
@@ -86,11 +87,13 @@ struct DequantizeJob {
 struct CallOptions {
   // When the whole call ends with kDeadlineExceeded.
   absl::Time deadline = absl::InfiniteFuture();
-  // How often a call that fails with kUnavailable is made in all (a tensor is sent again where its
-  // source rewinds and its sink restarts); the first pause before that, doubled each time: a server
-  // that restarts, or is not up yet, has 3 s.
-  int max_attempts = 5;
+  // How often what fails with kUnavailable is asked for in all, a tensor where its source rewinds
+  // and its sink restarts; the first pause before that, doubled each time up to a second: a server
+  // that restarts has 4 s at least.
+  int max_attempts = 8;
   absl::Duration first_backoff = absl::Milliseconds(200);
+  // For how long what a crowded server refuses is asked for again, whenever the server says.
+  absl::Duration crowd_patience = absl::Minutes(2);
   // Tensors on the way at once on a stream, and streams.
   int tensors_in_flight = 8;
   int streams = 1;

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Builds the image and uses it as an operator would: a client from outside, a UNIX socket that two
-# containers share, TLS by mounted files. Needs docker; leaves the image.
+# containers share, TLS by mounted files, a stop while a call runs. Needs docker, 20.10 or later;
+# leaves the image.
 #   deploy/try-container.sh [DOCKER_BUILD_ARGUMENT...]
 # Where no image registry can be reached, deploy/make-base-image.sh makes the base image first.
 set -euo pipefail
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
-  sed -n '2,5s/^# //p' "${BASH_SOURCE[0]}"
+  sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"
   exit 0
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,7 +20,7 @@ id=quantd-try-$$
 work=$(mktemp -d)
 chmod 755 "$work"
 clean_up() {
-  docker rm -f "$id-outside" "$id-socket" "$id-tls" >/dev/null 2>&1 || true
+  docker rm -fv "$id-outside" "$id-socket" "$id-tls" >/dev/null 2>&1 || true
   docker volume rm "$id" >/dev/null 2>&1 || true
   rm -rf "$work"
 }
@@ -52,7 +53,7 @@ quantize_by() {
 "$client" verify "$work/expected.safetensors" --against "$model" | tail -n 1
 
 echo "== Build"
-DOCKER_BUILDKIT=1 docker build -t "$image" "$@" .
+docker build -t "$image" "$@" .
 size() { docker image inspect -f '{{.Size}}' "$1"; }
 over=$(($(size "$image") - $(size debian:bookworm-slim)))
 echo "$image is $((over / 1000)) kB over its base"
@@ -60,8 +61,7 @@ echo "$image is $((over / 1000)) kB over its base"
 
 echo "== A client from outside"
 port=17717
-docker run -d --name "$id-outside" --network=host --read-only --cap-drop=ALL \
-  --tmpfs /run/quantd:uid=10001,gid=10001 "$image" \
+docker run -d --name "$id-outside" --network=host --read-only --cap-drop=ALL "$image" \
   --listen "127.0.0.1:$port" --listen "$socket" >/dev/null
 await_health "$id-outside"
 [[ $(docker exec "$id-outside" id -u) != 0 ]] || fail "the server runs as root"
@@ -69,7 +69,7 @@ quantize_by "$client" --server "127.0.0.1:$port"
 
 echo "== A UNIX socket shared by two containers"
 docker volume create "$id" >/dev/null
-docker run -d --name "$id-socket" --network=none -v "$id:/run/quantd" "$image" \
+docker run -d --name "$id-socket" --network=none --read-only -v "$id:/run/quantd" "$image" \
   --listen "$socket" >/dev/null
 await_health "$id-socket"
 chmod 777 "$work"  # the container's user writes there
@@ -100,10 +100,21 @@ if "$client" --server "127.0.0.1:$((port + 1))" --timeout 5 info --health 2>/dev
   fail "a client without TLS was served"
 fi
 
-echo "== Stop"
+echo "== Stop, while a call waits for the rest of its tensor"
+mkfifo "$work/pipe"
+"$client" --server "127.0.0.1:$port" --quiet quantize - --dtype f32 --shape 1024,1024 \
+  -o "$work/never.safetensors" --to int8:group=32 <"$work/pipe" >/dev/null 2>"$work/never.log" &
+caller=$!
+exec 3>"$work/pipe"
+head -c 1000000 /dev/zero >&3
+sleep 1  # it is under way
 for name in outside socket tls; do
-  docker stop -t 20 "$id-$name" >/dev/null
+  begin=$SECONDS
+  docker stop "$id-$name" >/dev/null
   code=$(docker inspect -f '{{.State.ExitCode}}' "$id-$name")
-  [[ $code == 0 ]] || fail "$id-$name ended with $code"
+  [[ $code == 0 ]] || fail "$id-$name ended with $code after $((SECONDS - begin)) s"
+  echo "$name: stopped in $((SECONDS - begin)) s"
 done
+exec 3>&-
+if wait "$caller"; then fail "a call ended well whose server was stopped"; fi
 echo "all steps passed"

@@ -167,6 +167,10 @@ v1::CalibratedRanges ToProto(const CalibratedRanges& ranges) {
     const std::span<const int64_t> counts = ranges.histogram->counts();
     message.mutable_histogram()->Add(counts.begin(), counts.end());
   }
+  if (!ranges.spec.empty()) {
+    *message.mutable_source() = ToProto(ranges.source);
+    message.set_resolved_spec(ranges.spec);
+  }
   return message;
 }
 
@@ -221,6 +225,7 @@ v1::DequantizeFinished ToProto(const DecodingReport& report, std::span<const Pla
     (*message.mutable_plane_digests())[planes[i].name] = report.plane_digests[i];
   }
   message.set_values_digest(report.values_digest);
+  message.set_saturated(report.saturated);
   return message;
 }
 
@@ -286,6 +291,11 @@ absl::StatusOr<CalibratedRanges> FromProto(const v1::CalibratedRanges& message,
       return FieldError(absl::StrCat(field, ".histogram"), histogram.status().message());
     }
     ranges.histogram = *std::move(histogram);
+  }
+  ranges.spec = message.resolved_spec();
+  if (!ranges.spec.empty()) {
+    QUANTD_ASSIGN_OR_RETURN(ranges.source,
+                            FromProto(message.source(), absl::StrCat(field, ".source")));
   }
   return ranges;
 }

@@ -1,6 +1,7 @@
 #include "proto/frame_codec.h"
 
 #include <google/protobuf/message_lite.h>
+#include <grpcpp/support/proto_buffer_reader.h>
 
 #include <algorithm>
 #include <array>
@@ -42,11 +43,27 @@ absl::Status Malformed(absl::string_view what, size_t at_byte) {
   return absl::InvalidArgumentError(absl::StrCat("malformed frame: ", what, " at byte ", at_byte));
 }
 
-// Walks over the bytes of a list of slices. Not thread-safe.
+// Some bytes of a buffer, which keeps them.
+using View = std::span<const uint8_t>;
+
+// Returns what `buffer` holds, in order, of as many slices as it has.
+std::vector<View> ViewsOf(grpc::ByteBuffer& buffer) {
+  grpc::ProtoBufferReader reader(&buffer);
+  std::vector<View> views;
+  const void* data;
+  int size;
+  while (reader.Next(&data, &size)) {
+    TakeOver(data);
+    views.emplace_back(static_cast<const uint8_t*>(data), static_cast<size_t>(size));
+  }
+  return views;
+}
+
+// Walks over the bytes of a list of views. Not thread-safe.
 class WireReader {
  public:
-  explicit WireReader(const std::vector<grpc::Slice>& slices) : slices_(slices) {
-    for (const grpc::Slice& slice : slices) end_ += slice.size();
+  explicit WireReader(std::vector<View> views) : views_(std::move(views)) {
+    for (const View view : views_) end_ += view.size();
   }
 
   size_t position() const { return position_; }
@@ -92,7 +109,7 @@ class WireReader {
   template <typename Fn>
   void ForPieces(size_t until, Fn fn) {
     while (position_ < until) {
-      const std::span<const uint8_t> piece = Peek();
+      const View piece = Peek();
       const size_t size = std::min(piece.size(), until - position_);
       fn(std::as_bytes(piece.first(size)));
       Advance(size);
@@ -143,21 +160,21 @@ class WireReader {
   }
 
  private:
-  // Returns what is left of the slice at the position, which is before the end.
-  std::span<const uint8_t> Peek() {
-    while (offset_ == slices_[index_].size()) {
+  // Returns what is left of the view at the position, which is before the end.
+  View Peek() {
+    while (offset_ == views_[index_].size()) {
       ++index_;
       offset_ = 0;
     }
-    return {slices_[index_].begin() + offset_, slices_[index_].size() - offset_};
+    return views_[index_].subspan(offset_);
   }
   void Advance(size_t size) {
     offset_ += size;
     position_ += size;
   }
 
-  const std::vector<grpc::Slice>& slices_;
-  size_t index_ = 0;   // of the current slice
+  const std::vector<View> views_;
+  size_t index_ = 0;   // of the current one
   size_t offset_ = 0;  // in it
   size_t position_ = 0;
   size_t end_ = 0;
@@ -325,14 +342,15 @@ ParsedFrame::~ParsedFrame() { HandOver(&kReaders); }
 absl::StatusOr<ParsedFrame> ParseFrame(const grpc::ByteBuffer& buffer, const FrameFields& fields) {
   ParsedFrame frame;
   if (!buffer.Valid()) return frame;  // a message without bytes
-  if (!buffer.Dump(&frame.owner).ok()) return Malformed("unreadable message", 0);
-  if (frame.owner.size() > kMaxSlices) {
-    grpc::Slice whole;
+  frame.owner = std::make_unique<grpc::ByteBuffer>(buffer);
+  std::vector<View> views = ViewsOf(*frame.owner);
+  if (views.size() > kMaxSlices) {
+    grpc::Slice whole;  // of memory that no quota counts
     if (!buffer.DumpToSingleSlice(&whole).ok()) return Malformed("unreadable message", 0);
-    frame.owner = {std::move(whole)};
+    frame.owner = std::make_unique<grpc::ByteBuffer>(&whole, 1);
+    views = ViewsOf(*frame.owner);
   }
-  for (const grpc::Slice& slice : frame.owner) TakeOver(slice.begin());
-  WireReader reader(frame.owner);
+  WireReader reader(std::move(views));
   const size_t limit = reader.end();
   while (reader.position() < limit) {
     QUANTD_ASSIGN_OR_RETURN(const uint32_t tag, reader.ReadTag(limit));
@@ -351,7 +369,7 @@ absl::StatusOr<ParsedFrame> ParseFrame(const grpc::ByteBuffer& buffer, const Fra
       QUANTD_RETURN_IF_ERROR(reader.Skip(tag & 7, limit));
     }
   }
-  if (frame.kind != FrameKind::kChunk) frame.owner.clear();
+  if (frame.kind != FrameKind::kChunk) frame.owner.reset();
   return frame;
 }
 

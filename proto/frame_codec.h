@@ -65,7 +65,9 @@ struct ParsedFrame {
   size_t data_bytes = 0;
   std::optional<SharedRange> shared;  // where the payload lies instead
 
-  std::vector<grpc::Slice> owner;  // keeps `data` alive
+  // Keeps `data` alive. A buffer, not its slices: what gRPC counts against a quota may be let go on
+  // any thread by a grpc::ByteBuffer alone.
+  std::unique_ptr<grpc::ByteBuffer> owner;
 };
 
 // Reads one frame as protobuf would: fields in any order, unknown ones skipped, the last of

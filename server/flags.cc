@@ -56,9 +56,14 @@ void AddAccessFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(0u, 0777u))
       ->default_str("0660");
   app.add_option("--max-connections", access.max_connections,
-                 "Connections at once; further ones are closed as they come")
+                 "Connections at once; beyond, those go first that have made no call yet")
       ->envname("QUANTD_MAX_CONNECTIONS")
       ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--address-connections", access.max_per_address,
+                 "Of these, what one address or user of UNIX sockets may have; 0: any number")
+      ->envname("QUANTD_ADDRESS_CONNECTIONS")
+      ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   app.add_option("--max-metadata", access.max_metadata_bytes, "Largest headers of a call in bytes")
       ->envname("QUANTD_MAX_METADATA")
@@ -106,7 +111,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->envname("QUANTD_CALLER_STREAMS")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--max-waiting", flags.max_waiting, "Calls that may wait for memory at once")
+  app.add_option("--max-waiting", flags.max_waiting,
+                 "Calls that may wait for memory at once; a stream takes 320 KiB of at most half of it")
       ->envname("QUANTD_MAX_WAITING")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();

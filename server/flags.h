@@ -22,7 +22,7 @@ struct Flags {
   int max_waiting = 1024;
   double max_wait_seconds = 30;
   int threads = 0;
-  double drain_seconds = 30;
+  double drain_seconds = 25;  // Kubernetes kills after 30
   double max_connection_age_seconds = 0;
   double max_connection_age_grace_seconds = 30;
   bool insecure = false;

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spdlog/logger.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -24,7 +25,10 @@
 #include "proto/grpc_switches.h"
 #include "server/config_file.h"
 #include "server/flags.h"
+#include "server/machine_memory.h"
 #include "server/observe/log.h"
+#include "server/observe/process_status.h"
+#include "server/resolved_options.h"
 #include "server/server.h"
 
 namespace quantd {
@@ -122,6 +126,10 @@ bool WritePortFile(const std::string& path, const std::string& address) {
   return file.good() && std::rename(temporary.c_str(), path.c_str()) == 0;
 }
 
+std::vector<std::string> Warnings(const ServerOptions& resolved) {
+  return WarningsOf(resolved, MachineMemoryBytes(), ReadProcessStatus().max_descriptors);
+}
+
 int Serve(const Flags& flags, int signals) {
   ServerOptions options = OptionsOf(flags);
   options.logger = MakeLogger(flags.log_level, options.json_log);
@@ -132,6 +140,7 @@ int Serve(const Flags& flags, int signals) {
     return kExitFailure;
   }
   QuantdServer& server = **started;
+  for (const std::string& warning : Warnings(WithDefaults(options))) logger->warn("{}", warning);
   logger->info("quantd {} listens on {}; simd {}, {} threads, {} bytes of memory", Version().data(),
                absl::StrJoin(server.addresses(), ", "), ChosenSimdTarget(), server.worker_threads(),
                server.budget().limit_bytes());
@@ -158,12 +167,26 @@ int CheckConfig(const CLI::App& app, const Flags& flags) {
     std::fprintf(stderr, "quantd: %s\n", std::string(status.message()).c_str());
     return kExitUsage;
   }
-  std::printf("%s", EffectiveConfig(app).c_str());
+  const ServerOptions options = WithDefaults(OptionsOf(flags));
+  for (const std::string& warning : Warnings(options)) {
+    std::fprintf(stderr, "quantd: warning: %s\n", warning.c_str());
+  }
+  std::printf("%s# What the values above come to here, as KEY=VALUE:\n%s",
+              EffectiveConfig(app).c_str(), ResolvedText(options).c_str());
   return EXIT_SUCCESS;
+}
+
+// A shell gives 1024 descriptors, and lets programs that know what they do have more.
+void RaiseDescriptorLimit() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);  // what comes of it, WarningsOf sees
 }
 
 int Main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
+  RaiseDescriptorLimit();
   TuneAllocator();
   SetGrpcSwitches();
   SkipDeadlockSearch();

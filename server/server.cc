@@ -19,27 +19,42 @@
 #include "core/simd/targets.h"
 #include "core/stats/blas.h"
 #include "server/calls/quantize_service.h"
+#include "server/machine_memory.h"
+#include "server/net/handshakes.h"
 #include "server/observe/log.h"
 #include "server/observe/metrics_endpoint.h"
+#include "server/resolved_options.h"
 
 namespace quantd {
 namespace {
 
 // Memory that is kept for reuse, at most.
 constexpr int64_t kMaxKeptBytes = int64_t{64} << 20;
-// Responses that wait in a stream. A window's output comes on top.
-constexpr int64_t kMaxQueuedBytes = int64_t{4} << 20;
-constexpr int64_t kMaxFrameBytes = int64_t{4} << 20;
 // Budgets below this could not hold a stream and a window.
 constexpr int64_t kMinBudgetBytes = int64_t{16} << 20;
 // What is left for small calls while large ones wait.
 constexpr int64_t kMaxHeadroomBytes = int64_t{16} << 20;
 constexpr int64_t kMinMessageBytes = int64_t{64} << 10;
-constexpr int kMaxThreads = 1024;
+// Requests of unary calls that are read at once: as many as an eighth of the budget has room for.
+constexpr int64_t kMinReaders = 2;
+// gRPC's limit of metadata; who exceeds it loses the connection with all its calls.
+constexpr int kMaxMetadataBytes = 64 << 10;
+// What gRPC may hold beside what the budget grants: buffers of sockets, and what a call itself takes.
+constexpr int64_t kTransportBytes = int64_t{64} << 20;
 // What a peer has for the handshakes of TLS and HTTP/2; gRPC itself allows two minutes.
 constexpr int kHandshakeTimeoutMs = 20'000;
+// What a connection may take of memory before a call of it was let in, in whole (measured by
+// tests/attack: up to 0.2 MiB), against a tenth of the budget; and how many there are at least, so
+// that clients that come together find room.
+constexpr int64_t kBudgetPerUnproven = int64_t{2} << 20;
+constexpr int64_t kMinUnproven = 64;
+constexpr int64_t kMaxUnproven = 256;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 constexpr int kDrainIdlePolls = 40;
+constexpr int kDrainWatchPolls = 400;  // while health watches have not taken the news
+// gRPC reads a socket in pieces that grow to 4 MiB, and what waits of any stream in one keeps all
+// of it: with 64 streams on 4 connections that was 95 MiB. Smaller ones take no longer.
+constexpr int kMaxReadBytes = 256 << 10;
 
 absl::Status CheckOption(absl::string_view name, int64_t value, int64_t min, int64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();
@@ -74,6 +89,8 @@ absl::Status CheckLimits(const ServerOptions& options) {
       CheckOption("unary response size in bytes", options.max_unary_bytes, 1024, kMaxInt / 2));
   QUANTD_RETURN_IF_ERROR(CheckOption("connections", options.access.max_connections, 1, 1 << 20));
   QUANTD_RETURN_IF_ERROR(
+      CheckOption("connections of an address", options.access.max_per_address, 0, 1 << 20));
+  QUANTD_RETURN_IF_ERROR(
       CheckOption("metadata size in bytes", options.access.max_metadata_bytes, 1024, 1 << 20));
   QUANTD_RETURN_IF_ERROR(CheckOption("shared memory in bytes", options.access.shared_memory_bytes,
                                      0, int64_t{1} << 40));
@@ -89,6 +106,22 @@ int ArgumentMillis(absl::Duration duration) {
       std::min<int64_t>(absl::ToInt64Milliseconds(duration), std::numeric_limits<int>::max()));
 }
 
+// What unary calls hold while their requests are read, which nobody can reserve before, since their
+// size is not known.
+int64_t ReadingRoomBytes(const ServerOptions& options) {
+  const int64_t readers = options.memory_budget_bytes / 8 / options.max_message_bytes;
+  return std::max(readers, kMinReaders) * options.max_message_bytes;
+}
+
+// A backstop: gRPC ends calls of its own choice where it would hold more. Above what could be granted
+// even if gRPC held all of it.
+size_t QuotaBytes(const ServerOptions& options) {
+  const int64_t own_bytes = ReadingRoomBytes(options) + kTransportBytes;
+  constexpr int64_t kMaxBytes = std::numeric_limits<int64_t>::max() / 2;  // gRPC computes with it
+  return static_cast<size_t>(std::min(options.memory_budget_bytes, kMaxBytes - own_bytes) +
+                             own_bytes);
+}
+
 void SetChannelArguments(const ServerOptions& options, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
   builder.SetMaxSendMessageSize(-1);  // what may be sent is decided by the calls
@@ -99,6 +132,7 @@ void SetChannelArguments(const ServerOptions& options, grpc::ServerBuilder& buil
   // Bounds what is read ahead of a stream; both together were measured to raise its rate.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 256 << 10);
+  builder.AddChannelArgument(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, kMaxReadBytes);
   if (options.max_connection_age > absl::ZeroDuration()) {
     builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
                                ArgumentMillis(options.max_connection_age));
@@ -112,7 +146,9 @@ void SetChannelArguments(const ServerOptions& options, grpc::ServerBuilder& buil
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1'000);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 1024);
-  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, options.access.max_metadata_bytes);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE,
+                             std::max(options.access.max_metadata_bytes, kMaxMetadataBytes));
+  builder.SetResourceQuota(grpc::ResourceQuota("quantd").Resize(QuotaBytes(options)));
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
 }
 
@@ -127,19 +163,19 @@ class WithoutReflection final : public grpc::ServerBuilderOption {
     });
   }
 };
-// Shuts down by `deadline`, but not later than when none of `active_calls` is left. Calls of other
-// services, such as open health watches, would hold it up to the deadline: they hear the news and
-// go, once all of ours have ended and been delivered.
+// Shuts down by `deadline`, but not later than when no call has anything to do. Calls of reflection,
+// and health watches whose peers do not take the news, would hold it up to the deadline.
 void ShutdownWhenIdle(grpc::Server& server, std::chrono::system_clock::time_point deadline,
-                      const std::atomic<int64_t>& active_calls) {
+                      const ServiceContext& context) {
   std::atomic<bool> over = false;
   std::thread shutdown([&server, deadline, &over] {
     server.Shutdown(deadline);
     over = true;
   });
   for (int idle_polls = 0; !over; absl::SleepFor(kDrainPoll)) {
-    idle_polls = active_calls == 0 ? idle_polls + 1 : 0;
-    if (idle_polls > kDrainIdlePolls) grpc_server_cancel_all_calls(server.c_server());
+    idle_polls = context.working_calls() == 0 ? idle_polls + 1 : 0;
+    const int enough = context.health_calls == 0 ? kDrainIdlePolls : kDrainWatchPolls;
+    if (idle_polls > enough) grpc_server_cancel_all_calls(server.c_server());
   }
   shutdown.join();
 }
@@ -164,7 +200,12 @@ absl::StatusOr<std::unique_ptr<TlsCertificates>> LoadTls(const AccessOptions& ac
 
 absl::Status CheckOptions(const ServerOptions& options) {
   QUANTD_RETURN_IF_ERROR(CheckLimits(options));
-  QUANTD_RETURN_IF_ERROR(LoadTokens(options.access).status());
+  QUANTD_RETURN_IF_ERROR(CheckWorkable(WithDefaults(options)));
+  QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<TokenTable> tokens, LoadTokens(options.access));
+  if (tokens != nullptr && tokens->empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        options.access.tokens_path, ": has no token, so that nobody could make a call"));
+  }
   QUANTD_RETURN_IF_ERROR(LoadTls(options.access, nullptr).status());
   for (const std::string& text : options.listen) {
     QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(text));
@@ -175,67 +216,84 @@ absl::Status CheckOptions(const ServerOptions& options) {
   return CheckIsAllowed(address, /*encrypted=*/false, options);
 }
 
+int64_t EffectiveMaxWaiting(const ServerOptions& options) {
+  return WaitingRoom::LengthFor(options.memory_budget_bytes, options.max_waiting_calls);
+}
+
 absl::string_view Version() { return QUANTD_VERSION; }
 
-QuantdServer::QuantdServer(const ServerOptions& options, int threads)
+QuantdServer::QuantdServer(const ServerOptions& options)
     : budget_(options.memory_budget_bytes),
-      waiting_room_(options.memory_budget_bytes / 4, &budget_),
+      waiting_room_(budget_, WaitingRoom::BytesFor(options.memory_budget_bytes,
+                                                   options.max_waiting_calls)),
       region_budget_(options.memory_budget_bytes / 4, &budget_),
+      reading_room_(std::make_shared<MemoryBudget>(ReadingRoomBytes(options))),
+      health_(v1::QuantizationService::service_full_name()),
       accounts_(budget_, {.max_streams = options.max_caller_streams,
-                          .max_memory_bytes = options.caller_budget_bytes != 0
-                                                  ? options.caller_budget_bytes
-                                                  : options.memory_budget_bytes / 4 * 3}),
+                          .max_memory_bytes = options.caller_budget_bytes}),
       idle_watch_(options.access.idle_timeout),
+      failed_logins_(std::make_shared<FailedLogins>(options.logger)),
       admission_(
           budget_,
           {.max_waiting = options.max_waiting_calls,
            .max_wait = options.max_wait,
            .headroom_bytes = std::min(kMaxHeadroomBytes, options.memory_budget_bytes / 16)},
           [this](std::function<void()> task) { executor_.Submit(std::move(task)); }),
-      executor_(threads),
+      readers_(*reading_room_,
+               {.max_waiting = options.max_waiting_calls,
+                .max_wait = options.max_wait,
+                .whose = "for requests that are read",
+                .settings = "--max-message, --memory"},
+               [this](std::function<void()> task) { small_calls_.Submit(std::move(task)); }),
+      executor_(options.threads),
       small_calls_(1),
       admission_timer_(admission_) {
   budget_.SetReleaseListener([this] { admission_.Pump(); });
+  reading_room_->SetReleaseListener([this] { readers_.Pump(); });
   const int64_t kept_bytes = std::min(kMaxKeptBytes, options.memory_budget_bytes / 4);
   context_.shared_pool = std::make_shared<BufferPool>(static_cast<size_t>(kept_bytes));
   context_.session = {
       .executor = &executor_, .pool = context_.shared_pool.get(), .budget = &budget_};
-  context_.limits = {.max_message_bytes = options.max_message_bytes,
-                     .max_unary_bytes = options.max_unary_bytes,
-                     .session_budget_bytes = options.session_budget_bytes != 0
-                                                 ? options.session_budget_bytes
-                                                 : options.memory_budget_bytes / 4,
-                     .max_queued_bytes = std::min(kMaxQueuedBytes, options.memory_budget_bytes / 8),
-                     .frame_bytes = std::min(kMaxFrameBytes, options.memory_budget_bytes / 16),
-                     .max_open_tensors = options.max_open_tensors};
+  context_.limits = LimitsOf(options);
   context_.small_calls = &small_calls_;
   context_.admission = &admission_;
   context_.accounts = &accounts_;
   context_.waiting_room = &waiting_room_;
+  context_.readers = &readers_;
+  context_.reading_room = reading_room_;
+  context_.health = &health_;
   context_.idle_watch = &idle_watch_;
+  context_.failed_logins = failed_logins_.get();
   context_.logger = options.logger;
   if (options.logger != nullptr) context_.call_logger = options.logger->clone(kCallLoggerName);
   context_.json_log = options.json_log;
-  context_.worker_threads = threads;
+  context_.worker_threads = options.threads;
   service_ = MakeQuantizeService(context_);
+  health_service_ = MakeHealthService(context_);
   acceptor_ =
-      std::make_unique<Acceptor>(AcceptorOptions{.max_connections = options.access.max_connections,
-                                                 .allowed_uids = options.access.allowed_uids,
-                                                 .every_second =
-                                                     [this] {
-                                                       if (tls_ != nullptr) tls_->Refresh();
-                                                       idle_watch_.Look();
-                                                     },
-                                                 .logger = options.logger});
+      std::make_unique<Acceptor>(AcceptorOptions{
+          .max_connections = options.access.max_connections,
+          .max_per_address = options.access.max_per_address,
+          .max_unproven = static_cast<int>(std::clamp(
+              options.memory_budget_bytes / kBudgetPerUnproven, kMinUnproven, kMaxUnproven)),
+          .allowed_uids = options.access.allowed_uids,
+          .every_second =
+              [this] {
+                if (tls_ != nullptr) tls_->Refresh();
+                idle_watch_.Look();
+                readers_.Expire(absl::Now());
+                failed_logins_->LogRest();
+              },
+          .on_guard_end = [this](GuardReason why) { context_.metrics.CountGuardEnd(NameOf(why)); },
+          .logger = options.logger,
+          .failed_logins = failed_logins_});
 }
 
-absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOptions& options) {
-  QUANTD_RETURN_IF_ERROR(CheckOptions(options));
-  const int threads =
-      options.threads != 0
-          ? options.threads
-          : std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
-  std::unique_ptr<QuantdServer> server(new QuantdServer(options, threads));
+absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOptions& given) {
+  QUANTD_RETURN_IF_ERROR(CheckOptions(given));
+  const ServerOptions options = WithDefaults(given);
+  WatchHandshakes();
+  std::unique_ptr<QuantdServer> server(new QuantdServer(options));
   QUANTD_ASSIGN_OR_RETURN(server->tokens_, LoadTokens(options.access));
   server->context_.tokens = server->tokens_.get();
   QUANTD_ASSIGN_OR_RETURN(server->tls_, LoadTls(options.access, options.logger));
@@ -260,7 +318,8 @@ absl::Status QuantdServer::OpenSockets(const ServerOptions& options, grpc::Serve
         address.is_unix() ? address.text : absl::StrCat(address.host, ":", sockets.front().port()));
     if (address.is_unix()) QUANTD_RETURN_IF_ERROR(OpenMemorySocket(address, options));
     for (ListeningSocket& socket : sockets) {
-      acceptor_->Add(std::move(socket), address.is_unix() ? plain : tcp);
+      acceptor_->Add(std::move(socket), address.is_unix() ? plain : tcp,
+                     /*is_encrypted=*/!address.is_unix() && tls_ != nullptr);
     }
   }
   return absl::OkStatus();
@@ -290,32 +349,38 @@ absl::Status QuantdServer::OpenMemorySocket(const ListenAddress& address,
 }
 
 absl::Status QuantdServer::StartMetrics(const ServerOptions& options) {
+  std::function<absl::Time()> expiry;
+  if (tls_ != nullptr) expiry = [this] { return tls_->expiry(); };
   context_.metrics.TurnOn({.version = std::string(Version()),
                            .build = QUANTD_BUILD,
                            .simd_target = std::string(ChosenSimdTarget()),
                            .blas_core = BlasCoreName(),
                            .start = context_.start_time,
                            .memory_limit_bytes = budget_.limit_bytes(),
+                           .machine_memory_bytes = MachineMemoryBytes(),
                            .memory_reserved_bytes = [this] { return budget_.used_bytes(); },
                            .waiting_calls = [this] { return waiting_calls(); },
-                           .open_connections = [this] { return open_connections(); }});
+                           .open_connections = [this] { return open_connections(); },
+                           .refused_connections = [this] { return refused_connections(); },
+                           .failed_logins = [logins = failed_logins_](
+                                                FailedLogins::Kind kind) { return logins->count(kind); },
+                           .certificate_expiry = expiry});
+  for (const GuardReason reason : kGuardReasons) context_.metrics.AddGuardReason(NameOf(reason));
   QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseMetricsAddress(options.metrics));
   QUANTD_ASSIGN_OR_RETURN(metrics_endpoint_, MetricsEndpoint::Start(address, context_.metrics));
   return absl::OkStatus();
 }
 
 absl::Status QuantdServer::Listen(const ServerOptions& options) {
-  grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   SetChannelArguments(options, builder);
   if (tokens_ != nullptr) builder.SetOption(std::make_unique<WithoutReflection>());
   QUANTD_RETURN_IF_ERROR(OpenSockets(options, builder));
   builder.RegisterService(service_.get());
+  builder.RegisterService(health_service_.get());
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) return absl::InternalError("the gRPC server does not start");
-  server_->GetHealthCheckService()->SetServingStatus(v1::QuantizationService::service_full_name(),
-                                                     true);
   return options.listen.empty() ? absl::OkStatus() : acceptor_->Start();
 }
 
@@ -335,7 +400,7 @@ void QuantdServer::Shutdown(absl::Duration drain) {
   if (is_shut_down_ || server_ == nullptr) return;
   is_shut_down_ = true;
   // Watchers of the health service hear of it before their connections go away.
-  server_->GetHealthCheckService()->SetServingStatus(false);
+  health_.Stop();
   acceptor_->Stop();
   using Clock = std::chrono::system_clock;
   const Clock::time_point deadline = drain == absl::InfiniteDuration()
@@ -344,7 +409,7 @@ void QuantdServer::Shutdown(absl::Duration drain) {
   if (drain <= absl::ZeroDuration()) {
     server_->Shutdown(deadline);
   } else {
-    ShutdownWhenIdle(*server_, deadline, context_.active_calls);
+    ShutdownWhenIdle(*server_, deadline, context_);
   }
   server_->Wait();
   if (regions_ != nullptr) regions_->Stop();

@@ -21,6 +21,8 @@
 #include "server/admit/admission_timer.h"
 #include "server/admit/caller_accounts.h"
 #include "server/admit/idle_watch.h"
+#include "server/admit/waiting_room.h"
+#include "server/calls/health.h"
 #include "server/net/acceptor.h"
 #include "server/net/access.h"
 #include "server/net/shared_regions.h"
@@ -65,7 +67,7 @@ class QuantdServer {
  public:
   // Returns a server that listens. kInvalidArgument: an option. kFailedPrecondition: an address is
   // taken, or insecure. Others: those of files that cannot be read.
-  static absl::StatusOr<std::unique_ptr<QuantdServer>> Start(const ServerOptions& options);
+  static absl::StatusOr<std::unique_ptr<QuantdServer>> Start(const ServerOptions& given);
   // Shuts down without waiting for calls.
   ~QuantdServer();
   QuantdServer(const QuantdServer&) = delete;
@@ -93,10 +95,12 @@ class QuantdServer {
   // Reads the tokens again; on an error those that were there stay.
   absl::Status ReloadTokens();
 
-  int64_t active_calls() const { return context_.active_calls.load(); }
+  // Calls of the health service do not count.
+  int64_t active_calls() const { return context_.working_calls(); }
   int64_t started_calls() const { return context_.started_calls.load(); }
   int64_t open_connections() const { return acceptor_->open_connections(); }
   int64_t refused_connections() const { return acceptor_->refused_connections(); }
+  int64_t displaced_connections() const { return acceptor_->displaced_connections(); }
   int64_t shared_regions() const { return regions_ == nullptr ? 0 : regions_->regions(); }
   int64_t idle_streams_ended() const { return idle_watch_.ended(); }
   const MemoryBudget& budget() const { return budget_; }
@@ -107,7 +111,8 @@ class QuantdServer {
   void TrimMemory() { context_.shared_pool->Trim(); }
 
  private:
-  QuantdServer(const ServerOptions& options, int threads);
+  // `options` are resolved.
+  explicit QuantdServer(const ServerOptions& options);
   absl::Status Listen(const ServerOptions& options);
   absl::Status OpenSockets(const ServerOptions& options, grpc::ServerBuilder& builder);
   // Listens beside a UNIX socket for memory that clients share.
@@ -115,19 +120,23 @@ class QuantdServer {
   absl::Status StartMetrics(const ServerOptions& options);
 
   MemoryBudget budget_;
-  MemoryBudget waiting_room_;
+  WaitingRoom waiting_room_;
   MemoryBudget region_budget_;
+  const std::shared_ptr<MemoryBudget> reading_room_;
+  HealthStatus health_;
   CallerAccounts accounts_;
   IdleWatch idle_watch_;
+  const std::shared_ptr<FailedLogins> failed_logins_;  // gRPC's last handshakes may outlive this
   std::unique_ptr<TokenTable> tokens_;    // null: calls need none
   std::unique_ptr<TlsCertificates> tls_;  // null: plain TCP
   std::unique_ptr<SharedRegions> regions_;  // null: no UNIX socket, or turned off
   ServiceContext context_;                // outlives the executor's tasks
   Admission admission_;                   // likewise, for they give memory back
+  Admission readers_;                     // likewise
   Executor executor_;
   Executor small_calls_;
   AdmissionTimer admission_timer_;
-  std::unique_ptr<grpc::Service> service_;
+  std::unique_ptr<grpc::Service> service_, health_service_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Acceptor> acceptor_;                 // goes before the server
@@ -135,6 +144,9 @@ class QuantdServer {
   Mutex shutdown_mutex_;
   bool is_shut_down_ ABSL_GUARDED_BY(shutdown_mutex_) = false;
 };
+
+// Returns how many streams find a place in the waiting room and may wait for memory in it.
+int64_t EffectiveMaxWaiting(const ServerOptions& options);
 
 // Returns the version of quantd.
 absl::string_view Version();

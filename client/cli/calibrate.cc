@@ -34,6 +34,7 @@ absl::StatusOr<std::vector<Calibrated>> CalibrateAll(const Globals& globals,
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, ParseSpec(options.spec));
   QUANTD_ASSIGN_OR_RETURN(const Input input, Input::Open(options.input));
   QUANTD_ASSIGN_OR_RETURN(const auto why_kept, input.Select(options.select));
+  QUANTD_RETURN_IF_ERROR(CheckAnySelected(input, why_kept));
   QUANTD_ASSIGN_OR_RETURN(const auto connection, Connection::Open(globals));
   int64_t total_bytes = 0;
   for (size_t i = 0; i < input.size(); ++i) {
@@ -76,9 +77,12 @@ std::string TableOf(const std::vector<Calibrated>& all, size_t columns) {
     const auto width = [&](auto range) {
       return groups.size() < 2 ? std::string() : Real(range->max - range->min);
     };
+    const auto end = [&](double value) {
+      return one.info.state.tensor.count == 0 ? std::string() : Real(value);
+    };
     table.AddRow({Printable(one.tensor.name), ShapeText(one.tensor.shape),
-                  WithCommas(static_cast<int64_t>(groups.size())), Real(one.info.ranges.tensor.min),
-                  Real(one.info.ranges.tensor.max), width(narrowest), width(widest),
+                  WithCommas(static_cast<int64_t>(groups.size())), end(one.info.ranges.tensor.min),
+                  end(one.info.ranges.tensor.max), width(narrowest), width(widest),
                   one.info.state.non_finite == 0 ? "" : WithCommas(one.info.state.non_finite),
                   ShortSpec(one.info.resolved_spec)});
   }
@@ -111,9 +115,11 @@ Json ReportJson(const Options& options, const std::vector<Calibrated>& all, cons
 
 absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   QUANTD_ASSIGN_OR_RETURN(const std::vector<Calibrated> all, CalibrateAll(globals, options));
-  std::map<std::string, NamedRanges> ranges;
+  NamedRanges ranges;
   for (const Calibrated& one : all) {
-    ranges[one.tensor.name] = {one.info.resolved_spec, one.info.ranges};
+    CalibratedRanges& named = ranges[one.tensor.name] = one.info.ranges;
+    named.source = one.tensor;
+    named.spec = one.info.resolved_spec;
   }
   Json json = RangesToJson(ranges);
   if (!options.output.empty()) {

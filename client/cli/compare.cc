@@ -1,11 +1,11 @@
 #include "client/cli/compare.h"
 
-#include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "core/base/minifloat.h"
+#include "core/scheme/scheme.h"
+#include "core/simd/meter.h"
 
 namespace quantd::cli {
 namespace {
@@ -53,23 +53,26 @@ double ReadElem(DType dtype, const std::byte* from) {
 
 }  // namespace
 
-DType ComparisonType(DType dtype) {
-  const bool needs_double = dtype == DType::kF64 || dtype == DType::kInt32 ||
-                            dtype == DType::kUint32 || dtype == DType::kInt64;
-  return needs_double ? DType::kF64 : DType::kF32;
-}
+DType DefaultOutputType(DType dtype) { return IsDequantizeTarget(dtype) ? dtype : DType::kF32; }
 
 CompareSink::CompareSink(const TensorDesc& original, std::span<const std::byte> values)
     : original_dtype_(original.dtype),
-      decoded_dtype_(ComparisonType(original.dtype)),
+      decoded_dtype_(DefaultOutputType(original.dtype)),
       original_(values) {}
 
 absl::Status CompareSink::Begin(std::span<const PlaneDesc>) { return absl::OkStatus(); }
 
 absl::Status CompareSink::Restart() {
-  next_elem_ = 0;
+  measured_elems_ = 0;
   carry_.clear();
+  x_.clear();
+  y_.clear();
   figures_ = Figures();
+  return absl::OkStatus();
+}
+
+absl::Status CompareSink::End() {
+  MeasureTaken();
   return absl::OkStatus();
 }
 
@@ -91,19 +94,21 @@ absl::Status CompareSink::Write(int, int64_t, std::span<const std::byte> piece) 
 }
 
 void CompareSink::Take(std::span<const std::byte> elem) {
-  const int64_t index = next_elem_++;
-  const double x = ReadElem(original_dtype_, original_.data() + index * SizeOf(original_dtype_));
-  if (!std::isfinite(x)) return;
-  const double y = ReadElem(decoded_dtype_, elem.data());
-  const double error = x - y;
-  ++figures_.count;
-  figures_.signal_energy += x * x;
-  figures_.error_energy += error * error;
-  figures_.cross_energy += x * y;
-  if (std::abs(error) > figures_.max_error) {
-    figures_.max_error = std::abs(error);
-    figures_.max_error_elem = index;
-  }
+  const int64_t index = measured_elems_ + std::ssize(x_);
+  x_.push_back(ReadElem(original_dtype_, original_.data() + index * SizeOf(original_dtype_)));
+  y_.push_back(ReadElem(decoded_dtype_, elem.data()));
+  if (std::ssize(x_) == kTileElems) MeasureTaken();
+}
+
+void CompareSink::MeasureTaken() {
+  if (x_.empty()) return;
+  const TileFigures tile = MeasureTile(x_.data(), y_.data(), std::ssize(x_));
+  Figures figures = ToFigures(tile);
+  if (tile.max_error_idx >= 0) figures.max_error_elem = measured_elems_ + tile.max_error_idx;
+  figures_.Merge(figures);
+  measured_elems_ += std::ssize(x_);
+  x_.clear();
+  y_.clear();
 }
 
 }  // namespace quantd::cli

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
+#include "client/cli/compare.h"
 #include "client/cli/output_access.h"
 #include "client/cli/packed_file.h"
 #include "client/cli/packed_output.h"
@@ -27,6 +28,7 @@ struct OutputTensor {
   TensorDesc desc;
   const PackedTensor* packed = nullptr;  // null: copied from `place`
   size_t place = 0;
+  int64_t saturated = 0;  // values that the type does not hold
 };
 
 // One run of the command. Not thread-safe.
@@ -52,8 +54,7 @@ class Run {
     std::map<size_t, OutputTensor> by_place;
     for (const PackedTensor& packed : file_.packed) {
       OutputTensor tensor{packed.entry.tensor, &packed, packed.planes[0]};
-      const bool can_keep = IsDequantizeTarget(tensor.desc.dtype);
-      tensor.desc.dtype = dtype.value_or(can_keep ? tensor.desc.dtype : DType::kF32);
+      tensor.desc.dtype = dtype.value_or(DefaultOutputType(tensor.desc.dtype));
       by_place.emplace(packed.planes[0], std::move(tensor));
     }
     for (const size_t place : file_.kept) {
@@ -98,9 +99,9 @@ class Run {
     std::vector<std::unique_ptr<ByteSource>> sources;
     std::vector<std::unique_ptr<PlaneSink>> sinks;
     std::vector<DequantizeJob> jobs;
-    std::vector<const PackedEntry*> entries;
+    std::vector<OutputTensor*> packed;  // by job
     for (size_t i = 0; i < tensors_.size(); ++i) {
-      const OutputTensor& tensor = tensors_[i];
+      OutputTensor& tensor = tensors_[i];
       if (tensor.packed == nullptr) {
         const auto source = file_.input->MakeSource(tensor.place);
         QUANTD_RETURN_IF_ERROR(Named(tensor.desc.name, CopyTo(*source, writer, i)));
@@ -120,12 +121,13 @@ class Run {
       }
       sinks.push_back(std::make_unique<WriterSink>(&writer, i));
       job.sink = sinks.back().get();
-      entries.push_back(&entry);
+      packed.push_back(&tensor);
     }
     const auto results =
         connection_->client().DequantizeMany(std::move(jobs), connection_->call_options());
     for (size_t k = 0; k < results.size(); ++k) {
-      QUANTD_RETURN_IF_ERROR(CheckResult(*entries[k], results[k]));
+      QUANTD_RETURN_IF_ERROR(CheckResult(packed[k]->packed->entry, results[k]));
+      packed[k]->saturated = results[k]->saturated;
     }
     return absl::OkStatus();
   }
@@ -170,10 +172,13 @@ class Run {
       if (copied) {
         kept.Add(tensor.desc.name, "not quantized", packed_bytes);
       } else {
+        std::string note = absl::StrCat("from ", ShortSpec(tensor.packed->entry.spec));
+        if (tensor.saturated > 0) {
+          absl::StrAppend(&note, "; ", SaturatedText(tensor.saturated, tensor.desc.dtype));
+        }
         table.AddRow({Printable(tensor.desc.name), ShapeText(tensor.desc.shape),
                       std::string(NameOf(tensor.desc.dtype)), HumanBytes(packed_bytes),
-                      HumanBytes(value_bytes),
-                      absl::StrCat("from ", Printable(ShortSpec(tensor.packed->entry.spec)))});
+                      HumanBytes(value_bytes), Printable(note)});
       }
       Json& json = list.emplace_back();
       json["name"] = tensor.desc.name;
@@ -183,6 +188,7 @@ class Run {
       json["before_bytes"] = packed_bytes;
       json["after_bytes"] = value_bytes;
       json["spec"] = copied ? "" : tensor.packed->entry.spec;
+      if (!copied) json["saturated"] = tensor.saturated;
     }
     if (globals_.json) {
       Json json;

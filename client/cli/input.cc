@@ -164,7 +164,11 @@ absl::StatusOr<std::vector<std::string>> Input::Select(const SelectOptions& opti
     } else if (AnyMatches(exclude, tensor.name)) {
       why_kept.push_back("excluded");
     } else if (!IsQuantizable(tensor.dtype)) {
-      why_kept.push_back(absl::StrCat("no input type"));
+      why_kept.push_back(absl::StrCat(NameOf(tensor.dtype), " cannot be quantized"));
+      if (!included) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(tensor.name, ": --include takes it, but ", why_kept.back(),
+                       "; convert it first, to f32 for one, or keep it by --exclude"));
     } else {
       why_kept.push_back(included || single_ ? "" : WhyKeptByKind(tensor));
     }

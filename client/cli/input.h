@@ -51,7 +51,8 @@ class Input {
   std::optional<std::span<const std::byte>> Values(size_t i) const;
 
   // Returns for each tensor why it is kept, or an empty text where it is to be quantized.
-  // kInvalidArgument: a regular expression that is none, or that takes nothing.
+  // kInvalidArgument: a regular expression that is none, or that takes nothing, or a tensor of a
+  // type that cannot be quantized.
   absl::StatusOr<std::vector<std::string>> Select(const SelectOptions& options) const;
 
  private:

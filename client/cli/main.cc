@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
+#include "client/cli/grpc_log.h"
 #include "client/cli/interrupts.h"
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
@@ -65,7 +66,8 @@ ExitCode EndBySigpipe() {
 }
 
 // Says what went wrong, and returns the exit code for it.
-ExitCode Refuse(const Globals& globals, const std::string& command, const absl::Status& status) {
+ExitCode Refuse(const Globals& globals, const std::string& command, const absl::Status& error) {
+  const absl::Status status = WithTlsReason(error);
   const ExitCode code = CodeOf(status);
   if (globals.data_to_stdout && code == kIoError && StdoutIsLeft()) return EndBySigpipe();
   fputs(absl::StrCat("quantctl: ", ShownMessage(status.message()), "\n").c_str(), stderr);
@@ -106,6 +108,7 @@ std::string UsageError(const CLI::App& app, const CLI::ParseError& error) {
 
 int Main(int argc, char** argv) {
   TuneAllocator();
+  TakeGrpcLog();
   Interrupts interrupts;
   Globals globals;
   globals.interrupts = &interrupts;

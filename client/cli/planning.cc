@@ -1,6 +1,7 @@
 #include "client/cli/planning.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,9 +21,32 @@ bool IsLegal(const QuantSpec& spec) {
 
 }  // namespace
 
+absl::Status CheckAnySelected(const Input& input, const std::vector<std::string>& why_kept) {
+  constexpr size_t kMostReasons = 3;
+  std::map<std::string, int64_t> reasons;
+  for (const std::string& why : why_kept) {
+    if (why.empty()) return absl::OkStatus();
+    ++reasons[why];
+  }
+  if (reasons.empty()) return absl::OkStatus();
+  std::vector<std::string> texts;
+  for (const auto& [why, count] : reasons) {
+    if (texts.size() == kMostReasons) break;
+    texts.push_back(input.size() == 1 ? why : absl::StrCat(count, ": ", why));
+  }
+  if (reasons.size() > kMostReasons) texts.push_back("...");
+  const std::string what = input.size() == 1 ? absl::StrCat("tensor ", input.tensor(0).name)
+                                             : absl::StrCat("all ", input.size(), " tensors");
+  return absl::InvalidArgumentError(absl::StrCat(
+      "nothing to quantize: ", what, " would be kept (", absl::StrJoin(texts, "; "),
+      "); --include takes integers and rank 0 and 1 in, and tensors of other types need "
+      "conversion first, to f32 for one"));
+}
+
 absl::StatusOr<std::vector<std::optional<TensorPlan>>> PlanSelected(
     const Connection& connection, const Input& input, const QuantSpec& spec,
     std::vector<std::string>& why_kept) {
+  QUANTD_RETURN_IF_ERROR(CheckAnySelected(input, why_kept));
   std::vector<TensorDesc> selected;
   for (size_t i = 0; i < input.size(); ++i) {
     if (why_kept[i].empty()) selected.push_back(input.tensor(i));
@@ -41,6 +65,7 @@ absl::StatusOr<std::vector<std::optional<TensorPlan>>> PlanSelected(
       return connection.ErrorOf(input.tensor(i).name, plan.status());
     }
   }
+  QUANTD_RETURN_IF_ERROR(CheckAnySelected(input, why_kept));
   return plans;
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "client/cli/connection.h"
@@ -13,8 +14,13 @@
 
 namespace quantd::cli {
 
+// OK if `why_kept` says nothing of some tensor, or there is none. kInvalidArgument: all are kept,
+// with why, and what can be done.
+absl::Status CheckAnySelected(const Input& input, const std::vector<std::string>& why_kept);
+
 // Returns the plan of each tensor that `why_kept` says nothing of. Those that the scheme cannot
-// take are kept, and `why_kept` tells why, where the spec says incompatible=keep.
+// take are kept, and `why_kept` tells why, where the spec says incompatible=keep, but not all of
+// them (CheckAnySelected).
 absl::StatusOr<std::vector<std::optional<TensorPlan>>> PlanSelected(
     const Connection& connection, const Input& input, const QuantSpec& spec,
     std::vector<std::string>& why_kept);

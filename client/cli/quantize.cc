@@ -1,7 +1,8 @@
 #include <stdio.h>
 
-#include <map>
+#include <cmath>
 #include <memory>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,7 +25,7 @@ namespace {
 struct Options {
   InputOptions input;
   SelectOptions select;
-  std::string output, spec, format, ranges_path;
+  std::string output, spec, format, ranges_path, ranges_of;
   bool no_figures = false;
 };
 
@@ -36,6 +37,9 @@ class Run {
   absl::StatusOr<ExitCode> operator()() {
     QUANTD_RETURN_IF_ERROR(Prepare());
     QUANTD_RETURN_IF_ERROR(PlanAll());
+    if (!options_.ranges_path.empty()) {
+      QUANTD_RETURN_IF_ERROR(Named(options_.ranges_path, MatchRanges()));
+    }
     QUANTD_RETURN_IF_ERROR(QuantizeAll());
     Print();
     return kOk;
@@ -67,6 +71,37 @@ class Run {
     return absl::OkStatus();
   }
 
+  // Finds the ranges of each tensor: those of its name, or of the one that the command line names.
+  // Whether they fit is the service's to say.
+  absl::Status MatchRanges() {
+    std::set<std::string> unused;
+    for (const auto& [name, ranges] : ranges_) unused.insert(name);
+    for (const size_t i : selected_) {
+      const std::string& own = input_->tensor(i).name;
+      const std::string& name = options_.ranges_of.empty() ? own : options_.ranges_of;
+      const auto found = ranges_.find(name);
+      if (found == ranges_.end()) return NoRanges(name);
+      given_ranges_.push_back(found->second);
+      given_ranges_.back().source.name = own;
+      unused.erase(name);
+    }
+    unused_ranges_.assign(unused.begin(), unused.end());
+    return absl::OkStatus();
+  }
+
+  absl::Status NoRanges(const std::string& name) const {
+    constexpr size_t kMostNames = 5;
+    std::vector<std::string> names;
+    for (const auto& [known, ranges] : ranges_) {
+      names.push_back(names.size() == kMostNames ? "..." : known);
+      if (names.size() > kMostNames) break;
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        "it has no ranges of tensor ", name, "; it has those of ", absl::StrJoin(names, ", "),
+        "; calibrate this one too, keep it by --exclude, or take the ranges of another by "
+        "--ranges-of NAME"));
+  }
+
   absl::Status QuantizeAll() {
     NarrowOutputs(options_.input.path, options_.output);
     QUANTD_ASSIGN_OR_RETURN(
@@ -91,8 +126,7 @@ class Run {
                       .sink = sinks.back().get(),
                       .ranges = {},
                       .plan = plans_[i]};
-      const auto given = ranges_.find(job.tensor.name);
-      if (given != ranges_.end()) job.ranges = given->second.ranges;
+      if (!given_ranges_.empty()) job.ranges = given_ranges_[jobs.size()];
       jobs.push_back(std::move(job));
     }
     CallOptions call_options = connection_->call_options();
@@ -112,9 +146,18 @@ class Run {
     return Named(ShownOutput(options_.output), output->Finish());
   }
 
-  static std::string NoteOf(const QuantizedInfo& info) {
+  // What is stored of a scale that was given, where it is not that but for f32's rounding.
+  std::optional<std::string> OtherScale(const QuantizedInfo& info) const {
+    const absl::StatusOr<QuantSpec> resolved = ParseSpec(info.plan.resolved_spec);
+    if (!spec_.scale || !resolved.ok() || !resolved->scale) return std::nullopt;
+    if (std::fabs(*resolved->scale - *spec_.scale) <= 1e-6 * *spec_.scale) return std::nullopt;
+    return absl::StrCat("scale stored as ", FormatDouble(*resolved->scale));
+  }
+
+  std::string NoteOf(const QuantizedInfo& info) const {
     std::vector<std::string> notes;
     if (!info.plan.fallback_reason.empty()) notes.push_back(info.plan.fallback_reason);
+    if (std::optional<std::string> scale = OtherScale(info)) notes.push_back(*std::move(scale));
     if (info.report.non_finite > 0) {
       notes.push_back(absl::StrCat(WithCommas(info.report.non_finite),
                                    " NaN or infinite, first at ",
@@ -191,6 +234,7 @@ class Run {
       json["tensors"] = Json::array();
       for (const TensorRow& row : rows) json["tensors"].push_back(ToJson(row));
       json["totals"] = TotalsJson(rows);
+      if (!options_.ranges_path.empty()) json["unused_ranges"] = unused_ranges_;
       json["elapsed_s"] = absl::ToDoubleSeconds(elapsed_);
       PrintJson(json, globals_.out());
       return;
@@ -201,13 +245,20 @@ class Run {
                   HumanBytes(quantized_bytes_), HumanTime(elapsed_),
                   HumanRate(quantized_bytes_, elapsed_), connection_->where(),
                   connection_->transport());
+    if (unused_ranges_.empty()) return;
+    absl::FPrintF(globals_.out(),
+                  "%s: ranges of %d tensors, %s the first, are of none that is quantized here\n",
+                  Printable(options_.ranges_path), unused_ranges_.size(),
+                  ShownName(unused_ranges_[0]));
   }
 
   const Globals& globals_;
   const Options& options_;
   QuantSpec spec_;
   const Container* container_ = nullptr;
-  std::map<std::string, NamedRanges> ranges_;
+  NamedRanges ranges_;                          // of the file
+  std::vector<CalibratedRanges> given_ranges_;  // by selected tensor, or none
+  std::vector<std::string> unused_ranges_;      // their names
   std::unique_ptr<Input> input_;
   std::vector<std::string> why_kept_;  // by input tensor; empty: quantized
   std::vector<size_t> selected_;
@@ -234,7 +285,13 @@ Command AddQuantize(CLI::App& app, const Globals& globals) {
   command->add_option("--format", options->format,
                       "safetensors, or npy: a folder of one .npy per plane (default: by the "
                       "extension of the output)");
-  command->add_option("--ranges", options->ranges_path, "ranges that quantctl calibrate -o wrote");
+  CLI::Option* const ranges = command->add_option(
+      "--ranges", options->ranges_path,
+      "ranges that quantctl calibrate -o wrote, for the tensors of the same names");
+  command
+      ->add_option("--ranges-of", options->ranges_of,
+                   "take those of this tensor instead, for all tensors: of a sample, say")
+      ->needs(ranges);
   command->add_flag("--no-figures", options->no_figures, "leave the error figures out");
   return {command, [options, &globals] { return Run(globals, *options)(); }};
 }

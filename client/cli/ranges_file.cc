@@ -58,33 +58,54 @@ absl::StatusOr<Histogram> ReadHistogram(const Json& json, const std::string& whe
   return absl::InvalidArgumentError(absl::StrCat(where, ": ", histogram.status().message()));
 }
 
-absl::StatusOr<NamedRanges> ReadTensor(const std::string& name, const Json& json) {
+// What the ranges are for.
+absl::Status ReadSource(const std::string& name, const Json& json, CalibratedRanges& ranges) {
+  if (!json.contains("dtype") || !json["dtype"].is_string() || !json.contains("shape") ||
+      !json["shape"].is_array()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, " lacks dtype or shape, which say what its ranges are for; calibrate again"));
+  }
+  ranges.source.name = name;
+  QUANTD_ASSIGN_OR_RETURN(ranges.source.dtype, ParseDType(json["dtype"].get<std::string>()));
+  std::vector<int64_t> dims;
+  for (const Json& dim : json["shape"]) {
+    if (!dim.is_number_integer()) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ".shape is no list of whole numbers"));
+    }
+    dims.push_back(dim.get<int64_t>());
+  }
+  QUANTD_ASSIGN_OR_RETURN(ranges.source.shape, Shape::Make(std::move(dims)));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<CalibratedRanges> ReadTensor(const std::string& name, const Json& json) {
   if (!json.is_object() || !json.contains("spec") || !json["spec"].is_string() ||
       !json.contains("tensor") || !json.contains("groups") || !json["groups"].is_array()) {
     return absl::InvalidArgumentError(absl::StrCat(name, " lacks spec, tensor or groups"));
   }
-  NamedRanges named{.spec = json["spec"].get<std::string>(), .ranges = {}};
-  QUANTD_ASSIGN_OR_RETURN(named.ranges.tensor,
-                          ReadRange(json["tensor"], absl::StrCat(name, ".tensor")));
+  CalibratedRanges ranges;
+  ranges.spec = json["spec"].get<std::string>();
+  QUANTD_RETURN_IF_ERROR(ReadSource(name, json, ranges));
+  QUANTD_ASSIGN_OR_RETURN(ranges.tensor, ReadRange(json["tensor"], absl::StrCat(name, ".tensor")));
   for (const Json& group : json["groups"]) {
     QUANTD_ASSIGN_OR_RETURN(
         const Range range,
-        ReadRange(group, absl::StrCat(name, ".groups[", named.ranges.groups.size(), "]")));
-    named.ranges.groups.push_back(range);
+        ReadRange(group, absl::StrCat(name, ".groups[", ranges.groups.size(), "]")));
+    ranges.groups.push_back(range);
   }
   if (json.contains("histogram")) {
-    QUANTD_ASSIGN_OR_RETURN(named.ranges.histogram,
+    QUANTD_ASSIGN_OR_RETURN(ranges.histogram,
                             ReadHistogram(json["histogram"], absl::StrCat(name, ".histogram")));
   }
-  return named;
+  return ranges;
 }
 
-absl::StatusOr<std::map<std::string, NamedRanges>> ReadRanges(const Json& json) {
+absl::StatusOr<NamedRanges> ReadRanges(const Json& json) {
   if (!json.is_object() || json.value(kFormatKey, Json()) != 1 || !json.contains("tensors") ||
       !json["tensors"].is_object()) {
     return absl::InvalidArgumentError("not a file of ranges, as quantctl calibrate -o writes it");
   }
-  std::map<std::string, NamedRanges> tensors;
+  NamedRanges tensors;
   for (const auto& [name, ranges] : json["tensors"].items()) {
     QUANTD_ASSIGN_OR_RETURN(tensors[name], ReadTensor(name, ranges));
   }
@@ -93,22 +114,22 @@ absl::StatusOr<std::map<std::string, NamedRanges>> ReadRanges(const Json& json) 
 
 }  // namespace
 
-Json RangesToJson(const std::map<std::string, NamedRanges>& tensors) {
+Json RangesToJson(const NamedRanges& tensors) {
   Json list = Json::object();
-  for (const auto& [name, named] : tensors) {
+  for (const auto& [name, ranges] : tensors) {
     Json groups = Json::array();
-    for (const Range& range : named.ranges.groups) groups.push_back(ToJson(range));
-    list[name] = {{"spec", named.spec},
-                  {"tensor", ToJson(named.ranges.tensor)},
+    for (const Range& range : ranges.groups) groups.push_back(ToJson(range));
+    list[name] = {{"spec", ranges.spec},
+                  {"dtype", std::string(NameOf(ranges.source.dtype))},
+                  {"shape", ToJson(ranges.source.shape)},
+                  {"tensor", ToJson(ranges.tensor)},
                   {"groups", std::move(groups)}};
-    if (named.ranges.histogram.has_value()) {
-      list[name]["histogram"] = ToJson(*named.ranges.histogram);
-    }
+    if (ranges.histogram.has_value()) list[name]["histogram"] = ToJson(*ranges.histogram);
   }
   return {{kFormatKey, 1}, {"tensors", std::move(list)}};
 }
 
-absl::StatusOr<std::map<std::string, NamedRanges>> ReadRangesFile(const std::string& path) {
+absl::StatusOr<NamedRanges> ReadRangesFile(const std::string& path) {
   const absl::StatusOr<MappedFile> file = MappedFile::Open(path);
   if (!file.ok()) return Named(path, FileError(file.status()));
   const auto* text = reinterpret_cast<const char*>(file->bytes().data());

@@ -11,18 +11,15 @@
 
 namespace quantd::cli {
 
-// The ranges of one tensor, as `quantctl calibrate -o` writes them and `quantize --ranges` reads
-// them: {"quantd_ranges": 1, "tensors": {NAME: {"spec": ..., "tensor": [min, max],
-// "groups": [[min, max], ...]}}}.
-struct NamedRanges {
-  std::string spec;  // resolved
-  CalibratedRanges ranges;
-};
+// The ranges of tensors, as `quantctl calibrate -o` writes them and `quantize --ranges` reads
+// them: {"quantd_ranges": 1, "tensors": {NAME: {"spec": ..., "dtype": ..., "shape": [...],
+// "tensor": [min, max], "groups": [[min, max], ...]}}}, by name, with what they are for.
+using NamedRanges = std::map<std::string, CalibratedRanges>;
 
-Json RangesToJson(const std::map<std::string, NamedRanges>& tensors);
+Json RangesToJson(const NamedRanges& tensors);
 
 // Errors name the file and the place in it.
-absl::StatusOr<std::map<std::string, NamedRanges>> ReadRangesFile(const std::string& path);
+absl::StatusOr<NamedRanges> ReadRangesFile(const std::string& path);
 
 // Writes a small text file, whole or not at all.
 absl::Status WriteTextFile(const std::string& path, const std::string& text,

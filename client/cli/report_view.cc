@@ -66,6 +66,11 @@ void AddEnergies(const Figures& from, Figures& into) {
   into.max_error = std::max(into.max_error, from.max_error);
 }
 
+std::string SaturatedText(int64_t saturated, DType dtype) {
+  return absl::StrCat(WithCommas(saturated), " beyond ", NameOf(dtype),
+                      "'s largest, which they are now");
+}
+
 void KeptTensors::Add(const std::string& name, const std::string& reason, int64_t size_bytes) {
   const auto same = [&reason](const Kind& kind) { return kind.reason == reason; };
   auto kind = std::find_if(kinds_.begin(), kinds_.end(), same);
@@ -144,9 +149,10 @@ Json ToJson(const Figures& figures) {
   json["mse"] = Optional(figures.Mse());
   json["mean"] = Optional(figures.Mean());
   json["std_dev"] = Optional(figures.StdDev());
-  json["min"] = figures.min;
-  json["max"] = figures.max;
-  json["max_error"] = figures.max_error;
+  const bool any = figures.count > 0;
+  json["min"] = any ? Json(figures.min) : Json(nullptr);
+  json["max"] = any ? Json(figures.max) : Json(nullptr);
+  json["max_error"] = any ? Json(figures.max_error) : Json(nullptr);
   json["max_error_elem"] = figures.max_error_elem;
   json["count"] = figures.count;
   json["signal_energy"] = figures.signal_energy;

@@ -53,6 +53,9 @@ class KeptTensors {
   std::vector<Kind> kinds_;
 };
 
+// Returns "N beyond f16's largest, which they are now".
+std::string SaturatedText(int64_t saturated, DType dtype);
+
 // Returns a row, the figures, and a shape as JSON.
 Json ToJson(const TensorRow& row);
 Json ToJson(const Figures& figures);

@@ -112,7 +112,7 @@ class Run {
       const absl::StatusOr<QuantSpec> spec = ParseSpec(entry.spec);
       if (!spec.ok()) return Named(entry.tensor.name, spec.status());
       job.spec = *spec;
-      job.output_dtype = ComparisonType(entry.tensor.dtype);
+      job.output_dtype = DefaultOutputType(entry.tensor.dtype);
       job.sink = sinks.back().get();
       for (size_t k = 0; k < packed.planes.size(); ++k) {
         sources.push_back(
@@ -124,7 +124,13 @@ class Run {
         connection->client().DequantizeMany(std::move(jobs), connection->call_options());
     for (size_t k = 0; k < results.size(); ++k) {
       if (!results[k].ok()) return connection->ErrorOf(rows_[k].tensor.name, results[k].status());
-      rows_[k].figures = sinks[k]->figures();
+      TensorRow& row = rows_[k];
+      const DType dtype = DefaultOutputType(row.tensor.dtype);
+      row.figures = sinks[k]->figures();
+      row.details["compared_as"] = std::string(NameOf(dtype));
+      row.details["saturated"] = results[k]->saturated;
+      if (results[k]->saturated == 0) continue;
+      absl::StrAppend(&row.note, "; ", SaturatedText(results[k]->saturated, dtype));
     }
     return absl::OkStatus();
   }

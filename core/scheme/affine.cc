@@ -2,6 +2,8 @@
 #include "core/scheme/affine.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -11,6 +13,7 @@
 #include "core/base/status_macros.h"
 #include "core/simd/affine.h"
 #include "core/simd/bits.h"
+#include "core/simd/convert.h"
 
 namespace quantd {
 namespace {
@@ -155,8 +158,28 @@ void DecodeAffineScheme(const Resolved& resolved, std::span<const std::byte> cod
   out.Visit([&](auto* to) { DecodeAffine(type, from, out.num_elems, segment.view(), to); });
 }
 
+// A scale that is given becomes what is stored. Of what works as f32 it is refused where f32 would
+// not hold what the outermost codes stand for.
+absl::Status CompleteScale(const SchemeInfo& info, const TensorDesc& tensor, QuantSpec& spec) {
+  QUANTD_ASSIGN_OR_RETURN(
+      const double stored,
+      NearestScale(*spec.scale, spec.scale_type.value_or(info.scale_types.front())));
+  spec.scale = stored;
+  const CodeRange codes = RangeOfAffineCodes(info, spec);
+  const int64_t zero_point = std::clamp<int64_t>(spec.zero_point.value_or(0), codes.min, codes.max);
+  const auto steps = static_cast<float>(std::max(codes.max - zero_point, zero_point - codes.min));
+  if (!WorksAsF32(tensor.dtype) || std::isfinite(static_cast<float>(stored) * steps)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("scale=", FormatDouble(stored), " times the ", steps, " steps of ", info.name,
+                   " is more than f32 holds; use at most ",
+                   FormatDouble(std::nextafter(std::numeric_limits<float>::max() / steps, 0.0f))));
+}
+
 // compressed-tensors has no codes from -(2^(b-1)-1).
-absl::Status CompleteAffine(const SchemeInfo& info, const TensorDesc&, QuantSpec& spec) {
+absl::Status CompleteAffine(const SchemeInfo& info, const TensorDesc& tensor, QuantSpec& spec) {
+  if (spec.scale) QUANTD_RETURN_IF_ERROR(CompleteScale(info, tensor, spec));
   if (spec.dialect != kCompressedTensors || spec.mode != Mode::kSymmetric) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("dialect ", kCompressedTensors, " of scheme ", info.name,

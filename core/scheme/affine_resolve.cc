@@ -1,6 +1,7 @@
 // Entry: ResolveAffine, by the rules of affine.h. Tested by tests/core/scheme/affine_test.cc and
 // golden_test.cc, its kernel by tests/core/simd/affine_scales_test.cc.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -9,6 +10,7 @@
 
 #include "core/scheme/affine.h"
 #include "core/simd/affine_scales.h"
+#include "core/simd/convert.h"
 
 namespace quantd {
 namespace {
@@ -44,14 +46,32 @@ std::pair<double, int32_t> CompressedTensorsParams(const AffineCodeRange& codes,
   return {scale == 0 ? kEpsilon : scale, static_cast<int32_t>(std::nearbyint(held))};
 }
 
-// Returns the scale and zero point of a group with the range `range`.
-std::pair<double, int32_t> ParamsOf(const Resolved& resolved, Range range) {
+// Returns the largest scale of `type` that f32 holds `steps` of.
+double LargestScale(int32_t steps, ScaleType type) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  const double exact = double{kLargest} / steps;
+  float held = static_cast<float>(exact);
+  if (held > exact) held = std::nextafter(held, 0.0f);
+  // Of f32's mantissa bf16 has the upper 7 bits, a power of two none; f16 ends before all this.
+  const uint32_t kept_bits = type == ScaleType::kBf16   ? 0xFFFF0000
+                             : type == ScaleType::kPow2 ? 0xFF800000
+                                                        : 0xFFFFFFFF;
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(held) & kept_bits);
+}
+
+// Returns the zero point of a range of which a code is `step`.
+int32_t ZeroPointOf(const AffineCodeRange& codes, double low, double step) {
+  const double zero_point = std::nearbyint(codes.min - low / step);
+  return static_cast<int32_t>(std::clamp<double>(zero_point, codes.min, codes.max));
+}
+
+// Returns the scale and zero point of a group with the range `range`, by the rule alone.
+std::pair<double, int32_t> FindParams(const Resolved& resolved, Range range) {
   const SchemeInfo& info = *resolved.info;
   const QuantSpec& spec = resolved.spec;
   const AffineCodeRange codes = RangeOfAffineCodes(info, spec);
-  if (spec.scale.has_value()) {
-    return {RoundScale(*spec.scale, *spec.scale_type),
-            static_cast<int32_t>(spec.zero_point.value_or(0))};
+  if (spec.scale.has_value()) {  // as it is stored
+    return {*spec.scale, static_cast<int32_t>(spec.zero_point.value_or(0))};
   }
   if (spec.dialect == kCompressedTensors) {
     return CompressedTensorsParams(codes, *spec.mode != Mode::kAsymmetric, range);
@@ -67,12 +87,30 @@ std::pair<double, int32_t> ParamsOf(const Resolved& resolved, Range range) {
   const double scale = RoundScale((high - low) / steps, *spec.scale_type);
   // A scale that its type could not hold must not drive the zero point to one end of the codes.
   const double step = high / steps - low / steps;
-  const double zero_point = std::nearbyint(codes.min - low / (step > 2 * scale ? step : scale));
-  return {scale, static_cast<int32_t>(std::clamp<double>(zero_point, codes.min, codes.max))};
+  return {scale, ZeroPointOf(codes, low, step > 2 * scale ? step : scale)};
+}
+
+// Returns those that are stored: near f32's end, where it would not hold what the outermost codes
+// stand for, with the largest scale that lets it. f64 holds all products.
+std::pair<double, int32_t> ParamsOf(const Resolved& resolved, Range range) {
+  auto [scale, zero_point] = FindParams(resolved, range);
+  const AffineCodeRange codes = RangeOfAffineCodes(*resolved.info, resolved.spec);
+  const auto outermost = [&codes](int32_t zero) {
+    return std::max(codes.max - zero, zero - codes.min);
+  };
+  const float reach = static_cast<float>(scale) * static_cast<float>(outermost(zero_point));
+  if (!WorksAsF32(resolved.tensor.dtype) || std::isfinite(reach)) return {scale, zero_point};
+  if (resolved.spec.mode == Mode::kAsymmetric) {  // by the range, whatever became of the scale
+    const double steps = codes.max - codes.min;
+    const double low = std::min(range.min, 0.0), high = std::max(range.max, 0.0);
+    zero_point = ZeroPointOf(codes, low, high / steps - low / steps);
+  }
+  return {std::min(scale, LargestScale(outermost(zero_point), *resolved.spec.scale_type)),
+          zero_point};
 }
 
 // Writes the parameters of groups [first, first + ranges.size()) of `out`, many at once, to f32
-// scales; returns how many it has done, which is all but before a scale that is too large.
+// scales; returns how many it has done, which is all but before a scale that is near f32's end.
 size_t ResolveMany(const Resolved& resolved, std::span<const Range> ranges, size_t first,
                    const ParamPlanes& out) {
   constexpr size_t kMost = 512;
@@ -85,6 +123,7 @@ size_t ResolveMany(const Resolved& resolved, std::span<const Range> ranges, size
                                                          : steps;
   rule.min_code = codes.min;
   rule.max_code = codes.max;
+  if (WorksAsF32(resolved.tensor.dtype)) rule.largest /= 2 * steps;  // near f32's end: ParamsOf
   float* scales = reinterpret_cast<float*>(out.planes[kScalePlane].data()) + first;
   const bool has_zeros = resolved.layout.planes.size() > kZeroPlane;
   const size_t zero_bytes = static_cast<size_t>(resolved.info->bits == 16 ? 2 : 1);

@@ -14,6 +14,7 @@
 #include "core/base/philox.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/params.h"
+#include "core/simd/convert.h"
 #include "core/simd/float_codes.h"
 
 namespace quantd {
@@ -54,17 +55,21 @@ absl::StatusOr<PackedLayout> PlanFloat(const SchemeInfo&, const QuantSpec& spec,
   return layout;
 }
 
-// Returns the scale of a group of the magnitude `reach`, not negative.
+// Returns the scale of a group of the magnitude `reach`, not negative. Of what works as f32 it is
+// one that f32 holds the largest code's value of.
 float ScaleOf(const Resolved& resolved, double reach) {
   const MiniFormat& format = FormatOf(CodeType(resolved));
-  const double wanted = reach / WidenFloat<double>(format, format.max_code);
+  const double largest = WidenFloat<double>(format, format.max_code);
   using Limits = std::numeric_limits<float>;
-  if (resolved.spec.dialect == "compressed_tensors") {  // small scales stay, if they are not 0
-    const float scale = static_cast<float>(std::min<double>(wanted, Limits::max()));
-    return scale == 0 ? Limits::epsilon() : scale;
+  const float scale = static_cast<float>(std::min<double>(reach / largest, Limits::max()));
+  if (scale == 0) {
+    if (resolved.spec.dialect == "compressed_tensors") return Limits::epsilon();
+    return reach == 0 ? 1 : Limits::denorm_min();
   }
-  if (wanted == 0) return 1;
-  return static_cast<float>(std::clamp<double>(wanted, Limits::min(), Limits::max()));
+  const bool holds = std::isfinite(scale * static_cast<float>(largest));
+  if (holds || !WorksAsF32(resolved.tensor.dtype)) return scale;
+  const float most = static_cast<float>(Limits::max() / largest);
+  return most * largest > Limits::max() ? std::nextafter(most, 0.0f) : most;
 }
 
 void ResolveScales(const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out) {

@@ -9,7 +9,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "core/base/minifloat.h"
 
@@ -172,7 +171,7 @@ float HalfRef(const uint8_t* at) {
 
 void StoreHalfRef(float value, uint8_t* at) {
   if (std::isnan(value)) value = 0;
-  const uint32_t code = NarrowFloat(kHalfFormat, value, Rounding::kHalfEven, /*saturate=*/false);
+  const uint32_t code = NarrowFloat(kHalfFormat, value, Rounding::kHalfEven, /*saturate=*/true);
   at[0] = static_cast<uint8_t>(code & 0xFF);
   at[1] = static_cast<uint8_t>(code >> 8);
 }
@@ -225,8 +224,12 @@ void EncodeBlockRef(const float* x, const float* importance, uint8_t* block, Cou
     int scale, min;
     ScaleMinRef(j, packed, scale, min);
     const float step = HalfRef(block) * static_cast<float>(scale);
+    const float dmin_stored = HalfRef(block + 2);
+    const float low = dmin_stored * static_cast<float>(min);
+    for (int l = 0; l < 32 && step == 0 && dmin_stored == 65504; ++l) {  // it may have saturated
+      counts->clipped += x[32 * j + l] + low <= -65504.f / 2;
+    }
     if (step == 0) continue;
-    const float low = HalfRef(block + 2) * static_cast<float>(min);
     for (int l = 0; l < 32; ++l) {
       const float steps = (x[32 * j + l] + low) / step;
       counts->clipped += steps <= -0.5f || steps >= 15.5f;
@@ -246,11 +249,9 @@ void EncodeQ4KRef(const Resolved&, const Segment& segment, std::span<std::byte> 
   for (int64_t begin = 0; begin < segment.values.num_elems; begin += 256) {
     float x[256];
     for (int64_t i = 0; i < 256; ++i) {
-      const float largest = std::numeric_limits<float>::max();
-      x[i] = segment.values.f32 != nullptr
-                 ? LoadAt(segment.values.f32, begin + i)
-                 : static_cast<float>(std::clamp<double>(LoadAt(segment.values.f64, begin + i),
-                                                         -largest, largest));
+      const double value = segment.values.Visit(
+          [&](const auto* from) { return double{LoadAt(from, begin + i)}; });
+      x[i] = static_cast<float>(std::clamp(value, -0x1p30, 0x1p30));
     }
     const float* importance = segment.importance == nullptr
                                   ? nullptr

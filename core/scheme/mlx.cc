@@ -64,7 +64,16 @@ absl::StatusOr<PackedLayout> PlanMlx(const SchemeInfo& info, const QuantSpec& sp
   return layout;
 }
 
-Working WorkingOf(const Range& range, int bits) {
+// Returns `scale`, or one nearer to 0 that f32 holds `steps` of.
+float HoldSteps(float scale, float steps) {
+  if (std::isfinite(scale * steps)) return scale;
+  float most = std::numeric_limits<float>::max() / steps;
+  if (std::isinf(most * steps)) most = std::nextafter(most, 0.0f);
+  return std::copysign(most, scale);
+}
+
+// Where `in_f32`, codes times the scale stay in f32's range.
+Working WorkingOf(const Range& range, int bits, bool in_f32) {
   constexpr float kLargest = std::numeric_limits<float>::max();
   const auto narrow = [](double x) {
     return static_cast<float>(std::clamp<double>(x, -kLargest, kLargest));
@@ -76,27 +85,34 @@ Working WorkingOf(const Range& range, int bits) {
   const bool negative = std::fabs(min) > std::fabs(max);
   const float scale = negative ? size : -size, edge = negative ? min : max;
   const float edge_code = std::nearbyint(edge / scale);
-  return edge_code != 0 ? Working{edge / edge_code, edge} : Working{scale, 0};
+  Working working = edge_code != 0 ? Working{edge / edge_code, edge} : Working{scale, 0};
+  if (in_f32) working.scale = HoldSteps(working.scale, steps);
+  return working;
 }
 
-void Store(DType dtype, float value, int64_t i, std::span<std::byte> plane) {
+// Rounds to `dtype`; toward 0 where f32 would not hold `steps` of what is stored.
+void Store(DType dtype, float value, float steps, int64_t i, std::span<std::byte> plane) {
   if (dtype == DType::kF32) {
     std::memcpy(plane.data() + i * 4, &value, 4);
     return;
   }
   const MiniFormat& format = dtype == DType::kF16 ? kHalfFormat : kBfloatFormat;
-  const auto code =
+  auto code =
       static_cast<uint16_t>(NarrowFloat(format, value, Rounding::kHalfEven, /*saturate=*/true));
+  if (std::isinf(WidenFloat<float>(format, code) * steps)) --code;
   std::memcpy(plane.data() + i * 2, &code, 2);
 }
 
 void ResolveMlx(const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out) {
   const DType stored = resolved.layout.planes[kScalePlane].dtype;
+  const int bits = resolved.info->bits;
+  const float steps = static_cast<float>((1 << bits) - 1);
+  const bool in_f32 = WorksAsF32(resolved.tensor.dtype);
   for (int64_t i = 0; i < std::ssize(ranges); ++i) {
-    const Working working = WorkingOf(ranges[static_cast<size_t>(i)], resolved.info->bits);
+    const Working working = WorkingOf(ranges[static_cast<size_t>(i)], bits, in_f32);
     std::memcpy(out.working.data() + i * int64_t{sizeof(working)}, &working, sizeof(working));
-    Store(stored, working.scale, i, out.planes[kScalePlane]);
-    Store(stored, working.bias, i, out.planes[kBiasPlane]);
+    Store(stored, working.scale, steps, i, out.planes[kScalePlane]);
+    Store(stored, working.bias, 1, i, out.planes[kBiasPlane]);
   }
 }
 

@@ -22,8 +22,9 @@ namespace quantd {
 //   3 bits   byte 0: |code 2, low 2|code 1|code 0|   byte 1: |c5, 1|code 4|code 3|c2, 1|   ...
 //
 // f64 values are compared with the f32 parameters in f64. Beyond MLX: max - min that f32 cannot
-// hold is the largest f32, and parameters that the dtype cannot hold are its largest. Tiny groups
-// lose all: 1e-7 is the least scale. mlx_codes.h has the kernels.
+// hold is the largest f32, parameters that the dtype cannot hold are its largest, and a scale of
+// which f32 cannot hold n is the largest of which it can. Tiny groups lose all: 1e-7 is the least
+// scale. mlx_codes.h has the kernels.
 //
 // Source: what mx.quantize of MLX 0.32.4 gives. Costs what uint4 by group does, and the packing of
 // eight codes in a register.

@@ -80,6 +80,8 @@ const std::array<float, 256>& NestedLevels() { return kLevels; }
 float EncodeNestedScales(std::span<const float> scales, float offset, uint8_t* codes) {
   float nested = 0;
   for (const float scale : scales) nested = std::max(nested, std::fabs(scale - offset));
+  // Near f32's end the sum may round beyond it.
+  if (!std::isfinite(nested + offset)) nested = std::nextafter(nested, 0.0f);
   const float inverse = 1 / nested;
   if (!std::isfinite(inverse)) {
     std::fill_n(codes, scales.size(), uint8_t{0});

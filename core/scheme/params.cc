@@ -3,9 +3,11 @@
 //
 //   RoundScale(0.3)   f32 0.3   f16 0.30004883   bf16 0.30078125   pow2 0.5, up: nothing is clipped
 //
-// What it gives is never subnormal, as such scales have few bits: at least 2^-126, in f16 2^-14.
+// What it gives is at least 2^-126, as subnormal scales have few bits. Those of f16 stay, down to
+// 2^-24: weights of 0.001 in 8 bits have the scale 7.9e-6, which is one, and has seven bits.
+// Scales that are found are moved into that range; those that are given are refused outside of it.
 //
-// Entries: ParamMap, RoundScale, ReadScales and ReadZeroPoints. Tested by
+// Entries: ParamMap, RoundScale, NearestScale, ReadScales and ReadZeroPoints. Tested by
 // tests/core/scheme/params_test.cc, and affine_test.cc (RoundScaleTest).
 #include "core/scheme/params.h"
 
@@ -14,6 +16,8 @@
 #include <cstring>
 #include <limits>
 
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "core/base/minifloat.h"
 #include "core/simd/convert.h"
 
@@ -39,7 +43,7 @@ double RoundScale(double scale, ScaleType type) {
       return static_cast<float>(std::clamp<double>(scale, std::numeric_limits<float>::min(),
                                                    std::numeric_limits<float>::max()));
     case ScaleType::kF16:
-      scale = std::clamp(scale, 0x1p-14, 65504.0);
+      scale = std::clamp(scale, 0x1p-24, 65504.0);
       return WidenFloat<double>(kHalfFormat,
                                 NarrowFloat(kHalfFormat, scale, Rounding::kHalfEven, true));
     case ScaleType::kBf16:
@@ -55,6 +59,27 @@ double RoundScale(double scale, ScaleType type) {
     }
   }
   return scale;
+}
+
+absl::StatusOr<double> NearestScale(double scale, ScaleType type) {
+  double least = std::numeric_limits<float>::min(), largest = std::numeric_limits<float>::max();
+  if (type == ScaleType::kF16) {
+    least = 0x1p-24;
+    largest = 65504;
+  } else if (type == ScaleType::kBf16) {
+    largest = WidenFloat<double>(kBfloatFormat, kBfloatFormat.max_code);
+  } else if (type == ScaleType::kPow2) {
+    largest = 0x1p127;
+  }
+  if (!(scale >= least && scale <= largest)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("scale=", FormatDouble(scale), " is not in the range of scale_type=",
+                     NameOf(type), "; use ", FormatDouble(least), " to ", FormatDouble(largest)));
+  }
+  if (type != ScaleType::kPow2) return RoundScale(scale, type);
+  int exponent;
+  const double fraction = std::frexp(scale, &exponent);  // in [0.5, 1)
+  return std::ldexp(1.0, fraction < 0.75 ? exponent - 1 : exponent);
 }
 
 DType ScaleDType(ScaleType type) {

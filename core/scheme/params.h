@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 
+#include "absl/status/statusor.h"
 #include "core/scheme/scheme.h"
 
 // The parameters of a segment, as kernels want them: one for each run of kMinRunElems and more that
@@ -56,8 +57,13 @@ class ParamMap {
   const int64_t first_elem_, num_elems_;
 };
 
-// Returns `scale` rounded once to `type` and clamped to its normal range; 1 for 0.
+// Returns `scale` rounded once to `type` and clamped to its range, of f16 with subnormals, of others
+// without; 1 for 0.
 double RoundScale(double scale, ScaleType type);
+
+// Returns the scale of `type`, not kNested8, nearest to one that is given, the upper one of two.
+// kInvalidArgument: it is outside of RoundScale's range.
+absl::StatusOr<double> NearestScale(double scale, ScaleType type);
 
 // Returns the type of a plane of scales.
 DType ScaleDType(ScaleType type);

@@ -63,6 +63,7 @@ struct PackedLayout {
   int64_t trailer_bytes = 0;
   GroupMap groups;
   int64_t working_bytes = 0;  // of the working parameters of a group; 0: they are the stored ones
+  bool atom_scales = false;   // `encode` finds a scale for each atom, from its values
   // What `resolve_constants` and `resolve` want to know. Tensor evidence comes first; that of bands
   // is looked for when the constants are known.
   uint8_t tensor_evidence = kNoEvidence;

@@ -86,6 +86,8 @@ absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationSta
   QUANTD_ASSIGN_OR_RETURN(const ChosenCalibrator calibrator,
                           FindCalibrator(plan.resolved.spec.range));
   CalibratedRanges ranges;
+  ranges.source = plan.resolved.tensor;
+  ranges.spec = FormatSpec(plan.resolved.spec);
   for (const GroupStats& group : state.groups) ranges.groups.push_back(calibrator.RangeOf(group));
   ranges.tensor = calibrator.RangeOf(state.tensor);
   if ((plan.resolved.layout.tensor_evidence & kHistogram) != 0) {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -46,7 +47,18 @@ struct CalibratedRanges {
   std::vector<Range> groups;
   Range tensor;
   std::optional<Histogram> histogram;  // where the scheme finds its constants from it
+  // What they were found of, and by which resolved spec; no spec: nobody has said. Without a name
+  // they fit tensors of any.
+  TensorDesc source;
+  std::string spec;
 };
+
+// OK if quantizing by the plan uses calibrated ranges; kInvalidArgument: it has others, or none.
+absl::Status CheckRangesTaken(const Plan& plan);
+
+// OK if the ranges fit the plan's tensor, as far as they say what they are for. kInvalidArgument:
+// another name, granularity, calibrator, or shape where groups depend on it, with both.
+absl::Status CheckRangesFit(const CalibratedRanges& ranges, const Plan& plan);
 // Returns the ranges that the plan's calibrator reads from `state`, one for each group, and the
 // range of the whole tensor. kNotFound: unknown calibrator. kInvalidArgument: a histogram that is
 // none.

@@ -79,6 +79,7 @@ class Session final : public DequantizeSession {
     report.plane_digests.reserve(digests_.size());
     for (const PlaneDigest& digest : digests_) report.plane_digests.push_back(digest.Text());
     report.values_digest = values_digest_.Text();
+    report.saturated = saturated_;
     return report;
   }
   const Plan& plan() const override { return plan_; }
@@ -93,6 +94,7 @@ class Session final : public DequantizeSession {
   absl::Status Commit(DecodeWork& work) {
     digests_[0].Append(work.result.codes);
     values_digest_.Append(work.result.values);
+    saturated_ += work.result.saturated;
     if (!work.values.empty()) {
       sink_.Commit(work.stripe.begin * SizeOf(output_dtype_), std::ssize(work.values),
                    work.result.crc32c);
@@ -210,6 +212,7 @@ class Session final : public DequantizeSession {
   // The committer's, but for those of parameters, which are kept under the lock of jobs_.
   std::vector<PlaneDigest> digests_;  // by plane
   PlaneDigest values_digest_;
+  int64_t saturated_ = 0;
 
   // The dispatcher's, under the lock.
   StripeCutter cutter_;        // the next stripe to decode

@@ -2,6 +2,7 @@
 #define QUANTD_CORE_SESSION_DEQUANTIZE_SESSION_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -20,6 +21,7 @@ namespace quantd {
 struct DecodingReport {
   std::vector<std::string> plane_digests;  // of the planes that came in
   std::string values_digest;               // of the values that went out
+  int64_t saturated = 0;  // finite values that the output type does not hold: its largest instead
 };
 
 // Turns the planes of one tensor back into values, which are plane 0 of the sink. `plan.resolved`

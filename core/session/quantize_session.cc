@@ -178,10 +178,13 @@ class Session final : public QuantizeSession {
   absl::Status Commit(EncodeWork& job) {
     StripeResult& result = job.result;
     if (result.non_finite > 0 && *resolved_.spec.nonfinite == NonFinite::kReject) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("tensor \"", resolved_.tensor.name, "\" has a value that is not finite at ",
-                       CoordinatesText(resolved_.tensor.shape, result.first_non_finite.front()),
-                       "; to accept it use nonfinite=saturate"));
+      const std::vector<NonFinite>& has = resolved_.info->nonfinites;
+      const bool saturates = std::find(has.begin(), has.end(), NonFinite::kSaturate) != has.end();
+      return absl::InvalidArgumentError(absl::StrCat(
+          "tensor \"", resolved_.tensor.name, "\" has a value that is not finite at ",
+          CoordinatesText(resolved_.tensor.shape, result.first_non_finite.front()), "; ",
+          saturates ? "to accept it use nonfinite=saturate"
+                    : absl::StrCat("scheme ", resolved_.info->name, " takes no such values")));
     }
     if (job.stripe.index == 0) PutPlanes(PlaneRole::kConstant, {}, nullptr);
     if (job.params == nullptr) {

@@ -37,6 +37,20 @@ void Figures::Merge(const Figures& next) {
   }
 }
 
+Figures ToFigures(const TileFigures& tile) {
+  Figures figures;
+  figures.count = tile.count;
+  figures.sum = tile.sum;
+  figures.min = tile.min;
+  figures.max = tile.max;
+  figures.m2 = tile.m2;
+  figures.signal_energy = tile.signal_energy;
+  figures.error_energy = tile.error_energy;
+  figures.cross_energy = tile.cross_energy;
+  figures.max_error = tile.max_error;
+  return figures;
+}
+
 std::optional<double> Figures::Mean() const {
   if (count == 0) return std::nullopt;
   return sum / static_cast<double>(count);

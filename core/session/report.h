@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "core/simd/meter.h"
+
 namespace quantd {
 
 // How many coordinates of non-finite values are kept.
@@ -36,6 +38,9 @@ struct Figures {
   std::optional<double> Cosine() const;
   bool Lossless() const { return count > 0 && error_energy == 0 && max_error == 0; }
 };
+
+// Returns the figures of a tile, but for where the largest error is.
+Figures ToFigures(const TileFigures& tile);
 
 // What is said of one quantized tensor when all of it is encoded.
 struct EncodingReport {

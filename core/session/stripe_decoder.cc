@@ -9,35 +9,128 @@
 // to f32 and then to f16, may lie on a tie of f16 that the product itself does not. Where rows have
 // trailers, each tile reads on to its row's end, as decoding wants what stands there.
 //
+// A finite value that the type wanted does not hold, as q8_0's 127 * 516 for f16, becomes the
+// largest that it does, and is counted. f64 holds all products, so that what is infinite or NaN
+// there was stored so, and stays. In f32, which is decoded at once, such values show as infinities;
+// then the part is decoded again by way of f64. They are looked for only where the parameters of the
+// stripe are large, which hardly ever are.
+//
 // Entry: DecodeStripe. Tested by tests/core/session/dequantize_session_test.cc and
 // same_bytes_test.cc.
 #include "core/session/stripe_decoder.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
+#include "core/base/copy_bytes.h"
 #include "core/base/crc32c.h"
+#include "core/base/minifloat.h"
 #include "core/simd/convert.h"
+#include "core/simd/meter.h"
+#include "core/simd/scan.h"
 
 namespace quantd {
 namespace {
 
-void DecodePart(const Plan& plan, std::span<const std::byte> codes, const ParamView& params,
-                int64_t first_elem, int64_t num_elems, DType dtype, std::byte* out) {
+// Returns the groups that the stripe, which may be a part of a band, has elements of; maybe more.
+GroupSpan GroupsWithin(const Plan& plan, const Stripe& stripe) {
+  const PackedLayout& layout = plan.resolved.layout;
+  const GroupMap& map = layout.groups;
+  if (!map.IsLocal(plan.resolved.tensor.shape.num_elems())) return {0, map.num_groups};
+  GroupSpan groups = GroupsOf(layout, stripe.begin, stripe.end);
+  if (map.band_rows == 1) return groups;
+  const int64_t first = map.RowGroup(stripe.begin / map.row_elems);  // its next row begins there
+  groups.count += groups.first - first;
+  groups.first = first;
+  return groups;
+}
+
+// False if a parameter of the stripe is so large that what codes stand for may leave f32: codes are
+// below 2^17, and of products there are sums of two.
+bool AreTame(const Plan& plan, const Stripe& stripe, const ParamView& params) {
+  const PackedLayout& layout = plan.resolved.layout;
+  if (layout.trailer_bytes > 0) return false;  // it has parameters
+  if (stripe.num_elems() == 0) return true;
+  constexpr uint32_t kLargest = uint32_t{127 + 100} << 23;  // 2^100, as f32's bits
+  const GroupSpan groups = GroupsWithin(plan, stripe);
+  uint32_t largest = 0;
+  for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
+    const PlaneDesc& desc = layout.planes[plane];
+    const bool is_f32 = desc.dtype == DType::kF32;
+    if (!is_f32 && desc.dtype != DType::kBf16) continue;
+    const std::byte* entries = params.planes[plane].data();
+    int64_t first = 0, end = desc.shape.num_elems();
+    if (desc.role == PlaneRole::kPerGroup) {
+      first = (groups.first - params.first_group) / desc.groups_per_entry;
+      end = std::min(end, CeilDiv(groups.first + groups.count - params.first_group,
+                                  desc.groups_per_entry));
+    }
+    for (int64_t i = first; i < end; ++i) {
+      const uint32_t bits =
+          is_f32 ? LoadAt(reinterpret_cast<const uint32_t*>(entries), i)
+                 : uint32_t{LoadAt(reinterpret_cast<const uint16_t*>(entries), i)} << 16;
+      largest = std::max(largest, bits & 0x7FFFFFFF);
+    }
+  }
+  return largest < kLargest;
+}
+
+// Replaces `values` that are not finite where those in f64, `wide`, are. Returns how many of these
+// f32 does not hold.
+int64_t SaturateFloats(const double* wide, int64_t num_elems, float* values) {
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  constexpr double kBeyond = 0x1.ffffffp127;  // half a step further
+  int64_t saturated = 0;
+  for (int64_t i = 0; i < num_elems; ++i) {
+    if (std::isfinite(LoadAt(values, i)) || !std::isfinite(wide[i])) continue;
+    const auto value = static_cast<float>(std::clamp(wide[i], -kLargest, kLargest));
+    CopyBytes(values + i, &value, sizeof(value));
+    saturated += std::fabs(wide[i]) >= kBeyond;
+  }
+  return saturated;
+}
+
+// Narrows `wide`, of which it may change the finite values.
+int64_t NarrowSaturating(DType dtype, double* wide, int64_t num_elems, uint16_t* out) {
+  const HalfKind kind = dtype == DType::kF16 ? HalfKind::kF16 : HalfKind::kBf16;
+  const auto narrow = [&] {
+    return NarrowToHalf(kind, Rounding::kHalfEven, /*saturate=*/false, wide, num_elems, nullptr,
+                        out);
+  };
+  const int64_t saturated = narrow();
+  if (saturated == 0) return 0;
+  const MiniFormat& format = dtype == DType::kF16 ? kHalfFormat : kBfloatFormat;
+  const double largest = WidenFloat<double>(format, format.max_code);
+  for (int64_t i = 0; i < num_elems; ++i) {
+    if (std::isfinite(wide[i])) wide[i] = std::clamp(wide[i], -largest, largest);
+  }
+  narrow();
+  return saturated;
+}
+
+// Returns how many values saturated.
+int64_t DecodePart(const Plan& plan, std::span<const std::byte> codes, const ParamView& params,
+                   int64_t first_elem, int64_t num_elems, DType dtype, bool tame,
+                   std::byte* out) {
   const auto decode = [&](TileSpan tile) {
     plan.scheme->decode(plan.resolved, codes, params, first_elem, tile);
   };
+  double wide[kTileElems];
   if (dtype == DType::kF32) {
-    decode({reinterpret_cast<float*>(out), nullptr, num_elems});
-  } else if (dtype == DType::kF64) {
-    decode({nullptr, reinterpret_cast<double*>(out), num_elems});
-  } else {  // by way of f64, where every product is exact, so that nothing is rounded twice
-    double wide[kTileElems];
+    auto* values = reinterpret_cast<float*>(out);
+    decode({values, nullptr, num_elems});
+    if (tame || AllFinite(values, num_elems)) return 0;
     decode({nullptr, wide, num_elems});
-    const HalfKind kind = dtype == DType::kF16 ? HalfKind::kF16 : HalfKind::kBf16;
-    NarrowToHalf(kind, Rounding::kHalfEven, /*saturate=*/false, wide, num_elems, nullptr,
-                 reinterpret_cast<uint16_t*>(out));
+    return SaturateFloats(wide, num_elems, values);
   }
+  if (dtype == DType::kF64) {
+    decode({nullptr, reinterpret_cast<double*>(out), num_elems});
+    return 0;
+  }
+  decode({nullptr, wide, num_elems});
+  return NarrowSaturating(dtype, wide, num_elems, reinterpret_cast<uint16_t*>(out));
 }
 
 }  // namespace
@@ -50,6 +143,8 @@ void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes
   result.codes.Begin(first_byte, codes.size_bytes());
   result.values.Begin(stripe.begin * elem_bytes, std::ssize(values));
   result.crc32c = 0;
+  result.saturated = 0;
+  const bool tame = dtype == DType::kF32 && AreTame(plan, stripe, params);
   std::byte scratch[kTileElems * sizeof(double)];
   // Of layouts with trailers, whose parts want the row's end: read once a row.
   std::vector<std::byte> row;
@@ -75,8 +170,10 @@ void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes
         codes_end = row_codes_end;
         at = row_at + (offset - row_offset);
       }
-      DecodePart(plan, {at, static_cast<size_t>(codes_end - offset)}, params, part,
-                 part_end - part, dtype, values.data() + (part - stripe.begin) * elem_bytes);
+      result.saturated +=
+          DecodePart(plan, {at, static_cast<size_t>(codes_end - offset)}, params, part,
+                     part_end - part, dtype, tame,
+                     values.data() + (part - stripe.begin) * elem_bytes);
       part = part_end;
     }
     // While they are in the L1 cache.

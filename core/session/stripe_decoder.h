@@ -17,6 +17,7 @@ struct DecodedStripe {
   DigestPart codes;   // as they came in
   DigestPart values;  // as they go out
   uint32_t crc32c = 0;  // of the values, if wanted
+  int64_t saturated = 0;  // values that `dtype` does not hold, and that are its largest instead
 };
 
 // Decodes the stripe's `codes` with stored parameters `params` into `values` of `dtype` (f64, f32,

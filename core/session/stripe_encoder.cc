@@ -39,15 +39,27 @@ TileView ViewOf(const double* values, int64_t num_elems) { return {nullptr, valu
 TileSpan SpanOf(float* values, int64_t num_elems) { return {values, nullptr, num_elems}; }
 TileSpan SpanOf(double* values, int64_t num_elems) { return {nullptr, values, num_elems}; }
 
-// Copies finite values; NaN becomes 0, infinities the largest values, which saturate.
+// Copies finite values; NaN becomes 0, infinities become `reach`. Returns how many these are.
 template <typename T>
-void Sanitize(const T* values, int64_t num_elems, T* out) {
+int64_t Sanitize(const T* values, int64_t num_elems, T reach, T* out) {
+  int64_t infinities = 0;
   for (int64_t i = 0; i < num_elems; ++i) {
     const T value = LoadAt(values, i);
-    out[i] = std::isnan(value) ? T{0}
-                               : std::clamp(value, std::numeric_limits<T>::lowest(),
-                                            std::numeric_limits<T>::max());
+    infinities += std::isinf(value);
+    out[i] = std::isnan(value) ? T{0} : std::clamp(value, -reach, reach);
   }
+  return infinities;
+}
+
+// Returns the largest magnitude of the finite values.
+template <typename T>
+T ReachOf(const T* values, int64_t num_elems) {
+  T reach = 0;
+  for (int64_t i = 0; i < num_elems; ++i) {
+    const T magnitude = std::fabs(LoadAt(values, i));
+    if (std::isfinite(magnitude)) reach = std::max(reach, magnitude);
+  }
+  return reach;
 }
 
 // Calls fn(begin, end) for the parts of elements [begin, end) that lie in one row of the layout.
@@ -281,12 +293,32 @@ class StripeEncoder::Run {
     result_.non_finite += strays;
     T scratch[kTileElems];
     if (strays > 0 && *plan_.resolved.spec.nonfinite != NonFinite::kPropagate) {
-      Sanitize(values, num_elems, scratch);
       counts = {};
+      SanitizeTile(values, begin, end, scratch, counts);
       EncodeValues(scratch, begin, end, params, counts, nullptr);
     }
     Decode(begin, end, params, scratch);
     return MeasureCarefully(values, scratch, num_elems);
+  }
+
+  // Makes infinities what takes the outermost code: the largest values, or where a scale is found
+  // from what an atom has, the largest there, so that they cost its finite values nothing; they
+  // count as clipped either way. An atom without such values is given over to them.
+  void SanitizeTile(const T* values, int64_t begin, int64_t end, T* out, Counts& counts) const {
+    constexpr T kLargest = std::numeric_limits<T>::max();
+    if (!layout_.atom_scales) {
+      Sanitize(values, end - begin, kLargest, out);
+      return;
+    }
+    ForEachRow(layout_, begin, end, [&](int64_t part, int64_t part_end) {
+      for (int64_t at = part; at < part_end; at += layout_.atom_elems) {
+        const int64_t count = std::min(layout_.atom_elems, part_end - at), i = at - begin;
+        const T reach = ReachOf(values + i, count);
+        const int64_t infinities =
+            Sanitize(values + i, count, reach > 0 ? reach : kLargest, out + i);
+        if (reach > 0) counts.clipped += infinities;
+      }
+    });
   }
 
   void AddFigures(const TileFigures& tile, int64_t begin, int64_t end) {
@@ -296,17 +328,7 @@ class StripeEncoder::Run {
       max_error_end_ = end;
       max_error_idx_ = tile.max_error_idx;
     }
-    Figures part;
-    part.count = tile.count;
-    part.sum = tile.sum;
-    part.min = tile.min;
-    part.max = tile.max;
-    part.m2 = tile.m2;
-    part.signal_energy = tile.signal_energy;
-    part.error_energy = tile.error_energy;
-    part.cross_energy = tile.cross_energy;
-    part.max_error = tile.max_error;
-    result_.figures.Merge(part);
+    result_.figures.Merge(ToFigures(tile));
   }
 
   // Says which element has the largest error, unless another stripe has a larger one.

@@ -20,7 +20,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <class D>
 struct ResolvedScales {
   hn::VFromD<D> scale, zero_point;  // as doubles
-  int64_t first_beyond;             // lane whose scale f32 does not hold; -1: none
+  int64_t first_beyond;             // lane whose scale is above the rule's largest; -1: none
 };
 
 template <class D, class V = hn::VFromD<D>>
@@ -39,11 +39,11 @@ HWY_INLINE ResolvedScales<D> ResolveVec(D d, const ScaleRule& rule, V min, V max
   const V held = hn::Min(hn::Max(exact, smallest), largest);
   const V rounded = hn::PromoteTo(d, hn::DemoteTo(df, held));
   const V scale = hn::IfThenElse(hn::Eq(exact, zero), one, rounded);
-  if (rule.symmetric) return {scale, zero, -1};
+  const int64_t first_beyond = hn::FindFirstTrue(d, hn::Gt(exact, hn::Set(d, rule.largest)));
+  if (rule.symmetric) return {scale, zero, first_beyond};
   const V min_code = hn::Set(d, rule.min_code), max_code = hn::Set(d, rule.max_code);
   const V zero_point = hn::Round(hn::Sub(min_code, hn::Div(low, scale)));
-  return {scale, hn::Min(hn::Max(zero_point, min_code), max_code),
-          hn::FindFirstTrue(d, hn::Gt(exact, largest))};
+  return {scale, hn::Min(hn::Max(zero_point, min_code), max_code), first_beyond};
 }
 
 int64_t ResolveScalesImpl(const ScaleRule& rule, const double* HWY_RESTRICT ranges,

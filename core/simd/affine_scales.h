@@ -2,6 +2,7 @@
 #define QUANTD_CORE_SIMD_AFFINE_SCALES_H_
 
 #include <cstdint>
+#include <limits>
 
 namespace quantd {
 
@@ -17,11 +18,12 @@ struct ScaleRule {
   double divisor = 127;
   int32_t min_code = -127;
   int32_t max_code = 127;
+  double largest = std::numeric_limits<float>::max();  // scales above it are the caller's to make
 };
 
 // Writes the scales of ranges, given as pairs of min and max (without values where min > max), and
-// unless symmetric the zero points. Stops before a range whose scale f32 does not hold, which only
-// is where not symmetric; returns how many it has done.
+// unless symmetric the zero points. Stops before a range whose scale would be above the rule's
+// largest; returns how many it has done.
 int64_t ResolveScales(const ScaleRule& rule, const double* ranges, int64_t num_ranges,
                       float* scales, int32_t* zero_points);
 

@@ -38,7 +38,7 @@ std::unique_ptr<Admission::Place> Admission::Wait(MemoryRequest request, absl::T
     if (waiting_ >= options_.max_waiting) {
       Answer(*waiter, Refusal(absl::StrCat(waiter->request.bytes, " bytes of memory are not free, and ",
                                            waiting_, " calls wait for some already; at most ",
-                                           options_.max_waiting, " may"),
+                                           options_.max_waiting, " may (--max-waiting, --memory)"),
                               budget_.limit_bytes()));
     } else {
       Queue& queue = queues_[waiter->request.caller];
@@ -143,8 +143,9 @@ absl::Time Admission::Expire(absl::Time now) {
            Refusal(absl::StrCat(waiter->request.bytes, " bytes of memory did not come free within ",
                                 absl::FormatDuration(
                                     absl::Trunc(now - waiter->since, absl::Milliseconds(1))),
-                                "; ", std::max<int64_t>(share.free_bytes(), 0), " of the ",
-                                share.limit_bytes(), " that the caller may hold are free"),
+                                " (--max-wait); ", std::max<int64_t>(share.free_bytes(), 0),
+                                " of the ", share.limit_bytes(), " ", options_.whose, " are free (",
+                                options_.settings, ")"),
                    share.limit_bytes()));
   }
   return next;

@@ -26,6 +26,9 @@ struct AdmissionOptions {
   absl::Duration max_wait = absl::Seconds(30);
   // Left free for small calls, which do not wait.
   int64_t headroom_bytes = 0;
+  // For messages: whose the shares are, and which settings bound them.
+  absl::string_view whose = "that the caller may hold";
+  absl::string_view settings = "--caller-memory, --memory";
 };
 
 // Memory that a call asks for.

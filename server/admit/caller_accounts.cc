@@ -41,7 +41,8 @@ absl::StatusOr<CallerAccounts::Stream> CallerAccounts::OpenStream(const Caller& 
   }
   return WithRetryAfter(
       WithLimit(absl::ResourceExhaustedError(absl::StrCat(
-                    "the caller has ", max_streams, " streams, which is as many as it may have")),
+                    "the caller has ", max_streams, " streams, which is as many as it may have (",
+                    caller.max_streams != 0 ? "streams= of its token" : "--caller-streams", ")")),
                 "caller_streams", max_streams),
       kRetryAfter);
 }

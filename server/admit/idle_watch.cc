@@ -6,7 +6,6 @@
 namespace quantd {
 
 IdleWatch::Place IdleWatch::Add(std::weak_ptr<Idler> idler) {
-  if (timeout_ == absl::InfiniteDuration()) return {};
   MutexLock lock(&mutex_);
   return Place(*this, idlers_.insert(idlers_.end(), std::move(idler)));
 }

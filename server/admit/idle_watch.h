@@ -17,7 +17,8 @@ namespace quantd {
 class Idler {
  public:
   virtual ~Idler() = default;
-  // Gives up if it has waited for its peer for `timeout`; returns whether it has.
+  // Gives up if it has waited for its peer for `timeout`, or for another reason of its own; returns
+  // whether it has.
   virtual bool EndIfIdle(absl::Duration timeout) = 0;
 };
 
@@ -49,7 +50,7 @@ class IdleWatch {
     Idlers::iterator at_;
   };
 
-  // With an infinite timeout nothing is ever ended.
+  // With an infinite timeout nothing is ended for its waiting.
   explicit IdleWatch(absl::Duration timeout) : timeout_(timeout) {}
 
   Place Add(std::weak_ptr<Idler> idler);

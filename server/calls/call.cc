@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 
 namespace quantd {
@@ -23,10 +24,13 @@ constexpr absl::Duration kMaxStepHere = absl::Microseconds(250);
 constexpr absl::Duration kFirstStep = absl::Milliseconds(1);  // of a stream, before one is known
 // Unary calls up to here have a worker of their own, which bulk work does not keep waiting.
 constexpr size_t kSmallCallBytes = size_t{256} << 10;
-// What is read before there is memory for more: of a stream what gRPC reads ahead, and a start
-// frame; of a unary call all, if it is tiny. What a larger one holds is reserved when it has come.
-constexpr int64_t kStreamBaseBytes = int64_t{512} << 10;
+// Of a unary call, what it holds in any case: all of a tiny one.
 constexpr int64_t kUnaryBaseBytes = int64_t{64} << 10;
+// How long a peer may keep its first frame to itself while places are scarce, and how long sending a
+// request may take while others wait to send theirs.
+constexpr absl::Duration kSilenceInCrowd = absl::Seconds(5);
+constexpr absl::Duration kReadingInCrowd = absl::Seconds(2);
+constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 // What a response takes beside its bytes: a peer can have very many small ones wait.
 constexpr size_t kFrameOverheadBytes = 512;
 
@@ -35,32 +39,40 @@ constexpr size_t kFrameOverheadBytes = 512;
 absl::StatusOr<std::shared_ptr<Call>> Call::Open(ServiceContext& context, CallPort& port,
                                                  const Caller& caller, CallFacts facts,
                                                  std::shared_ptr<const SharedRegion> shared) {
-  const bool is_unary = facts.kind == CallKind::kUnary;
   CallerAccounts& accounts = *context.accounts;
-  QUANTD_ASSIGN_OR_RETURN(CallerAccounts::Stream stream,
-                          is_unary ? accounts.OpenUnary(caller) : accounts.OpenStream(caller));
-  QUANTD_ASSIGN_OR_RETURN(MemoryBudget::Reservation base,
-                          context.waiting_room->Reserve(
-                              is_unary ? kUnaryBaseBytes : kStreamBaseBytes, "a call"));
-  return std::shared_ptr<Call>(new Call(context, port, std::move(facts), std::move(stream),
+  QUANTD_ASSIGN_OR_RETURN(
+      CallerAccounts::Stream stream,
+      facts.kind == CallKind::kUnary ? accounts.OpenUnary(caller) : accounts.OpenStream(caller));
+  WaitingRoom::Place base;
+  if (facts.kind != CallKind::kHealth) {
+    const bool is_stream = facts.kind == CallKind::kStream;
+    QUANTD_ASSIGN_OR_RETURN(
+        base, context.waiting_room->Enter(caller.name,
+                                          is_stream ? WaitingRoom::kStreamBytes : kUnaryBaseBytes,
+                                          is_stream ? "a stream" : "a call", context.now()));
+  }
+  return std::shared_ptr<Call>(new Call(context, port, caller, std::move(facts), std::move(stream),
                                         std::move(base), std::move(shared)));
 }
 
-Call::Call(ServiceContext& context, CallPort& port, CallFacts facts, CallerAccounts::Stream stream,
-           MemoryBudget::Reservation base, std::shared_ptr<const SharedRegion> shared)
+Call::Call(ServiceContext& context, CallPort& port, const Caller& caller, CallFacts facts,
+           CallerAccounts::Stream stream, WaitingRoom::Place base,
+           std::shared_ptr<const SharedRegion> shared)
     : context_(context),
       port_(port),
-      caller_name_(facts.caller),
+      caller_name_(caller.name),
+      revoked_(caller.revoked),
       stream_(std::move(stream)),
       base_(std::move(base)),
       call_context_{.service = context,
                     .session = context.session,
                     .shared = std::move(shared),
-                    .base_bytes = base_.bytes()},
-      max_bytes_here_(facts.kind == CallKind::kUnary ? kMaxUnaryBytesHere : kMaxBytesHere),
+                    .base_bytes = base_.bytes(),
+                    .caller = caller.name},
+      max_bytes_here_(facts.kind == CallKind::kStream ? kMaxBytesHere : kMaxUnaryBytesHere),
       executor_(context.session.executor),
       progress_(context.now()),
-      slow_step_(facts.kind == CallKind::kUnary ? absl::ZeroDuration() : kFirstStep),
+      slow_step_(facts.kind == CallKind::kStream ? kFirstStep : absl::ZeroDuration()),
       record_(context, std::move(facts)) {
   MutexLock lock(&mutex_);  // what the port's threads do next comes after this
   call_context_.session.budget = stream_.memory().get();
@@ -76,7 +88,11 @@ void Call::Run(MakeHandler make_handler) {
   watched_ = context_.idle_watch->Add(weak_from_this());
   MutexLock lock(&mutex_);
   self_ = shared_from_this();
-  MaybeRead();
+  if (record_.kind() == CallKind::kStream) {
+    MaybeRead();
+  } else {
+    ReadRequest();
+  }
 }
 
 // --- What handlers and their sessions ask for ---
@@ -136,8 +152,9 @@ void Call::OnRead(ReadResult result) {
     bool is_small = true;
     switch (result) {
       case ReadResult::kFrame:
+        heard_ = true;
         is_small = incoming_.Length() <= max_bytes_here_;
-        if (record_.kind() == CallKind::kUnary && incoming_.Length() <= kSmallCallBytes) {
+        if (record_.kind() != CallKind::kStream && incoming_.Length() <= kSmallCallBytes) {
           call_context_.session.executor = executor_ = context_.small_calls;
         }
         record_.AddReceived(static_cast<int64_t>(incoming_.Length()));
@@ -188,15 +205,50 @@ bool Call::EndIfIdle(absl::Duration timeout) {
     port_.Cancel();  // nobody takes the answer
     return true;
   }
-  const bool waits_for_peer = (state_ == State::kIdle || state_ == State::kDraining) &&
-                              (reading_ || writing_) && !handler_->busy();
-  if (MustStop() || !waits_for_peer || idle < timeout) return false;
-  status_ = absl::DeadlineExceededError(
-      absl::StrCat("the client has neither sent nor taken a frame for ",
-                   absl::FormatDuration(absl::Trunc(idle, absl::Seconds(1)))));
+  if (state_ == State::kEnded || MustStop()) return false;
+  const absl::Status reason = ReasonToEnd(timeout);
+  if (reason.ok()) return false;
+  status_ = reason;
   if (writing_) port_.Cancel();  // nothing else ends a write that the peer does not take
   MaybeEnd();
   return true;
+}
+
+absl::Status Call::ReasonToEnd(absl::Duration timeout) {
+  if (revoked_ != nullptr && revoked_->load()) {
+    return absl::UnauthenticatedError("the call's token has been taken back");
+  }
+  const bool holds_nothing = state_ == State::kWaiting || (state_ == State::kIdle && !heard_);
+  if (holds_nothing && context_.waiting_room->MustLeave(caller_name_, context_.now())) {
+    return context_.waiting_room->Dismissal();
+  }
+  const bool waits_for_peer = (state_ == State::kIdle || state_ == State::kDraining) &&
+                              (reading_ || writing_) && !handler_->busy();
+  return waits_for_peer ? IdleError(timeout) : absl::OkStatus();
+}
+
+absl::Status Call::IdleError(absl::Duration timeout) {
+  const absl::Duration idle = context_.now() - progress_;
+  const std::string seconds = absl::FormatDuration(absl::Trunc(idle, absl::Seconds(1)));
+  if (idle >= timeout) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        "the client has neither sent nor taken a frame for ", seconds, " (--idle-timeout)"));
+  }
+  if (heard_) return absl::OkStatus();
+  if (reading_room_.bytes() > 0 && idle >= kReadingInCrowd && context_.readers->crowded()) {
+    return WithRetryAfter(
+        absl::ResourceExhaustedError(absl::StrCat(
+            "the request has not come within ", seconds, ", and others wait to send theirs")),
+        kRetryAfter);
+  }
+  if (idle >= kSilenceInCrowd && context_.waiting_room->crowded()) {
+    return WithRetryAfter(
+        absl::ResourceExhaustedError(absl::StrCat(
+            "nothing has come within ", seconds,
+            ", and the waiting room (--max-waiting, --memory) is crowded")),
+        kRetryAfter);
+  }
+  return absl::OkStatus();
 }
 
 void Call::OnAnswer(absl::StatusOr<MemoryBudget::Reservation> answer) {
@@ -206,8 +258,16 @@ void Call::OnAnswer(absl::StatusOr<MemoryBudget::Reservation> answer) {
   record_.AddMemoryWait(context_.now() - place_->since());
   place_.reset();
   progress_ = context_.now();
-  answer_ = std::move(answer);
-  Stir(/*may_run_here=*/false);
+  if (heard_) {
+    answer_ = std::move(answer);
+    Stir(/*may_run_here=*/false);
+  } else if (answer.ok()) {
+    reading_room_ = *std::move(answer);
+    MaybeRead();
+  } else {
+    status_ = answer.status();
+    MaybeEnd();
+  }
 }
 
 void Call::OnDone() {
@@ -253,6 +313,24 @@ void Call::SubmitTurn() {
   state_ = State::kDue;
   submitted_ = context_.now();
   executor_->Submit([self = shared_from_this()] { self->Turn(/*here=*/false); });
+}
+
+void Call::ReadRequest() {
+  constexpr absl::string_view kWhat = "reading a request";
+  const int64_t bytes = context_.limits.max_message_bytes;
+  if (!context_.readers->crowded()) {
+    absl::StatusOr<MemoryBudget::Reservation> room = context_.reading_room->Reserve(bytes, kWhat);
+    if (room.ok()) {
+      reading_room_ = *std::move(room);
+      return MaybeRead();
+    }
+  }
+  state_ = State::kWaiting;
+  place_ = context_.readers->Wait(
+      {caller_name_, context_.reading_room, bytes, kWhat, record_.deadline()}, context_.now(),
+      [call = weak_from_this()](absl::StatusOr<MemoryBudget::Reservation> answer) {
+        if (const auto self = call.lock()) self->OnAnswer(std::move(answer));
+      });
 }
 
 void Call::MaybeRead() {
@@ -378,6 +456,7 @@ Call::Next Call::TakeNext(grpc::ByteBuffer& frame) {
 bool Call::EndStep(const absl::Status& status) {
   MutexLock lock(&mutex_);
   status_.Update(status);
+  if (heard_) reading_room_ = MemoryBudget::Reservation();  // what it holds is reserved by now
   if (state_ == State::kAccepting) state_ = State::kAtWork;
   MaybeWrite();
   if (peer_ == Peer::kAnswered || MustStop()) {

@@ -22,6 +22,7 @@
 #include "server/admit/admission.h"
 #include "server/admit/caller_accounts.h"
 #include "server/admit/idle_watch.h"
+#include "server/admit/waiting_room.h"
 #include "server/net/caller.h"
 #include "server/observe/call_record.h"
 #include "server/service_context.h"
@@ -122,7 +123,8 @@ class CallPort {
 // port. One frame is read while another one is worked on and others are written. Frames wait at the
 // peer, whom flow control holds back, while one waits here or while too much output is queued. A
 // unary call is one with a single frame each way: its handler reads no second one, and its answer
-// is the last frame.
+// is the last frame. That one frame may be as large as a message may be, and gRPC does not say
+// beforehand how large it is, so it is read when there is room for the largest.
 //
 // Work is done in turns, one at a time, on the executor, or, if it is little, on the thread that
 // brings a frame. Between turns the call is in one of these states:
@@ -131,7 +133,8 @@ class CallPort {
 //          v                                                                         |
 //        kDue --> kAtWork --> kIdle ----------------------------------------------- -+
 //                  |   ^  `-> kDraining  until all responses are sent
-//        frame     v   |  `-> kWaiting   until memory is granted, or refused
+//        frame     v   |  `-> kWaiting   until memory is granted, or refused; a unary call
+//                  v   |                 first for room to read its request
 //              kAccepting                             kEnded: Finish was called
 //
 // kStirred is kAtWork with something that the turn has not seen. Each event takes the lock once,
@@ -142,9 +145,9 @@ class CallPort {
 class Call final : public FrameOutbox, public Idler, public std::enable_shared_from_this<Call> {
  public:
   // Lets a call in, before anything of it is read: a stream counts as one of its caller's, and all
-  // take memory of the waiting room for what is read before there is more. kResourceExhausted:
-  // there is no room. `port` lives until OnDone; `shared` is null where the client shares no
-  // memory.
+  // take memory of the waiting room for what is read before there is more, but those of the health
+  // service, which count as streams and always have an answer. kResourceExhausted: there is no
+  // room. `port` lives until OnDone; `shared` is null where the client shares no memory.
   static absl::StatusOr<std::shared_ptr<Call>> Open(ServiceContext& context, CallPort& port,
                                                     const Caller& caller, CallFacts facts,
                                                     std::shared_ptr<const SharedRegion> shared);
@@ -164,7 +167,8 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   // The port is done with the call.
   void OnDone();
   // Ends the call with kDeadlineExceeded if it has waited for its peer for so long; while the peer
-  // leaves a response untaken, it cannot be told and finds the call cancelled.
+  // leaves a response untaken, it cannot be told and finds the call cancelled. Also ends one whose
+  // token is taken back, and, where others find no room, one that holds nothing but its place.
   bool EndIfIdle(absl::Duration timeout) override;
 
   void Send(grpc::ByteBuffer frame) override;
@@ -181,8 +185,9 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   enum class Peer { kSends, kHalfClosed, kClosed, kAnswered };
   enum class Next { kFrame, kClose, kWork, kStop };
 
-  Call(ServiceContext& context, CallPort& port, CallFacts facts, CallerAccounts::Stream stream,
-       MemoryBudget::Reservation base, std::shared_ptr<const SharedRegion> shared);
+  Call(ServiceContext& context, CallPort& port, const Caller& caller, CallFacts facts,
+       CallerAccounts::Stream stream, WaitingRoom::Place base,
+       std::shared_ptr<const SharedRegion> shared);
 
   void Queue(grpc::ByteBuffer frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // How many of the queued frames go out by Write; the last one of all does not.
@@ -191,10 +196,15 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   // caller who runs it, without the lock, which only OnRead offers.
   bool Stir(bool may_run_here) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SubmitTurn() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Reads the request of a unary call when there is room for one.
+  void ReadRequest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MaybeRead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MaybeWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MaybeEnd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MustStop() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Returns what the call shall end with though nothing has happened; OK: it goes on.
+  absl::Status ReasonToEnd(absl::Duration timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status IdleError(absl::Duration timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool AtWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void Turn(bool here);
@@ -214,8 +224,9 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   ServiceContext& context_;
   CallPort& port_;
   const std::string caller_name_;
+  const std::shared_ptr<const std::atomic<bool>> revoked_;  // its token is; null: it needs none
   const CallerAccounts::Stream stream_;
-  const MemoryBudget::Reservation base_;
+  const WaitingRoom::Place base_;
   CallContext call_context_;
   const size_t max_bytes_here_;  // of a frame whose turn is run by the thread that brings it
   Executor* executor_;           // runs the other turns
@@ -226,6 +237,7 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   Mutex mutex_;
   State state_ ABSL_GUARDED_BY(mutex_) = State::kIdle;
   Peer peer_ ABSL_GUARDED_BY(mutex_) = Peer::kSends;
+  bool heard_ ABSL_GUARDED_BY(mutex_) = false;  // a frame has come
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ByteBuffer incoming_ ABSL_GUARDED_BY(mutex_);              // the port's while reading_
@@ -237,6 +249,7 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   // The memory that the handler waits for, or why there will be none.
   std::optional<absl::StatusOr<MemoryBudget::Reservation>> answer_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Admission::Place> place_ ABSL_GUARDED_BY(mutex_);  // in the queue; kWaiting
+  MemoryBudget::Reservation reading_room_ ABSL_GUARDED_BY(mutex_);   // while a request is read
   absl::Time progress_ ABSL_GUARDED_BY(mutex_);     // when the peer or a turn last did something
   absl::Time submitted_ ABSL_GUARDED_BY(mutex_);    // the turn that waits for a worker
   absl::Time step_began_ ABSL_GUARDED_BY(mutex_);   // of the turn at work

@@ -22,6 +22,12 @@ std::unique_ptr<FrameHandler> MakeListSchemes(CallContext& context, FrameOutbox&
 std::unique_ptr<FrameHandler> MakeGetServerInfo(CallContext& context, FrameOutbox& outbox,
                                                 const CancelToken& cancel);
 
+// Of grpc.health.v1; Watch sends one frame, and another one when the server stops.
+std::unique_ptr<FrameHandler> MakeHealthCheck(CallContext& context, FrameOutbox& outbox,
+                                              const CancelToken& cancel);
+std::unique_ptr<FrameHandler> MakeHealthWatch(CallContext& context, FrameOutbox& outbox,
+                                              const CancelToken& cancel);
+
 std::unique_ptr<FrameHandler> MakeQuantizeStream(CallContext& context, FrameOutbox& outbox,
                                                  const CancelToken& cancel);
 std::unique_ptr<FrameHandler> MakeDequantizeStream(CallContext& context, FrameOutbox& outbox,

@@ -2,7 +2,7 @@
 // message: the wire knows no difference, but gRPC would read that message before anybody is asked
 // (core/adr/0011-every-method-is-a-raw-stream.md).
 //
-// Entry: MakeQuantizeService. Tested by tests/server/server_test.cc.
+// Entries: MakeQuantizeService, MakeHealthService. Tested by tests/server/server_test.cc.
 #include "server/calls/quantize_service.h"
 
 #include <grpcpp/impl/codegen/server_callback_handlers.h>
@@ -10,6 +10,7 @@
 
 #include <deque>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -36,14 +37,19 @@ constexpr Method kMethods[] = {
     {"GetServerInfo", CallKind::kUnary, &MakeGetServerInfo},
 };
 
-class QuantizeService final : public grpc::Service {
+constexpr Method kHealthMethods[] = {
+    {"Check", CallKind::kHealth, &MakeHealthCheck},
+    {"Watch", CallKind::kHealth, &MakeHealthWatch},
+};
+
+class RawService final : public grpc::Service {
  public:
-  explicit QuantizeService(ServiceContext& context) {
+  // `methods` outlive this.
+  RawService(ServiceContext& context, absl::string_view name, std::span<const Method> methods) {
     using grpc::internal::RpcMethod;
     using Handler = grpc::internal::CallbackBidiHandler<grpc::ByteBuffer, grpc::ByteBuffer>;
-    for (const Method& method : kMethods) {
-      paths_.push_back(
-          absl::StrCat("/", v1::QuantizationService::service_full_name(), "/", method.name));
+    for (const Method& method : methods) {
+      paths_.push_back(absl::StrCat("/", name, "/", method.name));
       AddMethod(new grpc::internal::RpcServiceMethod(
           paths_.back().c_str(), RpcMethod::BIDI_STREAMING, /*handler=*/nullptr));
       const auto serve = [&context, &method](grpc::CallbackServerContext* call) {
@@ -60,7 +66,12 @@ class QuantizeService final : public grpc::Service {
 }  // namespace
 
 std::unique_ptr<grpc::Service> MakeQuantizeService(ServiceContext& context) {
-  return std::make_unique<QuantizeService>(context);
+  return std::make_unique<RawService>(context, v1::QuantizationService::service_full_name(),
+                                      kMethods);
+}
+
+std::unique_ptr<grpc::Service> MakeHealthService(ServiceContext& context) {
+  return std::make_unique<RawService>(context, "grpc.health.v1.Health", kHealthMethods);
 }
 
 }  // namespace quantd

@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "core/base/hand_over.h"
 #include "core/base/mutex.h"
@@ -19,6 +20,7 @@
 #include "core/base/status_macros.h"
 #include "server/calls/grpc_status.h"
 #include "server/net/caller.h"
+#include "server/net/guard_table.h"
 #include "server/net/shared_regions.h"
 
 namespace quantd {
@@ -52,7 +54,8 @@ void AddTrailers(const CallTrailers& trailers, grpc::CallbackServerContext& call
 // The reactor of a call that is not served: ends it with an error, and deletes itself.
 class Refused final : public CallReactor {
  public:
-  Refused(const absl::Status& status, grpc::CallbackServerContext& call) {
+  Refused(const absl::Status& status, grpc::CallbackServerContext& call)
+      : refused_call_(call.peer()) {
     MutexLock lock(&mutex_);  // tells ThreadSanitizer what gRPC's own threads do in which order
     if (const auto delay = RetryAfterOf(status)) AddTrailers({RetryTrailer(*delay)}, call);
     Finish(ToGrpc(status));
@@ -61,6 +64,7 @@ class Refused final : public CallReactor {
   ~Refused() override { MutexLock lock(&mutex_); }
 
  private:
+  const RefusedCall refused_call_;
   Mutex mutex_;
 };
 
@@ -71,6 +75,7 @@ class Shell final : public CallReactor, public CallPort {
   // `call` is this port's.
   void Run(std::shared_ptr<Call> call, MakeHandler make_handler) {
     call_ = std::move(call);
+    let_in_.emplace(context_.peer());
     HandOver(this);
     call_->Run(make_handler);
   }
@@ -97,12 +102,14 @@ class Shell final : public CallReactor, public CallPort {
 
   void Read(grpc::ByteBuffer* frame) override { StartRead(frame); }
   void Write(const grpc::ByteBuffer* frame, bool more_follows) override {
+    let_in_->Answer();
     grpc::WriteOptions options;
     if (more_follows) options.set_buffer_hint();
     StartWrite(frame, options);
   }
   void Finish(const absl::Status& status, const CallTrailers& trailers,
               const grpc::ByteBuffer* last) override {
+    let_in_->Answer();
     AddTrailers(trailers, context_);
     if (last != nullptr) return StartWriteAndFinish(last, grpc::WriteOptions(), ToGrpc(status));
     CallReactor::Finish(ToGrpc(status));
@@ -112,6 +119,7 @@ class Shell final : public CallReactor, public CallPort {
  private:
   grpc::CallbackServerContext& context_;
   std::shared_ptr<Call> call_;  // until OnDone
+  std::optional<LetInCall> let_in_;
 };
 
 // Returns the memory that the caller shares, null if it shares none. kUnavailable: its connection
@@ -126,13 +134,42 @@ absl::StatusOr<std::shared_ptr<const SharedRegion>> RegionOf(
   return context.regions->Find(token);
 }
 
+// kResourceExhausted: the call's headers are longer than they may be. gRPC's own limit is higher,
+// since whoever exceeds that one loses all calls of its connection.
+absl::Status CheckMetadata(const grpc::CallbackServerContext& call, int max_bytes) {
+  constexpr size_t kOverheadBytes = 32;  // of each entry: RFC 9113, section 6.5.2
+  size_t bytes = 0;
+  for (const auto& [key, value] : call.client_metadata()) {
+    bytes += key.size() + value.size() + kOverheadBytes;
+  }
+  if (bytes <= static_cast<size_t>(max_bytes)) return absl::OkStatus();
+  return WithLimit(
+      absl::ResourceExhaustedError(absl::StrCat("the call's metadata has ", bytes,
+                                                " bytes; at most ", max_bytes,
+                                                " are allowed (--max-metadata)")),
+      "metadata_bytes", max_bytes);
+}
+
+// Health checks need no token, and have an account of their own: they count as streams of nobody who
+// works, and who works does not keep them out.
+absl::StatusOr<Caller> CallerOf(const grpc::CallbackServerContext& call,
+                                const ServiceContext& context, CallKind kind) {
+  if (kind != CallKind::kHealth) {
+    return IdentifyCaller(call, context.tokens, *context.failed_logins);
+  }
+  QUANTD_ASSIGN_OR_RETURN(Caller caller, IdentifyCaller(call, nullptr, *context.failed_logins));
+  caller.name = absl::StrCat("health:", caller.name);
+  return caller;
+}
+
 }  // namespace
 
 CallReactor* Serve(ServiceContext& context, grpc::CallbackServerContext& call,
                    absl::string_view rpc, CallKind kind, MakeHandler make_handler) {
   auto shell = std::make_unique<Shell>(call);
   const auto open = [&]() -> absl::StatusOr<std::shared_ptr<Call>> {
-    QUANTD_ASSIGN_OR_RETURN(const Caller caller, IdentifyCaller(call, context.tokens));
+    QUANTD_RETURN_IF_ERROR(CheckMetadata(call, context.limits.max_metadata_bytes));
+    QUANTD_ASSIGN_OR_RETURN(const Caller caller, CallerOf(call, context, kind));
     QUANTD_ASSIGN_OR_RETURN(std::shared_ptr<const SharedRegion> shared, RegionOf(call, context));
     return Call::Open(context, *shell, caller, FactsOf(call, caller, rpc, kind), std::move(shared));
   };

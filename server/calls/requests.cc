@@ -34,18 +34,22 @@ absl::StatusOr<QuantizeHead> ReadHead(const v1::QuantizeStart& start,
                           ChunkOptionsOf(start.max_chunk_bytes(), start.max_message_bytes(),
                                          start.omit_crc()));
   head.options.figures = !start.omit_figures();
+  CalibratedRanges ranges;
   if (start.has_ranges()) {
-    absl::StatusOr<CalibratedRanges> ranges = FromProto(start.ranges());
-    QUANTD_RETURN_IF_ERROR(ranges.status());
-    head.options.ranges = std::move(ranges->groups);
-    if (start.ranges().has_tensor()) head.options.tensor_range = ranges->tensor;
-    head.options.histogram = std::move(ranges->histogram);
+    QUANTD_ASSIGN_OR_RETURN(ranges, FromProto(start.ranges()));
   }
   head.options.importance.assign(start.importance().begin(), start.importance().end());
   PlanInputs inputs;
   inputs.has_ranges = start.has_ranges();
   inputs.importance_elems = start.importance_size();
   QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, inputs));
+  if (start.has_ranges()) {
+    const absl::Status fit = CheckRangesFit(ranges, head.plan);
+    if (!fit.ok()) return WithField(fit, "ranges");
+    head.options.ranges = std::move(ranges.groups);
+    if (start.ranges().has_tensor()) head.options.tensor_range = ranges.tensor;
+    head.options.histogram = std::move(ranges.histogram);
+  }
   return head;
 }
 

@@ -162,7 +162,7 @@ absl::Status TensorStream::OpenPending() {
 
 absl::Status TensorStream::OpenWith(MemoryBudget::Reservation granted) {
   Pending pending = std::move(*std::exchange(pending_, std::nullopt));
-  waiting_reservation_ = MemoryBudget::Reservation();
+  waiting_place_ = WaitingRoom::Place();
   if (stream_reservation_.bytes() == 0 && !is_unary()) {
     stream_reservation_ = granted.Split(context_.service.limits.stream_bytes());
   }
@@ -192,8 +192,10 @@ absl::StatusOr<Progress> TensorStream::WorkOnPending() {
     return Progress::kMore;
   }
   if (is_unary()) {
-    QUANTD_ASSIGN_OR_RETURN(waiting_reservation_, context_.service.waiting_room->Reserve(
-                                                      request_bytes_, "a request that waits"));
+    QUANTD_ASSIGN_OR_RETURN(
+        waiting_place_,
+        context_.service.waiting_room->Enter(context_.caller, request_bytes_,
+                                             "a request that waits", context_.service.now()));
   }
   return Progress::kWaiting;
 }

@@ -19,6 +19,7 @@
 #include "core/exec/cancel_token.h"
 #include "core/exec/memory_budget.h"
 #include "proto/frame_codec.h"
+#include "server/admit/waiting_room.h"
 #include "server/calls/call.h"
 #include "server/calls/open_tensor.h"
 #include "server/service_context.h"
@@ -129,7 +130,7 @@ class TensorStream final : public FrameHandler {
   const std::function<void()> wake_;                   // which it does by this
   const std::shared_ptr<SharedChunks> shared_chunks_;  // null: the client shares no memory
   MemoryBudget::Reservation stream_reservation_;  // for the frames read, and what is to be sent
-  MemoryBudget::Reservation waiting_reservation_;  // for a unary call's request while it waits
+  WaitingRoom::Place waiting_place_;  // for a unary call's request while it waits
   MemoryBudget::Reservation frame_reservation_;   // for what a large frame takes beyond that
   std::optional<Pending> pending_;                // nothing is read behind it
   absl::flat_hash_map<uint64_t, Entry> tensors_;

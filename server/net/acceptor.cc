@@ -1,6 +1,7 @@
 #include "server/net/acceptor.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -10,15 +11,18 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/net/handshakes.h"
 
 namespace quantd {
 namespace {
 
-// Keys of what is watched: places in listeners_, the eventfd, and descriptors from
+// Keys of what is watched: places in listeners_, the eventfd, and numbers of connections from
 // kFirstConnection.
 constexpr uint64_t kWakeKey = uint64_t{1} << 31;
 constexpr uint64_t kFirstConnection = uint64_t{1} << 32;
@@ -26,14 +30,42 @@ constexpr uint64_t kFirstConnection = uint64_t{1} << 32;
 constexpr int kAcceptsPerTurn = 64;
 // What the kernel takes of a response before the client has read it; cut to net.core.wmem_max.
 constexpr int kUnixSendBytes = 1 << 20;
+// Connections that were shut down here, and that gRPC has not closed yet: with more of them nothing
+// is accepted, lest a flood of connections grow faster than they go.
+constexpr int64_t kMaxClosing = 64;
+
+// Returns the address of a TCP peer as the bound of connections has it: one customer's network of
+// IPv6 counts as one.
+std::string AddressOf(const sockaddr_storage& address) {
+  std::string peer = PeerOf(address);
+  if (address.ss_family != AF_INET6 || !absl::StartsWith(peer, "ipv6:")) {
+    return peer.substr(0, peer.rfind(':'));
+  }
+  sockaddr_in6 network = reinterpret_cast<const sockaddr_in6&>(address);
+  memset(&network.sin6_addr.s6_addr[8], 0, 8);
+  sockaddr_storage of_network = {};
+  memcpy(&of_network, &network, sizeof(network));
+  peer = PeerOf(of_network);
+  return peer.substr(0, peer.rfind(':'));
+}
 
 }  // namespace
 
-Acceptor::Acceptor(AcceptorOptions options) : options_(std::move(options)) {}
+Acceptor::Acceptor(AcceptorOptions options) : options_(std::move(options)) {
+  MutexLock lock(&reporter_->mutex);
+  reporter_->acceptor = this;
+}
 
-Acceptor::~Acceptor() { Stop(); }
+Acceptor::~Acceptor() {
+  Stop();
+  for (const auto& [id, connection] : connections_) {
+    if (connection.guarded != nullptr) GuardTable::OfProcess().Remove(*connection.guarded);
+  }
+  MutexLock lock(&reporter_->mutex);
+  reporter_->acceptor = nullptr;
+}
 
-void Acceptor::Add(ListeningSocket socket, std::shared_ptr<Target> target) {
+void Acceptor::Add(ListeningSocket socket, std::shared_ptr<Target> target, bool is_encrypted) {
   const int listener_fd = socket.fd();
   Add(std::move(socket), [target = std::move(target), listener_fd](int fd) {
     Target::NewConnectionParameters connection;
@@ -41,10 +73,12 @@ void Acceptor::Add(ListeningSocket socket, std::shared_ptr<Target> target) {
     connection.fd = fd;
     target->HandleNewConnection(&connection);
   });
+  listeners_.back().is_grpc = true;
+  listeners_.back().is_encrypted = is_encrypted;
 }
 
 void Acceptor::Add(ListeningSocket socket, TakeFn take) {
-  listeners_.push_back({std::move(socket), std::move(take)});
+  listeners_.push_back({.socket = std::move(socket), .take = std::move(take)});
 }
 
 absl::Status Acceptor::Start() {
@@ -68,8 +102,10 @@ void Acceptor::Stop() {
     thread_.join();
   }
   listeners_.clear();
-  for (const int fd : watched_) close(fd);
-  watched_.clear();
+  // Guards stay: gRPC still has the connections.
+  for (auto& [id, connection] : connections_) {
+    if (connection.duplicate >= 0) close(std::exchange(connection.duplicate, -1));
+  }
   open_ = 0;
   for (int* const fd : {&epoll_, &wake_}) {
     if (*fd >= 0) close(std::exchange(*fd, -1));
@@ -86,9 +122,9 @@ void Acceptor::Run() {
       const uint64_t key = events[static_cast<size_t>(i)].data.u64;
       if (key == kWakeKey) return;
       if (key >= kFirstConnection) {
-        Forget(static_cast<int>(key - kFirstConnection));
+        Forget(key - kFirstConnection);
       } else {
-        AcceptFrom(listeners_[key]);
+        AcceptFrom(key);
       }
     }
     if (options_.every_second != nullptr && absl::Now() >= next_tick) {
@@ -98,11 +134,18 @@ void Acceptor::Run() {
   }
 }
 
-void Acceptor::AcceptFrom(const Listener& listener) {
+void Acceptor::AcceptFrom(size_t listener) {
   for (int i = 0; i < kAcceptsPerTurn; ++i) {
-    const int fd = accept4(listener.socket.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (closing_ >= kMaxClosing) {
+      absl::SleepFor(absl::Milliseconds(1));  // what has closed is heard of next
+      return;
+    }
+    sockaddr_storage address = {};
+    socklen_t size = sizeof(address);
+    const int fd = accept4(listeners_[listener].socket.fd(), reinterpret_cast<sockaddr*>(&address),
+                           &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0) {
-      TakeConnection(listener, fd);
+      TakeConnection(listener, fd, address);
     } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
       Refuse(absl::StrCat("accept: ", strerror(errno)));
       // The connection stays in the system's queue, so that trying again at once would spin.
@@ -114,51 +157,156 @@ void Acceptor::AcceptFrom(const Listener& listener) {
   }
 }
 
-void Acceptor::TakeConnection(const Listener& listener, int fd) {
-  if (!MayConnect(listener, fd)) {
-    close(fd);
-    return;
-  }
-  const int duplicate = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+void Acceptor::TakeConnection(size_t listener, int fd, const sockaddr_storage& address) {
+  Listener& from = listeners_[listener];
+  absl::StatusOr<Peer> peer = PeerOfSocket(from, fd, address);
+  absl::Status status = peer.status();
+  if (status.ok()) status = MakeRoom(listener, peer->address);
+  const int duplicate = status.ok() ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+  const uint64_t id = next_id_++;
   // With no events asked for, the end of both directions and errors are told.
-  if (duplicate < 0 || !Watch(duplicate, 0, kFirstConnection + static_cast<uint64_t>(duplicate))) {
-    Refuse(absl::StrCat("watching: ", strerror(errno)));
+  if (status.ok() && (duplicate < 0 || !Watch(duplicate, 0, kFirstConnection + id))) {
+    status = absl::ResourceExhaustedError(absl::StrCat("watching: ", strerror(errno)));
+  }
+  if (!status.ok()) {
+    Refuse(std::string(status.message()));
     if (duplicate >= 0) close(duplicate);
     close(fd);
     return;
   }
-  if (listener.socket.is_unix()) {  // whose buffers do not grow by themselves, as TCP's do
+  if (from.socket.is_unix()) {  // whose buffers do not grow by themselves, as TCP's do
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kUnixSendBytes, sizeof(kUnixSendBytes));
   }
-  watched_.insert(duplicate);
+  std::shared_ptr<GuardedConnection> guarded;
+  if (from.is_grpc) {
+    guarded = std::make_shared<GuardedConnection>(
+        fd, std::move(peer->name), from.is_encrypted, options_.guard,
+        [reporter = reporter_](GuardReason reason) { reporter->Report(reason); });
+    GuardTable::OfProcess().Add(guarded);
+  } else {
+    GuardTable::OfProcess().Clear(fd);
+  }
+  connections_[id] = {.duplicate = duplicate,
+                      .listener = listener,
+                      .address = std::move(peer->address),
+                      .guarded = guarded};
+  ++from.open;
   open_.fetch_add(1);
+  GuardTable::handed_over() = guarded;
+  HandOver(from, fd);
+  GuardTable::handed_over() = nullptr;
+}
+
+void Acceptor::HandOver(const Listener& listener, int fd) {
+  std::optional<HandshakeScope> handshakes;
+  if (!listener.socket.is_unix() && options_.failed_logins != nullptr) {
+    handshakes.emplace(PeerOf(fd), options_.failed_logins);
+  }
   listener.take(fd);
 }
 
-bool Acceptor::MayConnect(const Listener& listener, int fd) {
-  if (watched_.size() >= static_cast<size_t>(options_.max_connections)) {
-    Refuse(absl::StrCat("there are ", watched_.size(), " already, as many as --max-connections"));
-    return false;
-  }
-  if (!listener.socket.is_unix() || options_.allowed_uids.empty()) return true;
+absl::StatusOr<Acceptor::Peer> Acceptor::PeerOfSocket(const Listener& listener, int fd,
+                                                      const sockaddr_storage& address) {
+  if (!listener.socket.is_unix()) return Peer{PeerOf(address), AddressOf(address)};
   ucred peer = {};
   socklen_t size = sizeof(peer);
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
-    Refuse(absl::StrCat("SO_PEERCRED: ", strerror(errno)));
-    return false;
+    return absl::PermissionDeniedError(absl::StrCat("SO_PEERCRED: ", strerror(errno)));
   }
   const std::vector<uint32_t>& allowed = options_.allowed_uids;
-  if (std::find(allowed.begin(), allowed.end(), peer.uid) != allowed.end()) return true;
-  Refuse(absl::StrCat("user ", peer.uid, " is not one of --allow-uid"));
+  if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), peer.uid) == allowed.end()) {
+    const std::string reason = absl::StrCat("user ", peer.uid, " is not one of --allow-uid");
+    if (options_.failed_logins != nullptr) {
+      options_.failed_logins->Add(FailedLogins::Kind::kUid, "unix", reason);
+    }
+    return absl::PermissionDeniedError(reason);
+  }
+  return Peer{UnixPeerOf(peer.uid, next_id_), absl::StrCat("user ", peer.uid)};
+}
+
+absl::Status Acceptor::MakeRoom(size_t listener, const std::string& address) {
+  int64_t of_address = 0, unproven = 0, unproven_of_address = 0;
+  for (const auto& [id, connection] : connections_) {
+    if (connection.is_closing) continue;
+    const bool same = connection.address == address;
+    of_address += same;
+    unproven += connection.is_unproven();
+    unproven_of_address += same && connection.is_unproven();
+  }
+  const auto of_same_address = [&](const Connection& c) { return c.address == address; };
+  if (options_.max_per_address > 0 && of_address >= options_.max_per_address) {
+    if (Displace(of_same_address)) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        absl::StrCat(address, " has ", of_address, ", as many as --address-connections"));
+  }
+  const int64_t open = static_cast<int64_t>(connections_.size()) - closing_;
+  if (open + KeptForOthers(listener) >= options_.max_connections) {
+    const auto beyond_its_share = [&](const Connection& c) {
+      return c.listener == listener || listeners_[c.listener].open > Share();
+    };
+    if (Displace(beyond_its_share)) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("there are ", open, " already, as many as --max-connections"));
+  }
+  if (!listeners_[listener].is_grpc || unproven < options_.max_unproven) return absl::OkStatus();
+  // Who has many of them goes before others.
+  if (unproven_of_address * 4 > unproven) {
+    Displace(of_same_address);
+  } else {
+    Displace([](const Connection&) { return true; });
+  }
+  return absl::OkStatus();
+}
+
+int64_t Acceptor::Share() const {
+  return options_.max_connections / (4 * static_cast<int64_t>(listeners_.size()));
+}
+
+int64_t Acceptor::KeptForOthers(size_t listener) const {
+  int64_t kept = 0;
+  for (size_t i = 0; i < listeners_.size(); ++i) {
+    if (i != listener) kept += std::max<int64_t>(0, Share() - listeners_[i].open);
+  }
+  return kept;
+}
+
+template <typename MayGo>
+bool Acceptor::Displace(const MayGo& may_go) {
+  for (auto& [id, connection] : connections_) {
+    if (connection.is_closing || !connection.is_unproven() || !may_go(connection)) continue;
+    shutdown(connection.duplicate, SHUT_RDWR);  // which gRPC finds, and closes its end
+    connection.is_closing = true;
+    ++closing_;
+    --listeners_[connection.listener].open;
+    displaced_.fetch_add(1);
+    LogRefusal(absl::StrCat(connection.address, " had made no call that was let in, and went for ",
+                            "a newcomer"));
+    return true;
+  }
   return false;
 }
 
 void Acceptor::Refuse(const std::string& reason) {
   refused_.fetch_add(1);
+  LogRefusal(reason);
+}
+
+void Acceptor::Reporter::Report(GuardReason reason) {
+  MutexLock lock(&mutex);
+  if (acceptor != nullptr) acceptor->OnGuardEnd(reason);
+}
+
+void Acceptor::OnGuardEnd(GuardReason reason) {
+  if (options_.on_guard_end != nullptr) options_.on_guard_end(reason);
+  LogRefusal(std::string(TextOf(reason)));
+}
+
+void Acceptor::LogRefusal(const std::string& what) {
+  MutexLock lock(&log_mutex_);
   ++unlogged_;
   const absl::Time now = absl::Now();
   if (options_.logger == nullptr || now - last_logged_ < absl::Seconds(1)) return;
-  options_.logger->warn("{} connection(s) refused; the last one: {}", unlogged_, reason);
+  options_.logger->warn("{} connection(s) refused or closed; the last one: {}", unlogged_, what);
   last_logged_ = now;
   unlogged_ = 0;
 }
@@ -168,11 +316,20 @@ bool Acceptor::Watch(int fd, uint32_t events, uint64_t key) {
   return epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
-void Acceptor::Forget(int fd) {
+void Acceptor::Forget(uint64_t id) {
+  const auto found = connections_.find(id);
+  if (found == connections_.end()) return;
+  Connection& connection = found->second;
   // Closing alone would leave the entry behind where gRPC still has the socket.
-  epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);
-  close(fd);
-  watched_.erase(fd);
+  epoll_ctl(epoll_, EPOLL_CTL_DEL, connection.duplicate, nullptr);
+  close(connection.duplicate);
+  if (connection.is_closing) {
+    --closing_;
+  } else {
+    --listeners_[connection.listener].open;
+  }
+  if (connection.guarded != nullptr) GuardTable::OfProcess().Remove(*connection.guarded);
+  connections_.erase(found);
   open_.fetch_sub(1);
 }
 

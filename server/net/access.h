@@ -25,6 +25,7 @@ struct AccessOptions {
   std::vector<uint32_t> allowed_uids;  // of the peers of UNIX sockets; empty: all
   uint32_t socket_mode = 0660;
   int max_connections = 1024;
+  int max_per_address = 768;  // of these, or of a user of UNIX sockets; 0: any number
   // What a client may share of its memory over one connection beside a UNIX socket; 0: nothing.
   int64_t shared_memory_bytes = int64_t{64} << 20;
   int max_metadata_bytes = 8 << 10;  // of a call's headers

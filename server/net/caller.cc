@@ -11,7 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
+#include "server/net/guard_table.h"
 #include "server/net/tokens.h"
+#include "server/observe/failed_logins.h"
 
 namespace quantd {
 namespace {
@@ -31,18 +33,22 @@ std::optional<absl::string_view> BearerToken(const grpc::CallbackServerContext& 
 }  // namespace
 
 std::string PeerWithoutPort(const std::string& peer) {
-  if (absl::StartsWith(peer, "unix")) return "unix";
+  if (absl::StartsWith(peer, "unix")) return UnixCallerOf(peer);
   // gRPC escapes the brackets of IPv6.
   return absl::StrReplaceAll(peer.substr(0, peer.rfind(':')), {{"%5B", "["}, {"%5D", "]"}});
 }
 
 absl::StatusOr<Caller> IdentifyCaller(const grpc::CallbackServerContext& call,
-                                      const TokenTable* tokens) {
+                                      const TokenTable* tokens, FailedLogins& failed) {
   if (tokens != nullptr) {
     const std::optional<absl::string_view> token = BearerToken(call);
     std::optional<Caller> caller;
     if (token.has_value()) caller = tokens->Find(*token);
     if (caller.has_value()) return *std::move(caller);
+    failed.Add(FailedLogins::Kind::kToken, call.peer(),
+               token.has_value()                               ? "the token is not known"
+               : call.client_metadata().count("authorization") ? "authorization is not one Bearer"
+                                                               : "there is no token");
     return absl::UnauthenticatedError(
         "the call needs a token that this server knows, as metadata authorization: Bearer TOKEN");
   }

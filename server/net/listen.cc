@@ -1,6 +1,7 @@
 #include "server/net/listen.h"
 
 #include <fcntl.h>
+#include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -104,6 +105,19 @@ absl::StatusOr<ListenAddress> ParseListenAddress(absl::string_view text) {
   }
   address.host = std::string(text.substr(0, colon));
   return address;
+}
+
+std::string PeerOf(int fd) {
+  sockaddr_storage address = {};
+  socklen_t size = sizeof(address);
+  char host[INET6_ADDRSTRLEN], port[8];
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
+      getnameinfo(reinterpret_cast<sockaddr*>(&address), size, host, sizeof(host), port,
+                  sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+    return "unknown";
+  }
+  if (address.ss_family == AF_INET) return absl::StrCat("ipv4:", host, ":", port);
+  return absl::StrCat("ipv6:[", host, "]:", port);
 }
 
 absl::StatusOr<SocketLock> SocketLock::Acquire(const std::string& socket_path) {

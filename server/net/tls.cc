@@ -7,10 +7,13 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
+#include <algorithm>
+#include <ctime>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 #include "core/io/small_file.h"
 
@@ -60,6 +63,21 @@ absl::StatusOr<int> CountCertificates(const std::string& path, BIO* bio) {
   }
   ERR_clear_error();
   return count;
+}
+
+// Returns when the first of the certificates in `text`, which parses, expires.
+absl::Time ExpiryOf(const std::string& text) {
+  absl::Time first = absl::InfiniteFuture();
+  const Bio bio = BioOf(text);
+  while (const Certificate certificate{
+      PEM_read_bio_X509_AUX(bio.get(), nullptr, nullptr, const_cast<char*>(""))}) {
+    std::tm when = {};
+    if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &when) == 1) {
+      first = std::min(first, absl::FromTM(when, absl::UTCTimeZone()));
+    }
+  }
+  ERR_clear_error();
+  return first;
 }
 
 absl::StatusOr<TlsMaterial> ReadMaterial(const TlsFiles& files) {
@@ -157,13 +175,30 @@ absl::StatusOr<std::unique_ptr<TlsCertificates>> TlsCertificates::Load(
   QUANTD_RETURN_IF_ERROR(CheckTls(files, material));
   std::unique_ptr<TlsCertificates> loaded(new TlsCertificates(files, std::move(logger)));
   MutexLock lock(&loaded->mutex_);
-  loaded->current_ = loaded->last_read_ = material;
+  loaded->Take(material);
+  loaded->last_read_ = material;
   return loaded;
 }
 
+void TlsCertificates::Take(const TlsMaterial& material) {
+  current_ = material;
+  expiry_ = ExpiryOf(material.certificate);
+  next_notice_ = absl::InfinitePast();
+}
+
 void TlsCertificates::Refresh() {
-  const absl::StatusOr<TlsMaterial> material = ReadMaterial(files_);
   MutexLock lock(&mutex_);
+  RefreshFiles();
+  MaybeWarnOfExpiry();
+}
+
+absl::Time TlsCertificates::expiry() const {
+  MutexLock lock(&mutex_);
+  return expiry_;
+}
+
+void TlsCertificates::RefreshFiles() {
+  const absl::StatusOr<TlsMaterial> material = ReadMaterial(files_);
   absl::Status status = material.status();
   if (status.ok()) {
     if (*material == last_read_ && last_error_.empty()) return;
@@ -176,13 +211,26 @@ void TlsCertificates::Refresh() {
       logger_->warn("TLS: {}; what was loaded before stays in use", error);
     }
   } else if (*material != current_) {
-    current_ = *material;
+    Take(*material);
     ++generation_;
     if (logger_ != nullptr) logger_->info("TLS: {} was loaded anew", files_.certificate);
   } else if (logger_ != nullptr) {
     logger_->info("TLS: {} is what is in use again", files_.certificate);
   }
   last_error_ = error;
+}
+
+void TlsCertificates::MaybeWarnOfExpiry() {
+  const absl::Time now = absl::Now();
+  if (logger_ == nullptr || now < next_notice_ || expiry_ - now > kExpiryNotice) return;
+  next_notice_ = now + absl::Hours(24);
+  const std::string when = absl::FormatTime("%Y-%m-%d %H:%M UTC", expiry_, absl::UTCTimeZone());
+  if (expiry_ <= now) {
+    logger_->error("TLS: {} has expired, on {}", files_.certificate, when);
+  } else {
+    logger_->warn("TLS: {} expires in {} days, on {}", files_.certificate,
+                  (expiry_ - now) / absl::Hours(24), when);
+  }
 }
 
 TlsMaterial TlsCertificates::current(int64_t* generation) const {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -136,8 +137,22 @@ absl::Status TokenTable::Reload() {
     return absl::InvalidArgumentError(absl::StrCat(path_, ": ", entries.status().message()));
   }
   MutexLock lock(&mutex_);
+  std::map<std::array<uint8_t, 32>, std::shared_ptr<std::atomic<bool>>> old;
+  for (TokenEntry& entry : entries_) old[entry.sha256] = std::move(entry.revoked);
+  for (TokenEntry& entry : *entries) {
+    const auto found = old.find(entry.sha256);
+    entry.revoked = found == old.end() ? std::make_shared<std::atomic<bool>>(false) : found->second;
+    entry.caller.revoked = entry.revoked;
+    if (found != old.end()) old.erase(found);
+  }
+  for (const auto& [hash, revoked] : old) revoked->store(true);
   entries_ = *std::move(entries);
   return absl::OkStatus();
+}
+
+bool TokenTable::empty() const {
+  MutexLock lock(&mutex_);
+  return entries_.empty();
 }
 
 std::optional<Caller> TokenTable::Find(absl::string_view token) const {

@@ -2,6 +2,7 @@
 #define QUANTD_SERVER_NET_TOKENS_H_
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -21,6 +22,7 @@ namespace quantd {
 struct TokenEntry {
   Caller caller;
   std::array<uint8_t, 32> sha256;
+  std::shared_ptr<std::atomic<bool>> revoked = nullptr;  // what `caller` knows; set by a TokenTable
 };
 
 // Returns the entries of a token file; lines that are empty or begin with # have none. A name may
@@ -34,8 +36,11 @@ class TokenTable {
   // Errors: those of ReadSmallFile and ParseTokens, with the path.
   static absl::StatusOr<std::unique_ptr<TokenTable>> Load(const std::string& path);
 
-  // Reads the file again; on an error, as above, the tokens stay as they are.
+  // Reads the file again; on an error, as above, the tokens stay as they are. Callers of tokens that
+  // are no longer there find theirs revoked.
   absl::Status Reload();
+
+  bool empty() const;
 
   // Returns whose token it is, or nothing. Takes the same time whichever it is.
   std::optional<Caller> Find(absl::string_view token) const;

@@ -61,11 +61,15 @@ CallRecord::CallRecord(ServiceContext& context, CallFacts facts)
       metrics_(context.metrics.rpc(facts_.rpc)),
       start_(context.now()) {
   context_.active_calls.fetch_add(1);
+  if (kind() == CallKind::kHealth) context_.health_calls.fetch_add(1);
   context_.started_calls.fetch_add(1);
   metrics_.CallBegan();
 }
 
-CallRecord::~CallRecord() { context_.active_calls.fetch_sub(1); }
+CallRecord::~CallRecord() {
+  if (kind() == CallKind::kHealth) context_.health_calls.fetch_sub(1);
+  context_.active_calls.fetch_sub(1);
+}
 
 void CallRecord::AddReceived(int64_t bytes) {
   received_bytes_ += bytes;

@@ -25,7 +25,8 @@ struct CallTimes {
 // Returns `text` if it is a traceparent of W3C Trace Context that may be passed on, else nothing.
 absl::string_view ValidTraceparent(absl::string_view text);
 
-enum class CallKind { kUnary, kStream };
+// kHealth: of grpc.health.v1, which works for nobody and holds next to nothing.
+enum class CallKind { kUnary, kStream, kHealth };
 
 // What is known of a call when it begins.
 struct CallFacts {

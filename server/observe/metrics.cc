@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "core/base/status_detail.h"
+#include "core/scheme/registry.h"
 #include "quantd/v1/quantization.pb.h"
+#include "server/observe/process_status.h"
 
 namespace quantd {
 namespace {
@@ -20,7 +22,6 @@ namespace {
 using prometheus::Counter;
 using prometheus::Family;
 using prometheus::Gauge;
-using prometheus::Histogram;
 using prometheus::Registry;
 
 // Upper bounds in seconds: from a small unary call to a model of many GiB. Waits for memory have
@@ -31,7 +32,7 @@ constexpr double kWaitBuckets[] = {0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.00
                                    0.01,    0.05,    0.1,    0.5,    1,     5};
 
 template <size_t N>
-Histogram::BucketBoundaries Buckets(const double (&bounds)[N]) {
+prometheus::Histogram::BucketBoundaries Buckets(const double (&bounds)[N]) {
   return {bounds, bounds + N};
 }
 
@@ -41,8 +42,21 @@ Family<Counter>& AddCounter(Registry& registry, const char* name, const char* he
 Family<Gauge>& AddGauge(Registry& registry, const char* name, const char* help) {
   return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
 }
-Family<Histogram>& AddHistogram(Registry& registry, const char* name, const char* help) {
+Family<prometheus::Histogram>& AddHistogram(Registry& registry, const char* name, const char* help) {
   return prometheus::BuildHistogram().Name(name).Help(help).Register(registry);
+}
+
+// Of tensors that did not get so far as to have one.
+constexpr char kNoScheme[] = "none";
+// The limits that statuses name (WithLimit); a test compares.
+constexpr const char* kRefusalReasons[] = {"caller_streams",      "failed_tensors",
+                                           "memory_bytes",        "metadata_bytes",
+                                           "open_tensors",        "tensor_memory_bytes",
+                                           "unary_response_bytes", "waiting_room_bytes"};
+constexpr int kMaxStatusCode = static_cast<int>(absl::StatusCode::kUnauthenticated);
+
+std::string CodeName(int code) {
+  return absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
 }
 
 const char* NameOf(TensorOutcome::Result result) {
@@ -68,16 +82,19 @@ struct Families {
       AddCounter(r, "quantd_received_bytes_total", "Bytes of request messages");
   Family<Counter>& sent = AddCounter(r, "quantd_sent_bytes_total", "Bytes of response messages");
   Family<Gauge>& active = AddGauge(r, "quantd_active_calls", "Calls that run");
-  Family<Histogram>& duration =
+  Family<prometheus::Histogram>& duration =
       AddHistogram(r, "quantd_request_duration_seconds", "Time from a call's beginning to its end");
-  Family<Histogram>& queue_wait =
+  Family<prometheus::Histogram>& queue_wait =
       AddHistogram(r, "quantd_queue_wait_seconds", "Waits for a worker");
-  Family<Histogram>& memory_wait =
+  Family<prometheus::Histogram>& memory_wait =
       AddHistogram(r, "quantd_memory_wait_seconds",
                    "Waits for memory, of calls that were then served, refused or cancelled");
+  Family<Counter>& guard_ends =
+      AddCounter(r, "quantd_guard_ended_connections_total",
+                 "Connections that were ended for what their peers did, by reason");
   Family<Counter>& tensors =
       AddCounter(r, "quantd_tensors_total", "Tensors that ended, by scheme and outcome");
-  Family<Histogram>& tensor_duration =
+  Family<prometheus::Histogram>& tensor_duration =
       AddHistogram(r, "quantd_tensor_duration_seconds",
                    "Time from a tensor's start to its end, of those that were done");
   Family<Counter>& tensor_input =
@@ -94,6 +111,29 @@ struct Families {
       AddCounter(r, "quantd_refusals_total", "Calls and tensors refused, by the limit they met");
 };
 
+// What is read whenever somebody asks, each a family.
+class ReadNow {
+ public:
+  explicit ReadNow(std::vector<prometheus::MetricFamily>& families) : families_(families) {}
+  void Gauge(const char* name, const char* help, double value) {
+    Add(name, help, prometheus::MetricType::Gauge).emplace_back().gauge.value = value;
+  }
+  void Counter(const char* name, const char* help, double value) {
+    Add(name, help, prometheus::MetricType::Counter).emplace_back().counter.value = value;
+  }
+  std::vector<prometheus::ClientMetric>& Add(const char* name, const char* help,
+                                             prometheus::MetricType type) {
+    prometheus::MetricFamily& family = families_.emplace_back();
+    family.name = name;
+    family.help = help;
+    family.type = type;
+    return family.metric;
+  }
+
+ private:
+  std::vector<prometheus::MetricFamily>& families_;
+};
+
 // The counters, and what is read whenever somebody asks.
 class Everything final : public prometheus::Collectable {
  public:
@@ -101,21 +141,47 @@ class Everything final : public prometheus::Collectable {
   Registry& registry() { return registry_; }
   std::vector<prometheus::MetricFamily> Collect() const override {
     std::vector<prometheus::MetricFamily> families = registry_.Collect();
-    const auto add = [&families](const char* name, const char* help, int64_t value) {
-      prometheus::MetricFamily& family = families.emplace_back();
-      family.name = name;
-      family.help = help;
-      family.type = prometheus::MetricType::Gauge;
-      family.metric.emplace_back().gauge.value = static_cast<double>(value);
+    ReadNow now(families);
+    const auto count = [](const std::function<int64_t()>& function) {
+      return static_cast<double>(function());
     };
-    add("quantd_memory_reserved_bytes", "Bytes of the memory budget in use",
-        facts_.memory_reserved_bytes());
-    add("quantd_waiting_calls", "Calls that wait for memory", facts_.waiting_calls());
-    add("quantd_open_connections", "Connections that are open", facts_.open_connections());
+    now.Gauge("quantd_memory_reserved_bytes", "Bytes of the memory budget in use",
+              count(facts_.memory_reserved_bytes));
+    now.Gauge("quantd_waiting_calls", "Calls that wait for memory", count(facts_.waiting_calls));
+    now.Gauge("quantd_open_connections", "Connections that are open",
+              count(facts_.open_connections));
+    now.Counter("quantd_refused_connections_total", "Connections closed as they came",
+                count(facts_.refused_connections));
+    if (facts_.certificate_expiry != nullptr) {
+      now.Gauge("quantd_certificate_expiry_time_seconds",
+                "When the first certificate of the chain in use expires, in UNIX time",
+                absl::ToDoubleSeconds(facts_.certificate_expiry() - absl::UnixEpoch()));
+    }
+    AddFailedLogins(now);
+    AddProcess(now);
     return families;
   }
 
  private:
+  void AddFailedLogins(ReadNow& now) const {
+    auto& logins = now.Add("quantd_failed_logins_total", "Peers that were not let in, by what for",
+                           prometheus::MetricType::Counter);
+    for (const FailedLogins::Kind kind : FailedLogins::kKinds) {
+      prometheus::ClientMetric& login = logins.emplace_back();
+      login.label = {{"kind", std::string(FailedLogins::NameOf(kind))}};
+      login.counter.value = static_cast<double>(facts_.failed_logins(kind));
+    }
+  }
+  static void AddProcess(ReadNow& now) {
+    const ProcessStatus status = ReadProcessStatus();
+    now.Gauge("process_resident_memory_bytes", "Memory of the process that is in RAM",
+              static_cast<double>(status.resident_bytes));
+    now.Gauge("process_open_fds", "Open descriptors",
+              static_cast<double>(status.open_descriptors));
+    now.Gauge("process_max_fds", "Descriptors that may be open",
+              static_cast<double>(status.max_descriptors));
+  }
+
   Registry registry_;
   const ServerFacts facts_;
 };
@@ -132,7 +198,11 @@ struct RpcMetrics::Impl {
         active(families.active.Add({{"rpc", rpc}})),
         duration(families.duration.Add({{"rpc", rpc}}, Buckets(kDurationBuckets))),
         queue_wait(families.queue_wait.Add({{"rpc", rpc}}, Buckets(kWaitBuckets))),
-        memory_wait(families.memory_wait.Add({{"rpc", rpc}}, Buckets(kDurationBuckets))) {}
+        memory_wait(families.memory_wait.Add({{"rpc", rpc}}, Buckets(kDurationBuckets))) {
+    for (int code = 1; code <= kMaxStatusCode; ++code) {
+      families.requests.Add({{"rpc", rpc}, {"code", CodeName(code)}});
+    }
+  }
 
   Families& families;
   const std::string rpc;
@@ -140,9 +210,9 @@ struct RpcMetrics::Impl {
   Counter& received;
   Counter& sent;
   Gauge& active;
-  Histogram& duration;
-  Histogram& queue_wait;
-  Histogram& memory_wait;
+  prometheus::Histogram& duration;
+  prometheus::Histogram& queue_wait;
+  prometheus::Histogram& memory_wait;
 };
 
 struct Metrics::Impl {
@@ -161,11 +231,39 @@ struct Metrics::Impl {
     AddGauge(registry, "quantd_memory_limit_bytes", "The memory budget")
         .Add({})
         .Set(static_cast<double>(facts.memory_limit_bytes));
+    AddGauge(registry, "quantd_machine_memory_bytes", "What the machine or the cgroup has")
+        .Add({})
+        .Set(static_cast<double>(facts.machine_memory_bytes));
     const auto* service = v1::QuantizeRequest::descriptor()->file()->service(0);
     for (int i = 0; i < service->method_count(); ++i) {
       const std::string& name = service->method(i)->name();
       rpc_impls.push_back(std::make_unique<RpcMetrics::Impl>(families, name));
       rpcs[name].impl_ = rpc_impls.back().get();
+      if (service->method(i)->input_type()->FindFieldByName("start") != nullptr) AddTensors(name);
+    }
+    for (const Scheme* const scheme : AllSchemes()) {
+      const prometheus::Labels label = {{"scheme", std::string(scheme->info.name)}};
+      for (auto* const family : {&families.stripes, &families.clipped, &families.non_finite}) {
+        family->Add(label);
+      }
+    }
+    for (const char* const reason : kRefusalReasons) families.refusals.Add({{"reason", reason}});
+  }
+
+  // Has the counters of an RPC's tensors be there before the first one. Not their durations: most
+  // of 80 histograms stay empty, and how many there are the outcome "ok" says.
+  void AddTensors(const std::string& rpc) {
+    std::vector<std::string> names = {kNoScheme};
+    for (const Scheme* const scheme : AllSchemes()) names.emplace_back(scheme->info.name);
+    for (const std::string& scheme : names) {
+      for (const TensorOutcome::Result result :
+           {TensorOutcome::Result::kOk, TensorOutcome::Result::kFailed,
+            TensorOutcome::Result::kCancelled}) {
+        families.tensors.Add({{"rpc", rpc}, {"scheme", scheme}, {"outcome", NameOf(result)}});
+      }
+      if (scheme == kNoScheme) continue;
+      families.tensor_input.Add({{"rpc", rpc}, {"scheme", scheme}});
+      families.tensor_output.Add({{"rpc", rpc}, {"scheme", scheme}});
     }
   }
 
@@ -190,6 +288,15 @@ void Metrics::CountRefusal(const absl::Status& status) {
   if (impl_ == nullptr) return;
   const std::optional<LimitDetail> limit = LimitOf(status);
   if (limit.has_value()) impl_->families.refusals.Add({{"reason", limit->name}}).Increment();
+}
+
+void Metrics::AddGuardReason(absl::string_view reason) {
+  if (impl_ != nullptr) impl_->families.guard_ends.Add({{"reason", std::string(reason)}});
+}
+
+void Metrics::CountGuardEnd(absl::string_view reason) {
+  if (impl_ == nullptr) return;
+  impl_->families.guard_ends.Add({{"reason", std::string(reason)}}).Increment();
 }
 
 std::shared_ptr<prometheus::Collectable> Metrics::collectable() const {
@@ -235,7 +342,7 @@ void RpcMetrics::AddMemoryWait(absl::Duration wait) {
 void RpcMetrics::TensorEnded(const TensorOutcome& outcome) {
   if (impl_ == nullptr) return;
   Families& families = impl_->families;
-  const std::string scheme(outcome.scheme.empty() ? "none" : outcome.scheme);
+  const std::string scheme(outcome.scheme.empty() ? kNoScheme : outcome.scheme);
   const prometheus::Labels labels = {{"rpc", impl_->rpc}, {"scheme", scheme}};
   const auto add = [](Family<Counter>& family, const prometheus::Labels& labels, int64_t count) {
     family.Add(labels).Increment(static_cast<double>(count));

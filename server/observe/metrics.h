@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "server/observe/failed_logins.h"
 
 namespace prometheus {
 class Collectable;
@@ -37,7 +38,11 @@ struct ServerFacts {
   std::string version, build, simd_target, blas_core;
   absl::Time start;
   int64_t memory_limit_bytes = 0;
-  std::function<int64_t()> memory_reserved_bytes, waiting_calls, open_connections;
+  int64_t machine_memory_bytes = 0;
+  std::function<int64_t()> memory_reserved_bytes, waiting_calls, open_connections,
+      refused_connections;
+  std::function<int64_t(FailedLogins::Kind)> failed_logins;
+  std::function<absl::Time()> certificate_expiry;  // null: no TLS
 };
 
 // The counters of one RPC. Thread-safe.
@@ -60,9 +65,10 @@ class RpcMetrics {
   Impl* impl_ = nullptr;  // null: metrics are off
 };
 
-// All that a server counts, by names that begin with "quantd_". Does nothing until it is turned on,
-// so that nobody needs to ask whether there are metrics. Labels are bounded: RPCs, status codes,
-// schemes of the registry, limits. Thread-safe, but for TurnOn.
+// All that a server counts, by names that begin with "quantd_", and what the system says of its
+// process, by the names that Prometheus gives that. Each counter is there from the start, as 0.
+// Does nothing until it is turned on, so that nobody needs to ask whether there are metrics. Labels
+// are bounded: RPCs, status codes, schemes of the registry, limits. Thread-safe, but for TurnOn.
 class Metrics {
  public:
   Metrics();
@@ -80,11 +86,15 @@ class Metrics {
   // Counts `status` by the limit that it names (status_detail.h), if it refuses something.
   void CountRefusal(const absl::Status& status);
 
+  // Counts a connection that its guard has ended, by the name of the reason, one of those that were
+  // added: so each is there from the start.
+  void AddGuardReason(absl::string_view reason);
+  void CountGuardEnd(absl::string_view reason);
+
   // Returns everything in the text format of Prometheus; empty if metrics are off.
   std::string Text() const;
 
  private:
-  friend class MetricsEndpoint;
   struct Impl;
   std::shared_ptr<prometheus::Collectable> collectable() const;  // null: metrics are off
   std::unique_ptr<Impl> impl_;

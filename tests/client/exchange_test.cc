@@ -90,6 +90,7 @@ class TestSource final : public ByteSource {
   explicit TestSource(std::span<const std::byte> bytes) : memory_(bytes) {}
   int64_t size_bytes() const override { return memory_.size_bytes(); }
   absl::StatusOr<SourcePiece> Next(int64_t max_bytes) override {
+    ++taken;
     if (pieces_to_error-- == 0) return absl::OutOfRangeError("the source is broken");
     return memory_.Next(max_bytes);
   }
@@ -97,6 +98,7 @@ class TestSource final : public ByteSource {
   absl::Status Rewind() override { return memory_.Rewind(); }
 
   int pieces_to_error = -1;
+  int taken = 0;
 
  private:
   MemorySource memory_;
@@ -232,6 +234,15 @@ class ExchangeTest : public ::testing::Test {
     response.mutable_error()->set_message("the server's error");
     return response;
   }
+  // The server lets the tensor in, whose `start` is all that has been written.
+  void LetIn(uint64_t id) {
+    EXPECT_EQ(WriteAll(), Step::kWait);
+    Deliver();
+    EXPECT_EQ(WriteAll(), Step::kWait);
+    EXPECT_EQ(port_->written.back(), absl::StrCat("start ", id));
+    Respond(Started(id));
+    ReadAll();
+  }
   void Answer(uint64_t id) {
     for (const auto& response : {Started(id), Chunk(id), Finished(id)}) {
       Respond(response);
@@ -280,26 +291,66 @@ TEST_F(ExchangeTest, QueuesOneLargeMessage) {
   options_.chunk_bytes = 100'000;
   Add(400'000);
   Begin();
-  EXPECT_EQ(WriteAll(), Step::kWait);  // "start" is being written, a chunk lies behind it
-  EXPECT_THAT(port_->written, ElementsAre("start 1"));
+  LetIn(1);
+  EXPECT_EQ(WriteAll(), Step::kWait);  // a chunk is being written, another one lies behind it
+  EXPECT_THAT(port_->written, ElementsAre("start 1", "chunk 1 @0 +100000"));
   port_->writing = nullptr;
   exchange_->OnWritten(true);
-  EXPECT_THAT(port_->written, ElementsAre("start 1", "chunk 1 @0 +100000"));
+  EXPECT_THAT(port_->written,
+              ElementsAre("start 1", "chunk 1 @0 +100000", "chunk 1 @100000 +100000"));
   EXPECT_EQ(Write(), Step::kWait);  // one more, while that goes out
   EXPECT_EQ(Write(), Step::kWait);
   Deliver();
-  EXPECT_EQ(port_->written.size(), 3u);
+  EXPECT_EQ(port_->written.size(), 4u);
 }
 
 TEST_F(ExchangeTest, QueuesManySmallMessages) {
   options_.chunk_bytes = 488;  // 1,000 and some with what a message takes beside
   Add(1'000'000);
   Begin();
+  LetIn(1);
   EXPECT_EQ(WriteAll(), Step::kWait);
-  EXPECT_EQ(port_->written.size(), 1u);
+  EXPECT_EQ(port_->written.size(), 2u);
   Deliver();
   EXPECT_GT(port_->written.size(), 60u);
   EXPECT_LT(port_->written.size(), 70u);
+}
+
+// Else a crowd of clients that wait would fill the server's memory with what it cannot take yet.
+TEST_F(ExchangeTest, SendsNoPayloadBeforeTheFirstTensorIsLetIn) {
+  Add(100'000);
+  Add(100'000);
+  Begin();
+  LetIn(1);
+  EXPECT_EQ(WriteAll(), Step::kWait);
+  for (int i = 0; i < 3; ++i) {
+    Deliver();
+    WriteAll();
+  }
+  // The stream has memory by now, so that the second one need not wait.
+  EXPECT_THAT(port_->written, ElementsAre("start 1", "chunk 1 @0 +100000", "end 1", "start 2",
+                                          "chunk 2 @0 +100000", "end 2"));
+}
+
+TEST_F(ExchangeTest, ATensorThatIsRefusedSendsNothingAndLetsTheNextOneAsk) {
+  Add(100'000);
+  Add(100'000);
+  Begin();
+  EXPECT_EQ(WriteAll(), Step::kWait);
+  Deliver();
+  Respond(Error(1, absl::StatusCode::kResourceExhausted));
+  ReadAll();
+  EXPECT_EQ(WriteAll(), Step::kWait);
+  Deliver();
+  WriteAll();
+  Deliver();
+  EXPECT_THAT(port_->written, ElementsAre("start 1", "end 1", "start 2"));
+  EXPECT_EQ(sources_[0].taken, 0);
+  Respond(Started(2));
+  ReadAll();
+  WriteAll();
+  Deliver();
+  EXPECT_EQ(port_->written.back(), "end 2");
 }
 
 TEST_F(ExchangeTest, ReadsFourMessagesAhead) {
@@ -484,8 +535,8 @@ TEST_F(ExchangeTest, OnlyClosesATensorWhoseSinkIsFull) {
   Add(10);
   sinks_[0].is_full = true;
   Begin();
-  EXPECT_EQ(WriteAll(), Step::kWait);
-  Respond(Started(1));
+  LetIn(1);
+  EXPECT_EQ(Write(), Step::kMore);
   Respond(Chunk(1));
   ReadAll();
   EXPECT_EQ(calls_[0]->status(), absl::ResourceExhaustedError("disk full"));
@@ -535,7 +586,8 @@ TEST_F(ExchangeTest, StopsSendingATensorThatTheServerRefuses) {
   options_.chunk_bytes = 100'000;
   Add(300'000);
   Begin();
-  EXPECT_EQ(WriteAll(), Step::kWait);
+  LetIn(1);
+  EXPECT_EQ(Write(), Step::kMore);
   Respond(Error(1, absl::StatusCode::kUnavailable));
   ReadAll();
   for (int i = 0; i < 3; ++i) {
@@ -586,6 +638,7 @@ class SharedExchangeTest : public ExchangeTest {
 TEST_F(SharedExchangeTest, WaitsUntilTheServerHasTakenASlot) {
   Add(static_cast<size_t>(5 * kSlot + 1000));
   Begin(MakeRegion());
+  LetIn(1);
   EXPECT_EQ(WriteAll(), Step::kWait);
   Deliver();
   EXPECT_EQ(Write(), Step::kWait);
@@ -608,6 +661,7 @@ TEST_F(SharedExchangeTest, WaitsUntilTheServerHasTakenASlot) {
 TEST_F(SharedExchangeTest, ABrokenStreamNeedsNoSlot) {
   Add(static_cast<size_t>(6 * kSlot));
   Begin(MakeRegion());
+  LetIn(1);
   WriteAll();
   Deliver();
   EXPECT_EQ(Write(), Step::kWait);
@@ -620,6 +674,7 @@ TEST_F(SharedExchangeTest, ABrokenStreamNeedsNoSlot) {
 TEST_F(SharedExchangeTest, NeitherDoesATensorThatHasFailed) {
   Add(static_cast<size_t>(6 * kSlot));
   Begin(MakeRegion());
+  LetIn(1);
   WriteAll();
   Deliver();
   EXPECT_EQ(Write(), Step::kWait);
@@ -634,6 +689,7 @@ TEST_F(SharedExchangeTest, GivesBackTheSlotOfABrokenSource) {
   Add(static_cast<size_t>(2 * kSlot));
   sources_[0].pieces_to_error = 1;
   Begin(MakeRegion());
+  LetIn(1);
   EXPECT_EQ(WriteAll(), Step::kOver);
   Deliver();
   Release(port_->shared[0].offset);

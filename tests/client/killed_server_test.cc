@@ -13,6 +13,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "client/client.h"
 #include "tests/support/temp_dir.h"
@@ -122,6 +125,27 @@ class KilledServerTest : public ::testing::Test {
     EXPECT_EQ(sink.planes() == expected_->planes, true) << "other bytes";
   }
 
+  // Quantizes a small tensor; `begin` is called when some of it has been sent.
+  absl::Status QuantizeOnce(const std::string& target, std::function<void()> begin) {
+    const TensorDesc tensor = testing::MakeTensor("s", DType::kF32, {64, 1 << 10});
+    const Client client = Client::Connect(target).value();
+    const auto size_bytes = static_cast<size_t>(tensor.shape.num_elems()) * sizeof(float);
+    const std::span<const std::byte> bytes(values_.data(), size_bytes);
+    KillingSource source(bytes, 64 << 10, std::move(begin));
+    MemorySink sink;
+    CallOptions options;
+    options.chunk_bytes = 64 << 10;
+    return client
+        .Quantize({.tensor = tensor,
+                   .spec = spec_,
+                   .source = &source,
+                   .sink = &sink,
+                   .ranges = {},
+                   .plan = {}},
+                  options)
+        .status();
+  }
+
   // Where to kill next: after at least a chunk, before the last one.
   int64_t KillAt() {
     return (64 << 10) + static_cast<int64_t>(rng_() % (values_.size() - (128 << 10)));
@@ -159,6 +183,51 @@ TEST_F(KilledServerTest, EndsWithTheSameBytesByAnotherReplica) {
     ServerProcess server(folder_.path(), 0);
     Quantize(absl::StrCat("ipv4:", server.address(), ",", other.address()), kill_at,
              [&] { server.Kill(); });
+  }
+}
+
+// A server that is restarted under clients in every phase: some in mid-stream, some that ask for a
+// plan, some that connect for the first time. It is away for up to 3 s.
+TEST_F(KilledServerTest, ARestartOfThreeSecondsIsSurvivedByAll) {
+  constexpr int kClients = 8;  // of each kind
+  auto server = std::make_unique<ServerProcess>(folder_.path(), 0);
+  const std::string address = server->address();
+  const int port = server->port();
+  for (const absl::Duration away : {absl::Milliseconds(2000), absl::Milliseconds(2400),
+                                    absl::Milliseconds(2700), absl::Milliseconds(3000)}) {
+    SCOPED_TRACE(absl::StrCat("away for ", absl::FormatDuration(away)));
+    absl::BlockingCounter streaming(kClients);  // so many bytes on the way as they will be
+    absl::Notification killed;
+    std::vector<std::thread> threads;
+    std::vector<absl::Status> results(3 * kClients, absl::UnknownError("not run"));
+    for (int i = 0; i < kClients; ++i) {
+      const auto at = static_cast<size_t>(i);
+      threads.emplace_back([&, at] {
+        results[at] = QuantizeOnce(address, [&] {
+          streaming.DecrementCount();
+          killed.WaitForNotification();
+        });
+      });
+      threads.emplace_back([&, at] {
+        const Client client = Client::Connect(address).value();
+        EXPECT_TRUE(client.GetServerInfo().ok());  // it is connected
+        killed.WaitForNotification();
+        results[at + kClients] = client.Plan(tensor_, spec_).status();
+      });
+      threads.emplace_back([&, at] {
+        killed.WaitForNotification();
+        results[at + 2 * kClients] = QuantizeOnce(address, [] {});
+      });
+    }
+    streaming.Wait();
+    server->Kill();
+    killed.Notify();
+    absl::SleepFor(away);
+    server = std::make_unique<ServerProcess>(folder_.path(), port);
+    for (std::thread& thread : threads) thread.join();
+    for (size_t i = 0; i < results.size(); ++i) {
+      EXPECT_TRUE(results[i].ok()) << "client " << i << ": " << results[i];
+    }
   }
 }
 

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 
 import grpc
@@ -105,6 +106,54 @@ def test_counts(busy):
     assert set(info) == {"version", "build", "simd_target", "blas_core"} and all(info.values())
 
 
+def test_every_counter_is_there_from_the_start(tmp_path, stubs):
+    """As 0: a rate over a counter that comes with its first event misses that event."""
+    with running_server(tmp_path / "s", "--metrics", "0") as server:
+        text = scrape(server)
+    found = samples(text)
+    counters = re.findall(r"^# TYPE (\w+) counter$", text, re.M)
+    assert {c for c in counters if c.startswith("quantd_")} <= {name for name, _ in found}
+    assert all(v == 0 for (name, _), v in found.items() if name in counters and name.startswith("quantd_"))
+    rpcs = {m.name for m in stubs[0].DESCRIPTOR.services_by_name["QuantizationService"].methods}
+    codes = {code.name for code in grpc.StatusCode}
+    assert labels_of(found, "quantd_requests_total", "rpc", "code") == {(r, c) for r in rpcs for c in codes}
+    schemes = {s["name"] for s in json.loads(quantctl("schemes", "--json").stdout)["schemes"]}
+    for name in ("stripes_encoded", "clipped_values", "non_finite_values"):
+        assert labels_of(found, f"quantd_{name}_total", "scheme") == {(s,) for s in schemes}
+    with_tensors = rpcs - {"Plan", "ListSchemes", "GetServerInfo"}
+    assert labels_of(found, "quantd_tensors_total", "rpc", "scheme", "outcome") == {
+        (r, s, o) for r in with_tensors for s in schemes | {"none"} for o in ("ok", "failed", "cancelled")}
+    assert labels_of(found, "quantd_tensor_input_bytes_total", "rpc", "scheme") == {
+        (r, s) for r in with_tensors for s in schemes}
+    assert labels_of(found, "quantd_failed_logins_total", "kind") == {("token",), ("certificate",), ("tls",), ("uid",)}
+    assert {r for (r,) in labels_of(found, "quantd_refusals_total", "reason")} == limits_in_the_sources()
+
+
+def labels_of(found, metric, *names):
+    return {tuple(dict(labels)[n] for n in names) for name, labels in found if name == metric}
+
+
+def limits_in_the_sources():
+    """The names that statuses give to limits."""
+    names = set()
+    for folder in ("core", "server"):
+        for path in (ROOT / folder).rglob("*.cc"):
+            for call in path.read_text().split("WithLimit(")[1:]:
+                names.update(re.findall(r'"([a-z_]+)",\s*[\w.]', call[:600])[:1])
+    return names
+
+
+def test_process(busy):
+    server, _ = busy
+    found = samples(scrape(server))
+    resident = value(found, "process_resident_memory_bytes")
+    assert 1 << 20 < resident <= server.peak_rss_bytes()
+    descriptors = len(list(pathlib.Path(f"/proc/{server.pid}/fd").iterdir()))
+    assert value(found, "process_open_fds") == pytest.approx(descriptors, abs=4)
+    assert value(found, "process_max_fds") >= 1024
+    assert value(found, "quantd_machine_memory_bytes") > 1 << 20
+
+
 def test_labels_are_bounded(busy, stubs):
     server, _ = busy
     schemes = {s["name"] for s in json.loads(quantctl("schemes", "--json").stdout)["schemes"]} | {"none"}
@@ -120,12 +169,58 @@ def test_promtool_accepts(busy):
     promtool("check", "rules", DEPLOY / "alerts.yml")
 
 
+def rate_up(per_minute):
+    return f"0+{per_minute}x40"
+
+
+def at(instance, metric, values, **labels):
+    labels = {"instance": instance, "job": "quantd", **labels}
+    text = ",".join(f'{k}="{v}"' for k, v in labels.items())
+    return {"series": f"{metric}{{{text}}}", "values": values}
+
+
+@pytest.mark.parametrize("alert, series, firing", [
+    # One replica of two is down.
+    ("QuantdDown", [at("a", "up", "1x40"), at("b", "up", "1x5 0x35")], ["b"]),
+    ("QuantdDown", [at("a", "up", "1x40"), at("b", "up", "1x40")], []),
+    # One that is gone for good is not scraped any more.
+    ("QuantdDown", [at("a", "up", "1x40"), at("b", "up", "1x2 _x38")], []),
+    ("QuantdDown", [], [None]),
+    ("QuantdNearOutOfMemory", [at("a", "process_resident_memory_bytes", "230x40"),
+                               at("a", "quantd_machine_memory_bytes", "256x40"),
+                               at("b", "process_resident_memory_bytes", "91x40"),
+                               at("b", "quantd_machine_memory_bytes", "100x40")], ["b"]),
+    ("QuantdBeyondMemoryBudget", [at(i, "process_resident_memory_bytes", f"{(169 << 20) + over}x40")
+                                  for i, over in (("a", 0), ("b", 1))]
+     + [at(i, "quantd_memory_limit_bytes", f"{128 << 20}x40") for i in "ab"]
+     + [at(i, "quantd_open_connections", "6x40") for i in "ab"], ["b"]),
+    ("QuantdNearOutOfDescriptors", [at("a", "process_open_fds", "95x40"), at("a", "process_max_fds", "100x40"),
+                                    at("a", "quantd_build_info", "1x40"),
+                                    at("other", "process_open_fds", "95x40", job="x"),
+                                    at("other", "process_max_fds", "100x40", job="x")], ["a"]),
+    ("QuantdRefusesConnections", [at("a", "quantd_refused_connections_total", rate_up(120))], ["a"]),
+    ("QuantdFailedLogins", [at("a", "quantd_failed_logins_total", rate_up(120), kind="token"),
+                            at("a", "quantd_failed_logins_total", rate_up(30), kind="uid")], ["a"]),
+    ("QuantdCertificateExpires", [at("a", "quantd_certificate_expiry_time_seconds", f"{14 * 86400}x40"),
+                                  at("b", "quantd_certificate_expiry_time_seconds", f"{15 * 86400}x40")], ["a"]),
+])
+def test_alerts_fire(tmp_path, alert, series, firing):
+    """What is up, down, or too much for half an hour, by Prometheus' own evaluation."""
+    case = {"rule_files": [str(DEPLOY / "alerts.yml")], "evaluation_interval": "1m", "tests": [
+        {"interval": "1m", "input_series": series, "promql_expr_test": [
+            {"expr": f'count by (instance) (ALERTS{{alertname="{alert}",alertstate="firing"}})', "eval_time": "30m",
+             "exp_samples": [{"labels": f'{{instance="{i}"}}' if i else "{}", "value": 1} for i in firing]}]}]}
+    (tmp_path / "case.yml").write_text(json.dumps(case))
+    promtool("test", "rules", tmp_path / "case.yml")
+
+
 def names_in(text):
-    return set(re.findall(r"\bquantd_[a-z_]+", text))
+    return set(re.findall(r"\b(?:quantd|process)_[a-z_]+", text))
 
 
 def known_names(server):
-    return {name for name, _ in samples(scrape(server))}
+    """All but for the one that needs TLS."""
+    return {name for name, _ in samples(scrape(server))} | {"quantd_certificate_expiry_time_seconds"}
 
 
 def test_alerts_use_what_there_is(busy):
@@ -149,6 +244,44 @@ def test_dashboard_uses_what_there_is(busy, tmp_path):
         for i, e in enumerate(expressions)]}]}
     (tmp_path / "rules.yml").write_text(json.dumps(rules))  # JSON is YAML
     promtool("check", "rules", tmp_path / "rules.yml")
+
+
+def test_unfinished_scrapes_hold_nobody_up(tmp_path):
+    with running_server(tmp_path / "s", "--metrics", "0") as server:
+        host, port = re.search(r"http://(\S+):(\d+)/metrics", server.log()).groups()
+
+        def begin():
+            connection = socket.create_connection((host, int(port)), timeout=60)
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n")
+            return connection
+
+        unfinished = [begin() for _ in range(60)]
+        began = time.monotonic()
+        assert "quantd_build_info" in scrape(server)
+        assert time.monotonic() - began < 5, "it waits for those before"
+        unfinished += [begin() for _ in range(60)]
+        assert "quantd_build_info" in scrape(server)
+        assert unfinished[0].recv(1) == b"", "the oldest does not go for a newcomer"
+        assert unfinished[-1].recv(1) == b"", "it is not cut"
+        assert 8 < time.monotonic() - began < 55
+        for connection in unfinished:
+            connection.close()
+
+
+@pytest.mark.parametrize("request_line,status", [
+    ("GET /metrics HTTP/1.1", 200), ("HEAD /metrics HTTP/1.1", 200), ("GET /metrics?x=1 HTTP/1.0", 200),
+    ("GET / HTTP/1.1", 404), ("POST /metrics HTTP/1.1", 405), ("nonsense", 400), ("GET /metrics HTTP/2", 400)])
+def test_requests(busy, request_line, status):
+    host, port = re.search(r"http://(\S+):(\d+)/metrics", busy[0].log()).groups()
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        for byte in f"{request_line}\r\nhost: x\r\n\r\n".encode():  # as slowly as can be
+            connection.sendall(bytes([byte]))
+        answer = b""
+        while piece := connection.recv(1 << 16):
+            answer += piece
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    assert ("quantd_build_info" in body) == (status == 200 and request_line.startswith("GET"))
 
 
 def test_off_unless_asked_for(server):

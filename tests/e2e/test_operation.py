@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import threading
+import time
 import tomllib
+import urllib.request
 
 import grpc
 import numpy as np
@@ -51,6 +53,32 @@ def test_precedence(tmp_path):
     assert config(env={"QUANTD_CONFIG": str(file)})["threads"] == "3"
 
 
+def test_resolved_values_are_said(tmp_path):
+    said = config("--memory", "64MiB", "--threads", "3")
+    assert said["memory"] == said["# memory"] == str(64 << 20)
+    assert said["tensor-memory"] == said["caller-memory"] == "0"
+    assert said["# tensor-memory"] == str(16 << 20) and said["# caller-memory"] == str(48 << 20)
+    assert said["# threads"] == "3"
+    said = config()
+    assert int(said["# memory"]) > 16 << 20 and int(said["# threads"]) > 0
+    with running_server(tmp_path / "s") as server:
+        info = quantctl_json("info", "--server", server.address)
+    assert said["# simd"] == f'"{info["simd_target"]}"'
+    assert int(said["# memory"]) == pytest.approx(info["memory_budget_bytes"], rel=0.01)
+
+
+def test_memory_that_is_not_there_is_warned_of(tmp_path):
+    """By --check-config and in the log; neither ends for it."""
+    args = ("--memory", 1 << 50)
+    result = subprocess.run([QUANTD, "--check-config", *map(str, args)], capture_output=True, timeout=60, env=clean_env())
+    assert result.returncode == 0
+    assert "does not fit" in result.stderr.decode() and "does not fit" not in result.stdout.decode()
+    with running_server(tmp_path / "big", *args) as server:
+        wait_until(lambda: "does not fit" in server.log(), "the warning")
+    with running_server(tmp_path / "small", "--memory", "64MiB", "--max-connections", "100") as server:
+        assert "does not fit" not in server.log() and "warn" not in server.log()
+
+
 def test_effective_configuration_reads_back(tmp_path):
     first = check_config("--memory", "64MiB", "--listen", "127.0.0.1:1", "--listen", "unix:/tmp/a b", "--insecure")
     (tmp_path / "c.toml").write_text(first)
@@ -77,11 +105,20 @@ def test_text_in_a_file_is_as_toml_has_it(tmp_path):
     ("drain = nan", "drain"), ("idle-timeout = nan", "idle-timeout"), ("insecure", "line 1"),
     ("allow-uid = ''", "allow-uid"), ("allow-uid = [1, '']", "allow-uid"), ("threads = ''", "threads"),
     ("insecure = ''", "insecure"), ("listen = []", "listen"), ("listen = [['127.0.0.1:1']]", "listen"), ("drain = 1979-05-27", "drain"),
+    ("tensor-memory = 1", "tensor memory of 1 bytes"), ("caller-memory = '1MiB'", "caller memory"),
+    ("listen = ['unix:/nonexistent/a']", "/nonexistent"), ("listen = ['127.0.0.1:5', '127.0.0.1:5']", "twice"),
+    ("listen = '127.0.0.1:5'\nmetrics = '5'", "twice"),
+    ("listen = 'unix:/tmp/a'\nsocket-mode = '0400'", "socket mode"),
     ("memory = '1KiB'", "memory"), ("metrics = '0.0.0.0:1'", "--insecure"), ("simd = 'mmx'", "mmx"),
 ])
 def test_bad_file(tmp_path, text, says):
     (tmp_path / "c.toml").write_text(text + "\n")
     assert says in check_config("--config", tmp_path / "c.toml", code=2)
+
+
+def test_tokens_of_nobody(tmp_path):
+    (tmp_path / "tokens").write_text("# nobody yet\n")
+    assert "no token" in check_config("--tokens", tmp_path / "tokens", code=2)
 
 
 def test_no_file(tmp_path):
@@ -223,6 +260,23 @@ def test_open_watch_does_not_hold_up_the_end(tmp_path):
         server.process.send_signal(signal.SIGTERM)
         assert statuses.get(timeout=60) == NOT_SERVING
         assert server.wait() == 0, server.log()
+
+
+def test_metrics_do_not_hold_up_the_end(tmp_path):
+    """A server with them ends as soon as one without."""
+    def seconds_to_end(folder, *args):
+        with running_server(tmp_path / folder, *args) as server:
+            address = re.search(r"http://([0-9.]+):(\d+)/metrics", server.log())
+            if address:
+                with urllib.request.urlopen(address[0], timeout=30) as response:
+                    assert b"quantd_build_info" in response.read()
+            begin = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert server.wait() == 0, server.log()
+            return time.monotonic() - begin
+
+    without = min(seconds_to_end(f"without{i}") for i in range(2))
+    assert min(seconds_to_end(f"with{i}", "--metrics", "0") for i in range(3)) < without + 0.7
 
 
 def open_stream(pb, stub, x):

@@ -1,6 +1,7 @@
 """Tokens: who may call, how they change, and that they show up nowhere."""
 
 import os
+import queue
 import signal
 
 import grpc
@@ -90,6 +91,65 @@ def test_headers_are_bounded(tmp_path, stubs):
                 call = services.QuantizationServiceStub(channel).GetServerInfo.future(
                     messages.GetServerInfoRequest(), metadata=[("x", "y" * size_bytes)], timeout=60)
                 assert call.code() == (grpc.StatusCode.OK if good else grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+def test_long_headers_end_their_call_alone(tmp_path, stubs):
+    messages, services = stubs
+    with running_server(tmp_path / "s", "--max-metadata", 4096) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            stub = services.QuantizationServiceStub(channel)
+            requests = queue.SimpleQueue()
+            neighbour = stub.StreamingQuantize(iter(requests.get, None), timeout=60)
+            start = messages.QuantizeStart(
+                tensor=dict(name="t", data_type=messages.DATA_TYPE_F32, shape=[4]),
+                spec=dict(text="int8"))
+            requests.put(messages.StreamingQuantizeRequest(tensor_id=1, start=start))
+            assert next(neighbour).WhichOneof("frame") == "start"
+            for size_bytes in (4096, 30_000):
+                with pytest.raises(grpc.RpcError) as error:
+                    stub.GetServerInfo(messages.GetServerInfoRequest(),
+                                       metadata=[("x", "y" * size_bytes)], timeout=60)
+                assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert "--max-metadata" in error.value.details()
+            requests.put(messages.StreamingQuantizeRequest(
+                tensor_id=1, chunk=messages.Chunk(data=bytes(16))))
+            requests.put(messages.StreamingQuantizeRequest(tensor_id=1, end=messages.TensorEnd()))
+            requests.put(None)
+            assert [frame.WhichOneof("frame") for frame in neighbour][-1] == "end"
+
+
+def test_streams_of_a_revoked_token_end(tmp_path, stubs):
+    messages, services = stubs
+    made = {name: make_token(name) for name in ("alice", "bob")}
+    path = tmp_path / "tokens"
+    path.write_text("".join(line + "\n" for _, line in made.values()))
+    with running_server(tmp_path / "s", "--tokens", path, "--idle-timeout", 0) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            stub = services.QuantizationServiceStub(channel)
+            requests, streams = {}, {}
+            for name, (token, _) in made.items():
+                requests[name] = queue.SimpleQueue()
+                streams[name] = stub.StreamingQuantize(
+                    iter(requests[name].get, None), timeout=60,
+                    metadata=[("authorization", f"Bearer {token}")])
+                start = messages.QuantizeStart(
+                    tensor=dict(name="t", data_type=messages.DATA_TYPE_F32, shape=[4]),
+                    spec=dict(text="int8"))
+                requests[name].put(messages.StreamingQuantizeRequest(tensor_id=1, start=start))
+                assert next(streams[name]).WhichOneof("frame") == "start"
+            path.write_text(made["bob"][1].replace("bob ", "robert ") + "\n")  # the same token
+            os.kill(server.pid, signal.SIGHUP)
+            with pytest.raises(grpc.RpcError) as error:
+                next(streams["alice"])
+            assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
+            assert "taken back" in error.value.details()
+            requests["bob"].put(messages.StreamingQuantizeRequest(
+                tensor_id=1, chunk=messages.Chunk(data=bytes(16))))
+            requests["bob"].put(
+                messages.StreamingQuantizeRequest(tensor_id=1, end=messages.TensorEnd()))
+            assert next(f for f in streams["bob"] if f.WhichOneof("frame") == "end")
+            for name in made:
+                requests[name].put(None)
 
 
 def test_sighup_reloads(tmp_path, token_file):

@@ -12,9 +12,11 @@ import threading
 
 import grpc
 import pytest
-from conftest import QUANTCTL, ROOT, clean_env, quantctl, running_server, wait_until
+import raw_http2 as h2
+from conftest import MODEL, QUANTCTL, ROOT, clean_env, quantctl, running_server, wait_until
 
 OTHER_UID = 12345
+INFO = "/quantd.v1.QuantizationService/GetServerInfo"
 
 
 def test_mode_of_the_socket(tmp_path):
@@ -94,16 +96,13 @@ def test_connection_limit(tmp_path):
             held = []
 
             def hold():
-                """gRPC greets with its SETTINGS at once, so that a byte means: accepted."""
-                connection = connect(server.address)
-                try:
-                    greeted = connection.recv(1) != b""
-                except ConnectionError:
-                    greeted = False
-                if greeted:
-                    held.append(connection)
+                """A call that is let in keeps its connection's place."""
+                peer = h2.Peer(server.address)
+                peer.send(h2.open_call(1, INFO), h2.frame(h2.DATA, h2.END_STREAM, 1, h2.message(b"")))
+                if peer.await_end(1) is not None:
+                    held.append(peer.socket)
                 else:
-                    connection.close()
+                    peer.socket.close()
                 return len(held) == 3
 
             wait_until(hold, "three connections")
@@ -113,6 +112,24 @@ def test_connection_limit(tmp_path):
             for connection in held:
                 connection.close()
         wait_until(lambda: "as many as --max-connections" in server.log(), "a log line")
+
+
+def test_idle_connections_make_room(tmp_path):
+    """Those that never make a call keep out neither others nor health checks by another socket."""
+    with running_server(tmp_path / "s", "--max-connections", 8, "--listen", f"unix:{tmp_path}/sock") as server:
+        idle = [connect(server.address) for _ in range(40)]
+        for _ in range(3):
+            quantctl("info", "--server", f"unix:{tmp_path}/sock", "--health")
+            quantctl("info", "--server", server.address)
+        wait_until(lambda: "went for a newcomer" in server.log(), "a log line")
+        for connection in idle:
+            connection.close()
+
+
+def test_users_are_told_apart(tmp_path):
+    with running_server(tmp_path / "s", listen=f"unix:{tmp_path}/sock") as server:
+        quantctl("quantize", MODEL, "-o", tmp_path / "o.safetensors", "--to", "int8", "--server", server.address)
+        wait_until(lambda: f"from unix:{os.getuid()} at" in server.log(), "the line of the stream")
 
 
 def test_descriptors_return(tmp_path):

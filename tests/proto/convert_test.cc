@@ -94,6 +94,12 @@ TEST(Ranges, GoThroughTheMessageAndErrorsNameTheGroup) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->groups, ranges.groups);
   EXPECT_EQ(read->tensor, ranges.tensor);
+  EXPECT_TRUE(read->spec.empty());
+  CalibratedRanges said = ranges;
+  said.source = {"w", DType::kBf16, *Shape::Make({4, 3})};
+  said.spec = "int8:axis=1";
+  EXPECT_EQ(FromProto(ToProto(said))->source, said.source);
+  EXPECT_EQ(FromProto(ToProto(said))->spec, said.spec);
 
   v1::CalibratedRanges message = ToProto(ranges);
   message.set_min(1, 0.5);

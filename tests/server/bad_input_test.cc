@@ -111,6 +111,17 @@ TEST_F(BadInput, TensorDescriptors) {
     start.mutable_ranges()->add_max(1);
   }
   ExpectError(ErrorOfStart(start), absl::StatusCode::kInvalidArgument, {"7", "8"});
+  start = QuantizeStartOf(tensor_, "fp16");
+  start.mutable_ranges()->add_min(-1);
+  start.mutable_ranges()->add_max(1);
+  ExpectError(ErrorOfStart(start), absl::StatusCode::kInvalidArgument, {"fp16", "ranges"});
+  start = QuantizeStartOf(tensor_, "int8");
+  *start.mutable_ranges() = v1::CalibratedRanges();
+  start.mutable_ranges()->set_resolved_spec("int8");
+  ExpectError(ErrorOfStart(start), absl::StatusCode::kInvalidArgument, {"ranges.source"});
+  *start.mutable_ranges()->mutable_source() = start.tensor();
+  start.mutable_ranges()->set_resolved_spec("int8:colour=red");
+  ExpectError(ErrorOfStart(start), absl::StatusCode::kInvalidArgument, {"colour"});
 }
 
 TEST_F(BadInput, NonFiniteValuesUnderRejectHaveCoordinates) {

@@ -104,6 +104,7 @@ void SimCall::Garble() {
 }
 
 void SimCall::Begin() {
+  silent_ = faults_.says_nothing;
   const Method method = MethodOf(rpc_);
   CallFacts facts;
   facts.kind = method.kind;

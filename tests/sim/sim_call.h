@@ -24,7 +24,10 @@ struct SimFaults {
   bool hangs_up = false;      // half-closes in a tensor
   bool falls_silent = false;  // neither sends nor takes anything more
   bool garbles = false;       // a frame is lost, repeated, cut short, or has another byte
-  bool any() const { return cancels || damages || hangs_up || falls_silent || garbles; }
+  bool says_nothing = false;  // from the beginning
+  bool any() const {
+    return cancels || damages || hangs_up || falls_silent || garbles || says_nothing;
+  }
 };
 
 // One call with its peer: the port of the server's machine, and who sends some tensors and checks

@@ -13,7 +13,7 @@
 namespace quantd::sim {
 namespace {
 
-constexpr uint64_t kShards = 8, kSeeds = 2'000, kRefusalSeeds = 16;
+constexpr uint64_t kShards = 8, kSeeds = 2'000, kRefusalSeeds = 16, kCrowdSeeds = 200;
 
 class SimTest : public ::testing::TestWithParam<uint64_t> {};
 
@@ -28,6 +28,14 @@ TEST_P(SimTest, EverySeedEndsWell) {
   }
   for (uint64_t seed = first; seed < first + count; ++seed) {
     ASSERT_EQ(sim::Run({.seed = seed}).fault, "") << "seed " << seed;
+  }
+}
+
+TEST_P(SimTest, WhoSaysNothingKeepsNobodyOut) {
+  for (uint64_t seed = GetParam(); seed < kCrowdSeeds; seed += kShards) {
+    const Outcome outcome = RunCrowd(seed);
+    ASSERT_EQ(outcome.fault, "") << "seed " << seed;
+    ASSERT_GE(outcome.broken, 1) << "seed " << seed << ": nobody was ever refused";
   }
 }
 

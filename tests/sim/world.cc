@@ -10,6 +10,7 @@
 #include "server/admit/admission.h"
 #include "server/admit/caller_accounts.h"
 #include "server/admit/idle_watch.h"
+#include "server/admit/waiting_room.h"
 #include "server/service_context.h"
 #include "tests/sim/dice.h"
 #include "tests/sim/sim_call.h"
@@ -19,6 +20,7 @@ namespace {
 
 constexpr absl::Duration kIdleTimeout = absl::Seconds(60);
 constexpr int kMaxSteps = 200'000;
+constexpr int64_t kMaxMessageBytes = int64_t{8} << 20, kReaders = 2;
 
 absl::Time clock_now = absl::UnixEpoch();  // simulated; one world runs at a time
 
@@ -26,22 +28,29 @@ absl::Time clock_now = absl::UnixEpoch();  // simulated; one world runs at a tim
 class SimServer {
  public:
   // `may_allocate` is asked for each reservation and each buffer. All arguments outlive this.
-  SimServer(Dice& dice, Outcome& outcome, const std::function<bool()>& may_allocate)
+  SimServer(Dice& dice, Outcome& outcome, const std::function<bool()>& may_allocate,
+            int64_t max_streams = 4)
       : executor_(dice),
         budget_(int64_t{4} << (20 + dice.Below(5))),
-        waiting_room_(budget_.limit_bytes() / 4, &budget_),
+        waiting_room_(budget_, budget_.limit_bytes() / 4),
+        reading_room_(std::make_shared<MemoryBudget>(kReaders * kMaxMessageBytes)),
         accounts_(budget_,
-                  {.max_streams = 4, .max_memory_bytes = budget_.limit_bytes() / 4 * 3}),
+                  {.max_streams = max_streams,
+                   .max_memory_bytes = budget_.limit_bytes() / 4 * 3}),
         idle_watch_(kIdleTimeout),
         admission_(budget_, {.max_waiting = 8, .headroom_bytes = budget_.limit_bytes() / 16},
-                   [this](std::function<void()> task) { executor_.Submit(std::move(task)); }) {
+                   [this](std::function<void()> task) { executor_.Submit(std::move(task)); }),
+        readers_(*reading_room_, {.max_waiting = 8},
+                 [this](std::function<void()> task) { executor_.Submit(std::move(task)); }) {
     budget_.SetReleaseListener([this] { admission_.Pump(); });
+    reading_room_->SetReleaseListener([this] { readers_.Pump(); });
+    reading_room_->SetRefusal([&may_allocate](int64_t) { return !may_allocate(); });
     budget_.SetRefusal([&may_allocate](int64_t) { return !may_allocate(); });
     admission_.SetListener([&outcome] { ++outcome.waited; });
     context.shared_pool = std::make_shared<BufferPool>(
         size_t{1} << 20, [&may_allocate](size_t) { return may_allocate(); });
     context.session = {&executor_, context.shared_pool.get(), &budget_};
-    context.limits = {.max_message_bytes = int64_t{8} << 20,
+    context.limits = {.max_message_bytes = kMaxMessageBytes,
                       .max_unary_bytes = int64_t{4} << 20,
                       .session_budget_bytes = budget_.limit_bytes() / 4,
                       .max_queued_bytes = int64_t{1} << (12 + dice.Below(9)),
@@ -51,6 +60,8 @@ class SimServer {
     context.admission = &admission_;
     context.accounts = &accounts_;
     context.waiting_room = &waiting_room_;
+    context.readers = &readers_;
+    context.reading_room = reading_room_;
     context.idle_watch = &idle_watch_;
     context.worker_threads = 2;
     context.now = [] { return clock_now; };
@@ -61,6 +72,7 @@ class SimServer {
   // Time passes: who waits too long is refused, who is silent ended.
   void Look() {
     admission_.Expire(clock_now);
+    readers_.Expire(clock_now);
     idle_watch_.Look();
   }
   // Called when all calls are gone; returns how many bytes they have left held.
@@ -71,10 +83,12 @@ class SimServer {
 
  private:
   SimExecutor executor_;
-  MemoryBudget budget_, waiting_room_;
+  MemoryBudget budget_;
+  WaitingRoom waiting_room_;
+  const std::shared_ptr<MemoryBudget> reading_room_;
   CallerAccounts accounts_;
   IdleWatch idle_watch_;
-  Admission admission_;
+  Admission admission_, readers_;
 
  public:
   ServiceContext context;
@@ -199,7 +213,107 @@ std::string RunAgain(Dice& dice, const Calls& broken, Outcome& outcome) {
   return absl::StrCat("the second server still holds ", left_bytes, " bytes of memory");
 }
 
+// The streams of a caller that say nothing.
+class Hog {
+ public:
+  Hog(Dice& dice, SimServer& server) : dice_(dice), server_(server) {}
+  // Begins one more, and returns whether it was let in.
+  bool Begin() {
+    std::vector<SimTensor> tensors;
+    tensors.emplace_back(Rpc::kQuantize, 1, dice_.Below(kNumTensors), true);
+    calls_.push_back(std::make_unique<SimCall>(dice_, server_.context, Rpc::kQuantize, "hog",
+                                               SimFaults{.says_nothing = true}, std::move(tensors),
+                                               /*by_client=*/false));
+    calls_.back()->Begin();
+    return !calls_.back()->over();
+  }
+  void AddActions(std::vector<std::function<void()>>& actions) {
+    for (const auto& call : calls_) call->AddActions(actions);
+  }
+  // Forgets those that have ended, and returns how many of them had been let in.
+  int64_t Forget() { return std::erase_if(calls_, [](const auto& call) { return call->over(); }); }
+  void Break() {
+    for (const auto& call : calls_) call->Break();
+  }
+  bool empty() const { return calls_.empty(); }
+
+ private:
+  Dice& dice_;
+  SimServer& server_;
+  Calls calls_;
+};
+
+// Runs a call beside the hog until it is over; time passes by the second.
+std::string RunBeside(Dice& dice, SimServer& server, Hog& hog, SimCall& call) {
+  call.Begin();
+  for (int step = 0; step < kMaxSteps && !call.over(); ++step) {
+    std::vector<std::function<void()>> actions;
+    call.AddActions(actions);
+    hog.AddActions(actions);
+    if (!server.executor().empty()) actions.push_back([&] { server.executor().RunOne(); });
+    if (hog.Forget() > 0 || dice.OneIn(50)) actions.push_back([&] { hog.Begin(); });
+    if (!actions.empty()) {
+      actions[static_cast<size_t>(dice.Below(std::ssize(actions)))]();
+      continue;
+    }
+    clock_now += absl::Seconds(1);
+    server.Look();
+  }
+  return call.over() ? "" : "does not end";
+}
+
+// Calls of an honest caller, each until it is served.
+std::string RunHonest(Dice& dice, SimServer& server, Hog& hog, Outcome& outcome) {
+  for (int64_t left = 1 + dice.Below(4); left > 0; --left) {
+    std::vector<SimTensor> tensors;
+    tensors.emplace_back(Rpc::kQuantize, 1, dice.Below(kNumTensors), true);
+    auto call = std::make_unique<SimCall>(dice, server.context, Rpc::kQuantize, "honest",
+                                          SimFaults{}, std::move(tensors), /*by_client=*/false);
+    const absl::Time begun = clock_now;
+    while (call != nullptr) {
+      std::string fault = RunBeside(dice, server, hog, *call);
+      if (fault.empty()) fault = call->Fault(/*may_fail=*/false);
+      if (!fault.empty()) return fault;
+      outcome.done += call->tensors()[0].done() ? 1 : 0;
+      outcome.broken += call->status()->ok() ? 0 : 1;
+      call = CallAgain(dice, server, *call);
+      if (clock_now - begun > absl::Seconds(10)) return "an honest caller is kept out";
+      if (call == nullptr) continue;
+      clock_now += absl::Seconds(1);  // as it was told to
+      server.Look();
+    }
+  }
+  return "";
+}
+
 }  // namespace
+
+Outcome RunCrowd(uint64_t seed) {
+  Dice dice(seed);
+  clock_now = absl::UnixEpoch();
+  Outcome outcome;
+  const std::function<bool()> always = [] { return true; };
+  SimServer server(dice, outcome, always, /*max_streams=*/1000);
+  {
+    Hog hog(dice, server);
+    while (hog.Begin()) {
+    }
+    outcome.fault = RunHonest(dice, server, hog, outcome);
+    hog.Break();
+    for (int step = 0; step < kMaxSteps && !hog.empty(); ++step) {
+      std::vector<std::function<void()>> actions;
+      hog.AddActions(actions);
+      if (!server.executor().empty()) actions.push_back([&] { server.executor().RunOne(); });
+      if (!actions.empty()) actions[static_cast<size_t>(dice.Below(std::ssize(actions)))]();
+      hog.Forget();
+    }
+  }
+  const int64_t left_bytes = server.End();
+  if (outcome.fault.empty() && left_bytes != 0) {
+    outcome.fault = absl::StrCat(left_bytes, " bytes of memory are still held");
+  }
+  return outcome;
+}
 
 Outcome Run(const WorldOptions& options) {
   Dice dice(options.seed, options.choices);

@@ -33,6 +33,10 @@ struct WorldOptions {
   int64_t refused = 0;
 };
 
+// A crowd: one caller's streams say nothing and fill the room in which calls wait, again and again,
+// while another one's calls, which come again when they are refused, must be served within seconds.
+Outcome RunCrowd(uint64_t seed);
+
 // Runs a server with some callers, and something that holds memory meanwhile; some servers are
 // drained, and what their callers have not got they ask the next one for.
 Outcome Run(const WorldOptions& options);

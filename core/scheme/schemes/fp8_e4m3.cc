@@ -10,9 +10,11 @@
 // its resolved spec.
 //
 //   dialect              scale of a group                                 of an all-zero group
-//   ocp                  absmax / 448 in double, rounded once to f32,     1
-//                        held in f32's normal range
-//   compressed_tensors   absmax / 448 in f32, subnormal ones as well      2^-23
+//   ocp                  absmax / 448 in double, rounded once to f32      1
+//   compressed_tensors   the same                                        2^-23
+//
+// Subnormal scales stay; what f32 rounds to 0 is 2^-149 (ocp) or 2^-23. Of values near f32's end
+// the scale is the largest that f32 holds 448 of.
 //
 //   code = E4M3(x / scale), the quotient in the type of the values; x' = value of the code * scale
 //

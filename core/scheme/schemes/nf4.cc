@@ -7,7 +7,8 @@
 //
 // all in f32 (in f64, against the same f32 middles, for inputs that work as f64); a tie goes to the
 // lower code. bitsandbytes' kernels decide so (dQuantizeNF4 in csrc). An all-zero group has scale 1
-// and codes 7. Codes lie two to a byte, the first of a pair in the HIGH nibble, unlike all others:
+// and codes 7. The least scale is 2^-128 + 2^-149: of those below, bitsandbytes' 1 / scale is
+// infinite. Codes lie two to a byte, the first of a pair in the HIGH nibble, unlike all others:
 //
 //   | code 0 << 4 | code 1 |  code 2 << 4 | code 3 | ...      7 beside an odd last code
 //
@@ -48,6 +49,7 @@ constexpr size_t kNestedOffsetPlane = 5;
 constexpr int64_t kMinGroupElems = 64;
 constexpr int64_t kMaxRuns = kTileElems / kMinGroupElems + 2;  // of a segment, with cut ends
 constexpr uint8_t kZeroCode = 7;
+constexpr float kMinScale = 0x1.000008p-128f;  // the least whose reciprocal f32 holds
 
 // bitsandbytes/functional.py, get_4bit_type("nf4").
 constexpr std::array<float, 16> kLevels = {
@@ -164,7 +166,8 @@ void ResolveNf4(const Resolved& resolved, std::span<const Range> ranges, ParamPl
   if (nested) ResolveNested(ranges, out);
   std::byte* to = nested ? out.working.data() : out.planes[kScalePlane].data();
   for (size_t i = 0; i < ranges.size(); ++i) {
-    const float scale = static_cast<float>(RoundScale(ReachOf(ranges[i]), ScaleType::kF32));
+    const float reach = static_cast<float>(ReachOf(ranges[i]));
+    const float scale = reach == 0 ? 1 : std::max(reach, kMinScale);
     std::memcpy(to + i * sizeof(float), &scale, sizeof(float));
   }
 }

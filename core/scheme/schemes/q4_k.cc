@@ -19,8 +19,12 @@
 // The bytes are those of ggml built without contraction (x86-64 base), quantize_row_q4_K_ref and
 // quantize_row_q4_K_impl of ggml 0.20.2; with fused multiply-add most tensors differ somewhere
 // (ggml-org/llama.cpp#25353). The format is defined on f32: f64 values are rounded to f32 first,
-// beyond its range to the largest, and decoded ones widen. A block with values beyond about 6e7 has
-// an infinite d in ggml, and here; a d that is NaN (values above 1e18) is 0 here.
+// and decoded ones widen.
+//
+// Beyond ggml, where d becomes infinite for values beyond about 6e7, and NaN for those above 1e18:
+// a d or dmin that f16 does not hold is 65504, its largest, so that blocks reach from -4.1e6 to
+// 6.2e7; values are searched for as if they were 2^30 at most. What does not come back counts as
+// clipped. A d that is still NaN, of weights near f32's end, is 0.
 //
 // The search makes it the slowest of rows: 0.7 GB/s on a thread, where others have 8 to 15.
 //
@@ -28,12 +32,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <span>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/minifloat.h"
+#include "core/base/status_macros.h"
 #include "core/scheme/block.h"
 #include "core/scheme/k_quant.h"
 #include "core/scheme/k_quant_codes.h"
@@ -44,6 +48,7 @@ namespace quantd {
 namespace {
 
 constexpr int kMaxCode = 15;
+constexpr float kLargestHalf = 65504;
 constexpr KSearch kPlainSearch = {kMaxCode, -1.0f, 0.1f, 20};
 constexpr KSearch kWeightedSearch = {kMaxCode, -0.9f, 0.05f, 36};
 
@@ -81,7 +86,7 @@ ScaleCodes UnpackScales(const uint8_t (&from)[12]) {
 
 void StoreHalf(float value, uint8_t (&to)[2]) {
   const auto code = static_cast<uint16_t>(
-      std::isnan(value) ? 0 : NarrowFloat(kHalfFormat, value, Rounding::kHalfEven, false));
+      std::isnan(value) ? 0 : NarrowFloat(kHalfFormat, value, Rounding::kHalfEven, true));
   std::memcpy(to, &code, sizeof(code));
 }
 
@@ -144,23 +149,25 @@ void UnpackCodes(const uint8_t (&from)[kSuperBlockElems / 2], uint8_t* codes) {
   }
 }
 
+// Larger values, far beyond what a block can hold, would make sums of the search overflow.
+constexpr float kFar = 0x1p30f;
+
 // The values of a segment as the format has them, and their weights.
 struct Inputs {
   alignas(64) float values[kTileElems];
   float importance[kTileElems];
   float energies[kMaxKRuns];
+  bool exact = true;  // the values are those of the segment
 
   explicit Inputs(const Segment& segment) {
     const TileView& from = segment.values;
-    if (from.f32 != nullptr) {
-      std::memcpy(values, reinterpret_cast<const char*>(from.f32),
-                  static_cast<size_t>(from.num_elems) * sizeof(float));
-    } else {
-      constexpr double kLargest = std::numeric_limits<float>::max();
+    from.Visit([&]<typename T>(const T* x) {
       for (int64_t i = 0; i < from.num_elems; ++i) {
-        values[i] = static_cast<float>(std::clamp(LoadAt(from.f64, i), -kLargest, kLargest));
+        const T value = LoadAt(x, i);
+        values[i] = static_cast<float>(std::clamp(value, static_cast<T>(-kFar), T{kFar}));
+        exact &= values[i] == value;
       }
-    }
+    });
     if (segment.importance == nullptr) return;
     for (int64_t block = 0; block < from.num_elems; block += kSuperBlockElems) {
       std::memcpy(importance + block, segment.importance->At(segment.first_elem + block),
@@ -172,6 +179,15 @@ struct Inputs {
   }
 };
 
+// Returns how many values lie below a run that has a minimum alone, by half a step of minima or
+// more, where those may have saturated.
+int64_t CountBelow(const float* values, const KRunParams& run, const Block& block) {
+  const float dmin = LoadHalf(block.dmin);
+  if (run.scale != 0 || dmin < kLargestHalf) return 0;
+  return std::count_if(values, values + kKRunElems,
+                       [&](float x) { return x + run.min <= -dmin / 2; });
+}
+
 absl::StatusOr<PackedLayout> PlanQ4K(const SchemeInfo&, const QuantSpec& spec,
                                      const TensorDesc& tensor) {
   const Shape& shape = tensor.shape;
@@ -180,7 +196,10 @@ absl::StatusOr<PackedLayout> PlanQ4K(const SchemeInfo&, const QuantSpec& spec,
         "blocks of ", kSuperBlockElems, " do not divide axis ", shape.rank() - 1, " (",
         shape.last_dim(), " elems); use rows that are whole blocks, or incompatible="));
   }
-  return PlanRowBlocks(*spec.tail, tensor.shape, kSuperBlockElems, sizeof(Block));
+  QUANTD_ASSIGN_OR_RETURN(PackedLayout layout, PlanRowBlocks(*spec.tail, tensor.shape,
+                                                             kSuperBlockElems, sizeof(Block)));
+  layout.atom_scales = true;
+  return layout;
 }
 
 void EncodeQ4K(const Resolved&, const Segment& segment, std::span<std::byte> out, Counts* counts,
@@ -198,21 +217,26 @@ void EncodeQ4K(const Resolved&, const Segment& segment, std::span<std::byte> out
     Block& block = blocks[run / kKRunsPerBlock];
     MakeScales(found, run, weighted, block);
     ParamsOf(block, params + run);
+    for (int64_t r = run; r < run + kKRunsPerBlock; ++r) {
+      counts->clipped += CountBelow(inputs.values + r * kKRunElems, params[r], block);
+    }
   }
   uint8_t codes[kTileElems];
-  const bool is_f32 = segment.values.f32 != nullptr;
+  const bool measures = segment.values.f32 != nullptr && inputs.exact;
   counts->clipped +=
       EncodeKRuns(inputs.values, num_runs, params, found, kMaxCode, codes,
-                  meter != nullptr && is_f32 ? &meter->lanes<float>() : nullptr);
+                  meter != nullptr && measures ? &meter->lanes<float>() : nullptr);
   for (int64_t i = 0; i < num_elems; i += kSuperBlockElems) {
     PackCodes(codes + i, blocks[i / kSuperBlockElems].codes);
   }
-  if (meter == nullptr || is_f32) return;
-  float narrow[kTileElems];
-  double y[kTileElems];
-  DecodeKRuns(codes, num_runs, params, narrow);
-  std::copy_n(narrow, num_elems, y);
-  MeasureSegment(segment.values.f64, y, num_elems, meter->lanes<double>());
+  if (meter == nullptr || measures) return;
+  float decoded[kTileElems];
+  DecodeKRuns(codes, num_runs, params, decoded);
+  segment.values.Visit([&]<typename T>(const T* x) {
+    T y[kTileElems];
+    std::copy_n(decoded, num_elems, y);
+    MeasureSegment(x, y, num_elems, meter->lanes<T>());
+  });
 }
 
 void DecodeQ4K(const Resolved&, std::span<const std::byte> packed, const ParamView&, int64_t,

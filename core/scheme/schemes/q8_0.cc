@@ -269,7 +269,11 @@ HWY_EXPORT(Q8Table);
 
 absl::StatusOr<PackedLayout> PlanQ8(const SchemeInfo&, const QuantSpec& spec,
                                     const TensorDesc& tensor) {
-  return PlanRowBlocks(*spec.tail, tensor.shape, q8_0::kBlockElems, sizeof(q8_0::Block));
+  QUANTD_ASSIGN_OR_RETURN(
+      PackedLayout layout,
+      PlanRowBlocks(*spec.tail, tensor.shape, q8_0::kBlockElems, sizeof(q8_0::Block)));
+  layout.atom_scales = true;
+  return layout;
 }
 
 void EncodeQ8Scheme(const Resolved&, const Segment& segment, std::span<std::byte> out,

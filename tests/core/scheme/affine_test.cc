@@ -5,8 +5,11 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "core/scheme/registry.h"
 #include "core/session/quantize_session.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -188,6 +191,35 @@ TEST(AffineSchemeTest, DoublesBeyondF32Saturate) {
   EXPECT_EQ(pow2.report.clipped, 2);
 }
 
+// 127 and 128 steps must not overflow, which the scale by the rule's own division may let them.
+TEST(AffineSchemeTest, F32HoldsWhatTheOutermostCodesStandFor) {
+  const std::vector<float> mask = {-FLT_MAX, 0, FLT_MAX, -FLT_MAX};
+  for (const char* spec :
+       {"int8", "int8:mode=full", "int8:mode=asymmetric", "int8:dialect=compressed_tensors",
+        "int8:scale_type=bf16", "int8:scale_type=pow2", "int8:range=-1e300..1e300", "int16",
+        "int16:mode=asymmetric", "uint8", "uint4", "int4:mode=full", "uint4:scale_type=pow2"}) {
+    const Quantized quantized = Quantize(spec, mask);
+    EXPECT_EQ(quantized.decoded[1], 0) << spec;
+    for (const double value : quantized.decoded) {
+      EXPECT_TRUE(std::isfinite(static_cast<float>(value))) << spec;
+    }
+    EXPECT_LE(quantized.decoded[0], -0.43 * FLT_MAX) << spec;
+    EXPECT_GE(quantized.decoded[2], 0.43 * FLT_MAX) << spec;
+  }
+  const Quantized full = Quantize("int8:mode=full", mask);
+  EXPECT_THAT(full.scales, ElementsAre(0x1.FFFFFEp120f));  // FLT_MAX / 128, not / 127.5
+  EXPECT_THAT(full.codes, ElementsAre(-128, 0, 127, -128));
+  EXPECT_EQ(full.report.clipped, 1);
+  const Quantized pow2 = Quantize("int8:scale_type=pow2", mask);
+  EXPECT_THAT(pow2.scales, ElementsAre(0x1p121f));  // up would be 2^122
+}
+
+// A step before the end nothing differs.
+TEST(AffineSchemeTest, ScalesThatF32HoldsAreTheRulesOwn) {
+  const Quantized quantized = Quantize("int8:mode=full", std::vector<float>{-FLT_MAX / 2, 1});
+  EXPECT_THAT(quantized.scales, ElementsAre(static_cast<float>(FLT_MAX / 2.0 / 127.5)));
+}
+
 TEST(AffineSchemeTest, ScaleOutrightUsesAllCodes) {
   const Quantized quantized =
       Quantize("int8:scale=0.5,zero=1", std::vector<float>{0.25f, 0.75f, -64.5f, -1000, 1000});
@@ -208,6 +240,43 @@ TEST(AffineSchemeTest, CodesAreMadeWithTheStoredScale) {
   EXPECT_EQ(quantized.codes[0], static_cast<int>(std::nearbyint(1 / stored)));
 }
 
+TEST(NearestScaleTest, GivesWhatIsStoredOrSaysWhatIs) {
+  const auto stored = [](double scale, ScaleType type) { return *NearestScale(scale, type); };
+  EXPECT_EQ(stored(0.02, ScaleType::kF32), 0.02f);
+  EXPECT_EQ(stored(0.1, ScaleType::kF16), 0.0999755859375);
+  EXPECT_EQ(stored(0.1, ScaleType::kBf16), 0.10009765625);
+  EXPECT_EQ(stored(0.02, ScaleType::kPow2), 0x1p-6);  // not up, as scales that are found
+  EXPECT_EQ(stored(1.5, ScaleType::kPow2), 2);
+  EXPECT_EQ(stored(0x1p-126, ScaleType::kPow2), 0x1p-126);
+  EXPECT_EQ(stored(FLT_MIN, ScaleType::kF32), FLT_MIN);
+  EXPECT_EQ(stored(65504, ScaleType::kF16), 65504);
+  EXPECT_EQ(stored(1e-6, ScaleType::kF16), 17 * 0x1p-24);
+  for (const auto& [scale, type] : std::vector<std::pair<double, ScaleType>>{
+           {1e-46, ScaleType::kF32}, {1e300, ScaleType::kF32}, {1e-8, ScaleType::kF16},
+           {65505, ScaleType::kF16}, {FLT_MAX, ScaleType::kBf16}, {FLT_MAX, ScaleType::kPow2},
+           {1e-39, ScaleType::kPow2}}) {
+    const absl::Status status = NearestScale(scale, type).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << scale;
+    EXPECT_THAT(std::string(status.message()),
+                ::testing::HasSubstr(std::string(NameOf(type)) + "; use ")) << scale;
+  }
+}
+
+TEST(AffineSchemeTest, TheSpecHasTheScaleThatIsStored) {
+  const auto complete = [](absl::string_view spec, DType dtype = DType::kF32) {
+    return CompleteSpec(*ParseSpec(spec), **FindScheme("int8"), {"t", dtype, Shape()});
+  };
+  EXPECT_EQ(complete("int8:scale=0.1,scale_type=f16")->scale, 0.0999755859375);
+  EXPECT_EQ(complete("int8:scale=0.5")->scale, 0.5);
+  EXPECT_EQ(complete("int8:scale=1e-46").status().code(), absl::StatusCode::kInvalidArgument);
+  // f32 holds 1e38, not 128 of it; f64 does.
+  EXPECT_THAT(std::string(complete("int8:scale=1e38").status().message()),
+              ::testing::HasSubstr("use at most 2.65"));
+  EXPECT_TRUE(complete("int8:scale=1e38", DType::kF64).ok());
+  EXPECT_TRUE(complete("int8:scale=2.65e36").ok());
+  EXPECT_FALSE(complete("int8:scale=2.65e36,zero=-128").ok());  // 255 steps
+}
+
 TEST(RoundScaleTest, RoundsOnceAndStaysNormal) {
   constexpr double kInf = std::numeric_limits<double>::infinity();
   for (const ScaleType type :
@@ -222,7 +291,8 @@ TEST(RoundScaleTest, RoundsOnceAndStaysNormal) {
   EXPECT_EQ(RoundScale(0.1, ScaleType::kF32), 0.1f);
   EXPECT_EQ(RoundScale(1e-300, ScaleType::kF32), FLT_MIN);
   EXPECT_EQ(RoundScale(1e300, ScaleType::kF32), FLT_MAX);
-  EXPECT_EQ(RoundScale(1e-300, ScaleType::kF16), 0x1p-14);
+  EXPECT_EQ(RoundScale(1e-300, ScaleType::kF16), 0x1p-24);
+  EXPECT_EQ(RoundScale(0x1.8p-23, ScaleType::kF16), 0x1.8p-23);  // subnormal
   EXPECT_EQ(RoundScale(1e300, ScaleType::kF16), 65504);
   EXPECT_EQ(RoundScale(1 + 0x1p-8, ScaleType::kBf16), 1);  // a tie to even
   EXPECT_EQ(RoundScale(1 + 3 * 0x1p-8, ScaleType::kBf16), 1 + 0x1p-6);

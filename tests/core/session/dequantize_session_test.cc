@@ -1,6 +1,7 @@
 #include "core/session/dequantize_session.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
@@ -172,6 +173,34 @@ TEST_F(DequantizeSessionTest, StopsWhenCancelled) {
   EXPECT_EQ(Push(*session, 1, tensor.planes[1]), absl::CancelledError("enough"));
   EXPECT_EQ(Push(*session, 0, tensor.planes[0]), absl::CancelledError("enough"));
   EXPECT_TRUE(session->ended());
+}
+
+// A scale that another program has stored: 127 and 64 of it are beyond f32, 32 are not.
+TEST_F(DequantizeSessionTest, CountsWhatTheTypeDoesNotHold) {
+  QuantizedTensor tensor = Quantize("int8", {8});
+  const float scale = 0x1p122f;
+  std::memcpy(tensor.planes[1].data(), &scale, sizeof(scale));
+  const int8_t codes[8] = {127, -127, 64, -64, 32, 0, 1, -1};
+  std::memcpy(tensor.planes[0].data(), codes, sizeof(codes));
+  const auto saturated = [&](DType dtype, std::vector<std::byte>& values) {
+    MemorySink sink({8 * SizeOf(dtype)});
+    const auto session = *DequantizeSession::Create(tensor.plan, dtype, sink, bench_.context());
+    EXPECT_TRUE(Push(*session, 1, tensor.planes[1]).ok());
+    EXPECT_TRUE(Push(*session, 0, tensor.planes[0]).ok());
+    session->EndInput();
+    session->Await();
+    values = sink.planes[0];
+    return session->Finish()->saturated;
+  };
+  std::vector<std::byte> values;
+  EXPECT_EQ(saturated(DType::kF64, values), 0);
+  EXPECT_EQ(saturated(DType::kF32, values), 4);
+  float floats[8];
+  std::memcpy(floats, values.data(), sizeof(floats));
+  constexpr float kMax = std::numeric_limits<float>::max();
+  EXPECT_THAT(floats, ::testing::ElementsAre(kMax, -kMax, kMax, -kMax, 0x1p127f, 0, scale, -scale));
+  EXPECT_EQ(saturated(DType::kF16, values), 7);
+  EXPECT_EQ(saturated(DType::kBf16, values), 4);
 }
 
 // Planes from a damaged or hostile file: any bytes decode to something, and nothing else happens.

@@ -128,8 +128,8 @@ TEST_F(AdmissionTest, RefusesWithTheNumberBeforeTheDeadline) {
   EXPECT_EQ(Told(), (Names{"refused call"}));
   EXPECT_TRUE(absl::IsResourceExhausted(last_)) << last_;
   EXPECT_EQ(last_.message(),
-            "60 bytes of memory did not come free within 100ms; 10 of the 100 that the caller may "
-            "hold are free");
+            "60 bytes of memory did not come free within 100ms (--max-wait); 10 of the 100 that the "
+            "caller may hold are free (--caller-memory, --memory)");
   EXPECT_EQ(admission.waiting(), 1);
 }
 

@@ -1,0 +1,38 @@
+"""Attacks as tests/attack/attack.py makes them, small: the server stays small, and answers others."""
+
+import contextlib
+import os
+import pathlib
+import sys
+
+import pytest
+from conftest import ROOT, SANITIZED
+
+sys.path.insert(0, str(ROOT / "tests" / "attack"))
+import attack  # noqa: E402
+
+MAX_RISE_MIB = 32
+SECONDS, CONNECTIONS = 1.5, 16
+ATTACKS = attack.attacks()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["open", "tokens"])
+def targets(request, tmp_path_factory):
+    """Servers by whether they speak TLS."""
+    options = ["--memory", "256MiB", "--metrics", "0"]
+    folder = tmp_path_factory.mktemp("attack")
+    if request.param:
+        (folder / "tokens").write_text(f"alice {'ab' * 32}\n")
+        options += ["--tokens", folder / "tokens"]
+    with contextlib.ExitStack() as stack:
+        yield {tls: stack.enter_context(attack.target(folder / str(tls), tls, *options))
+               for tls in (False, True)}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_memory_stays(targets, name):
+    server, ask = targets[ATTACKS[name].tls]
+    result = attack.run(server, ask, ATTACKS[name], CONNECTIONS, SECONDS, rest_seconds=0)
+    assert result.sent_mib > 0
+    if not SANITIZED:
+        assert result.rose_mib < MAX_RISE_MIB, vars(result)
