@@ -20,7 +20,6 @@ namespace quantd {
 namespace {
 
 constexpr char kService[] = "/quantd.v1.QuantizationService/";
-constexpr int kMaxMessageBytes = 64 << 20;
 // Measured: with the BDP probe off, this window moves frames of 1 MiB fastest over loopback.
 constexpr int kLookaheadBytes = 256 << 10;
 constexpr size_t kPlansInFlight = 64;
@@ -37,6 +36,7 @@ absl::StatusOr<Response> CallOnce(const std::shared_ptr<grpc::Channel>& channel,
   grpc::TemplatedGenericStub<Request, Response> stub(channel);
   grpc::ClientContext context;
   SetDeadline(options.deadline, context);
+  const Cancellation::Scope cancelling(options.cancellation, [&context] { context.TryCancel(); });
   Response response;
   Mutex mutex;
   bool done = false;
@@ -79,10 +79,12 @@ void PlanOnce(const std::shared_ptr<grpc::Channel>& channel, std::span<const Ten
   Mutex mutex;
   size_t running = 0;
   std::deque<PlanCall> calls(tensors.size());
+  std::deque<Cancellation::Scope> cancelling;
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (!RetrySchedule::IsWorthIt(plans[i].status())) continue;
     PlanCall& call = calls[i];
     SetDeadline(options.deadline, call.context);
+    cancelling.emplace_back(options.cancellation, [&call] { call.context.TryCancel(); });
     *call.request.mutable_tensor() = ToProto(tensors[i]);
     *call.request.mutable_spec() = ToProto(spec);
     {

@@ -14,7 +14,9 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "client/client.h"
 #include "core/base/status_macros.h"
@@ -54,6 +56,8 @@ class TokenInterceptorFactory final : public experimental::ClientInterceptorFact
   const std::string value_;  // the channel, which owns this, outlives its calls
 };
 
+constexpr int kUsualPort = 7717;  // that quantd listens at, unless told otherwise
+
 constexpr std::array<absl::string_view, 5> kTransportNames = {"auto", "in_process", "shared_memory",
                                                               "unix", "tcp"};
 
@@ -69,10 +73,47 @@ absl::Status CheckTransport(const ConnectOptions& options) {
   return absl::OkStatus();
 }
 
+// Refuses addresses that gRPC would take for something else: without a port it goes to 443, and
+// http:// is a name to it. Names of its own resolvers (xds:, unix:) are its business.
+absl::Status CheckTarget(absl::string_view target) {
+  const auto refuse = [&](absl::string_view why, absl::string_view host) {
+    return absl::InvalidArgumentError(absl::StrCat("server address \"", target, "\" ", why, "; use ",
+                                                   host, ":", kUsualPort));
+  };
+  absl::string_view rest = target;
+  for (const absl::string_view prefix : {"http://", "https://", "grpc://", "grpcs://", "tcp://"}) {
+    if (!absl::ConsumePrefix(&rest, prefix)) continue;
+    const size_t end = rest.find_first_of(":/");
+    return refuse("is a URL", rest.substr(0, end));
+  }
+  if (absl::ConsumePrefix(&rest, "dns:")) {
+    if (absl::ConsumePrefix(&rest, "//")) rest = rest.substr(rest.find('/') + 1);
+  } else if (!absl::ConsumePrefix(&rest, "ipv4:") && !absl::ConsumePrefix(&rest, "ipv6:")) {
+    for (const absl::string_view prefix : {"unix:", "unix-abstract:", "xds:", "vsock:"}) {
+      if (absl::StartsWith(rest, prefix)) return absl::OkStatus();
+    }
+  }
+  for (const absl::string_view address : absl::StrSplit(rest, ',')) {
+    const size_t colon = address.rfind(':');
+    const bool is_bare_ipv6 = address.find(':') != colon && !absl::StartsWith(address, "[");
+    if (is_bare_ipv6) return refuse("is an IPv6 address without brackets", absl::StrCat("[", address, "]"));
+    if (colon == absl::string_view::npos || absl::EndsWith(address, "]")) {
+      return refuse("has no port", address);
+    }
+    int port = 0;
+    if (colon == 0) return refuse("has no host", "localhost");
+    if (absl::SimpleAtoi(address.substr(colon + 1), &port) && port >= 1 && port <= 65535) continue;
+    return refuse(absl::StrCat("has port \"", address.substr(colon + 1), "\", which is no number of 1 to 65535"),
+                  address.substr(0, colon));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckOptions(const ConnectOptions& options) {
   if (options.target.empty()) {
     return absl::InvalidArgumentError("empty server address; use HOST:PORT or unix:PATH");
   }
+  QUANTD_RETURN_IF_ERROR(CheckTarget(options.target));
   if (options.tls_certificate.empty() != options.tls_key.empty()) {
     return absl::InvalidArgumentError(
         "a TLS certificate of the client and its key go together; one of them is missing");

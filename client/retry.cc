@@ -100,13 +100,21 @@ std::optional<absl::Duration> RetrySchedule::Next(std::span<const absl::Status> 
   return pause;
 }
 
+void Pause(absl::Duration duration, const CallOptions& options) {
+  if (options.cancellation == nullptr) {
+    absl::SleepFor(duration);
+  } else {
+    options.cancellation->Await(duration);
+  }
+}
+
 void Retry(const CallOptions& options, absl::FunctionRef<std::vector<absl::Status>()> attempt) {
   RetrySchedule schedule(options, std::random_device()());
   for (;;) {
     const std::vector<absl::Status> errors = attempt();
     const std::optional<absl::Duration> pause = schedule.Next(errors, absl::Now());
     if (!pause.has_value()) return;
-    absl::SleepFor(*pause);
+    Pause(*pause, options);
   }
 }
 

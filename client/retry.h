@@ -53,6 +53,9 @@ class RetrySchedule {
   std::optional<absl::Time> crowded_since_;
 };
 
+// Sleeps, or until the call is cancelled: what is tried then ends at once.
+void Pause(absl::Duration duration, const CallOptions& options);
+
 // Calls `attempt` until there is nothing to try again; it returns the errors of what is to be tried
 // next. Sleeps in between.
 void Retry(const CallOptions& options, absl::FunctionRef<std::vector<absl::Status>()> attempt);

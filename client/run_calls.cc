@@ -39,6 +39,7 @@ class GrpcStream final : public StreamPort,
     exchange_->Run();
     HandOver(this);
     StartCall();
+    cancelling_.emplace(options.cancellation, [this] { context_.TryCancel(); });
   }
 
   // Writes calls until there are no more, or the stream breaks.
@@ -82,6 +83,7 @@ class GrpcStream final : public StreamPort,
   grpc::ClientContext context_;
   grpc::GenericStub stub_;
   std::optional<Exchange> exchange_;
+  std::optional<Cancellation::Scope> cancelling_;
 };
 
 // Returns memory for one stream; null: it goes without. The error is that of the stream.
@@ -139,7 +141,7 @@ void RunCalls(const Route& route, const StreamMethod& method, std::span<TensorCa
     std::erase_if(pending, [](TensorCall* call) {
       return !RetrySchedule::IsWorthIt(call->status()) || !call->Restart().ok();
     });
-    if (!pending.empty()) absl::SleepFor(*pause);
+    if (!pending.empty()) Pause(*pause, options);
   }
 }
 

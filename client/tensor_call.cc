@@ -68,6 +68,11 @@ absl::StatusOr<bool> TensorCall::NextRequest(uint64_t tensor_id, RequestRoom& ro
   return false;
 }
 
+void TensorCall::CountSent(Sender& sender, int64_t bytes) {
+  sender.sent_bytes += bytes;
+  if (options_.on_sent != nullptr) options_.on_sent(bytes);
+}
+
 absl::StatusOr<bool> TensorCall::NextChunk(uint64_t tensor_id, Sender& sender, RequestRoom& room,
                                            grpc::ByteBuffer& frame) {
   const auto& [plane, source] = sender.input;
@@ -76,14 +81,14 @@ absl::StatusOr<bool> TensorCall::NextChunk(uint64_t tensor_id, Sender& sender, R
   if (!room.slot.empty() && sender.left_bytes() >= kMinSharedBytes) {
     QUANTD_ASSIGN_OR_RETURN(const size_t size_bytes, source->Read(room.slot));
     if (size_bytes == 0) return false;
-    sender.sent_bytes += static_cast<int64_t>(size_bytes);
+    CountSent(sender, static_cast<int64_t>(size_bytes));
     frame = BuildSharedChunkFrame(method_.request, tensor_id, plane, offset_bytes,
                                   room.region->RangeOf(std::exchange(room.slot, {}), size_bytes));
     return true;
   }
   QUANTD_ASSIGN_OR_RETURN(SourcePiece piece, source->Next(room.frame_size.Next(room.now)));
   if (piece.bytes.empty()) return false;
-  sender.sent_bytes += static_cast<int64_t>(piece.bytes.size());
+  CountSent(sender, static_cast<int64_t>(piece.bytes.size()));
   std::optional<uint32_t> crc32c;
   if (options_.checksums) crc32c = Crc32c(piece.bytes);
   frame = BuildChunkFrame(method_.request, tensor_id, plane, offset_bytes, crc32c,
@@ -190,7 +195,7 @@ absl::Status TensorCall::EndPlanes(absl::FunctionRef<std::string(const std::stri
 
 absl::Status TensorCall::RewindSources() {
   for (Sender& sender : senders_) {
-    sender.sent_bytes = 0;
+    if (sender.sent_bytes > 0) CountSent(sender, -sender.sent_bytes);
     QUANTD_RETURN_IF_ERROR(sender.input.source->Rewind());
   }
   sending_ = 0;

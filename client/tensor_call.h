@@ -28,6 +28,9 @@
 
 namespace quantd {
 
+// The largest message that channels of ours receive and send.
+inline constexpr int kMaxMessageBytes = 64 << 20;
+
 // A method whose calls are streams, and how its frames look.
 struct StreamMethod {
   const char* path;
@@ -114,6 +117,7 @@ class TensorCall {
     start.set_omit_crc(!options_.checksums);
     const bool is_free = region != nullptr && options_.chunk_bytes <= 0;  // to be as large as slots
     start.set_max_chunk_bytes(is_free ? int64_t{StreamRegion::kSlotBytes} : options_.chunk_bytes);
+    start.set_max_message_bytes(kMaxMessageBytes);
     if (region != nullptr) *start.mutable_output_slots() = region->output_slots();
   }
   absl::Status RewindSources();
@@ -136,6 +140,8 @@ class TensorCall {
     PlaneDigest digest;
   };
 
+  // Adds to what is sent of a source, and tells whoever wants to know.
+  void CountSent(Sender& sender, int64_t bytes);
   absl::StatusOr<bool> NextChunk(uint64_t tensor_id, Sender& sender, RequestRoom& room,
                                  grpc::ByteBuffer& frame);
   absl::Status BeginPlanes(std::vector<PlaneDesc> planes);

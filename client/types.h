@@ -2,12 +2,14 @@
 #define QUANTD_CLIENT_TYPES_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "client/byte_source.h"
+#include "client/cancellation.h"
 #include "client/plane_sink.h"
 #include "core/scheme/scheme.h"
 #include "core/scheme/spec.h"
@@ -98,6 +100,11 @@ struct CallOptions {
   // Payload of a frame each way, at most 4 MiB; 0: adapts to what the connection carries, between
   // 256 KiB and 4 MiB. The result does not depend on it.
   int64_t chunk_bytes = 0;
+  // Ends the call when it says so, with kCancelled; null: nothing does. Outlives the call.
+  Cancellation* cancellation = nullptr;
+  // Called when bytes of sources go out, with their number; negative: so many will go again. By
+  // threads of the call, several at once where there are several streams; null: nobody asks.
+  std::function<void(int64_t bytes)> on_sent;
   bool figures = true;
   // CRC32C of every chunk that goes over a socket, both ways.
   bool checksums = true;

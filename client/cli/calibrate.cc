@@ -8,6 +8,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/input.h"
 #include "client/cli/interrupts.h"
+#include "client/cli/output_access.h"
 #include "client/cli/planning.h"
 #include "client/cli/progress.h"
 #include "client/cli/ranges_file.h"
@@ -58,17 +59,18 @@ absl::StatusOr<std::vector<Calibrated>> CalibrateAll(const Globals& globals,
 
 std::string Real(double value) { return absl::StrFormat("%.6g", value); }
 
-std::string TableOf(const std::vector<Calibrated>& all) {
+std::string TableOf(const std::vector<Calibrated>& all, size_t columns) {
   using enum Table::Align;
-  Table table({{"tensor"},
-               {"shape"},
+  using enum Table::Fit;
+  Table table({{"tensor", kLeft, kShrink},
+               {"shape", kLeft, kDrop},
                {"groups", kRight},
                {"min", kRight},
                {"max", kRight},
-               {"narrowest", kRight},
-               {"widest", kRight},
+               {"narrowest", kRight, kDrop},
+               {"widest", kRight, kDrop},
                {"not finite", kRight},
-               {"spec"}});
+               {"spec", kLeft, kWrap}});
   for (const Calibrated& one : all) {
     const std::vector<Range>& groups = one.info.ranges.groups;
     const auto narrower = [](const Range& a, const Range& b) {
@@ -87,7 +89,31 @@ std::string TableOf(const std::vector<Calibrated>& all) {
                   one.info.state.non_finite == 0 ? "" : WithCommas(one.info.state.non_finite),
                   ShortSpec(one.info.resolved_spec)});
   }
-  return table.Text();
+  return table.Text(columns);
+}
+
+// `ranges` has those of each tensor under its name, as the file of ranges has them.
+Json ReportJson(const Options& options, const std::vector<Calibrated>& all, const Json& ranges) {
+  Json json;
+  json["command"] = "calibrate";
+  json["input"] = options.input.path;
+  json["output"] = options.output;
+  json["spec"] = options.spec;
+  json["tensors"] = Json::array();
+  for (const Calibrated& one : all) {
+    const CalibrationState::Group& tensor = one.info.state.tensor;
+    Json& row = json["tensors"].emplace_back();
+    row["name"] = one.tensor.name;
+    row["dtype"] = std::string(NameOf(one.tensor.dtype));
+    row["shape"] = ToJson(one.tensor.shape);
+    row.update(ranges[one.tensor.name]);
+    Json& statistics = row["statistics"];
+    statistics = {{"count", tensor.count}, {"non_finite", one.info.state.non_finite}};
+    if (tensor.count == 0) continue;
+    statistics.update(
+        {{"min", tensor.min}, {"max", tensor.max}, {"mean", tensor.mean}, {"m2", tensor.m2}});
+  }
+  return json;
 }
 
 absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
@@ -100,26 +126,17 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   }
   Json json = RangesToJson(ranges);
   if (!options.output.empty()) {
+    NarrowOutputs(options.input.path, options.output);
     QUANTD_RETURN_IF_ERROR(WriteTextFile(options.output, json.dump(1) + "\n", *globals.interrupts));
   }
   if (globals.json) {
-    for (const Calibrated& one : all) {
-      const CalibrationState::Group& tensor = one.info.state.tensor;
-      Json& statistics = json["tensors"][one.tensor.name]["statistics"];
-      statistics = {{"count", tensor.count}, {"non_finite", one.info.state.non_finite}};
-      if (tensor.count == 0) continue;
-      statistics.update({{"min", tensor.min},
-                         {"max", tensor.max},
-                         {"mean", tensor.mean},
-                         {"m2", tensor.m2}});
-    }
-    PrintJson(json);
+    PrintJson(ReportJson(options, all, json["tensors"]), globals.out());
     return kOk;
   }
-  absl::PrintF("%s", TableOf(all));
+  absl::FPrintF(globals.out(), "%s", TableOf(all, globals.columns()));
   if (!options.output.empty()) {
-    absl::PrintF("\nranges are in %s; use them with quantctl quantize --ranges\n",
-                 Printable(options.output));
+    absl::FPrintF(globals.out(), "\nranges are in %s; use them with quantctl quantize --ranges\n",
+                  ShownOutput(options.output));
   }
   return kOk;
 }

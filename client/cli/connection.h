@@ -1,6 +1,8 @@
 #ifndef QUANTD_CLIENT_CLI_CONNECTION_H_
 #define QUANTD_CLIENT_CLI_CONNECTION_H_
 
+#include <stdio.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -8,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "client/cli/credentials.h"
 #include "client/cli/embedded.h"
+#include "client/cli/table.h"
 #include "client/client.h"
 
 namespace quantd::cli {
@@ -24,6 +27,11 @@ struct Globals {
   double timeout_s = 0;  // 0: none
   EmbeddedOptions embedded;
   Interrupts* interrupts = nullptr;
+  bool data_to_stdout = false;  // -o -: what is said of it goes to stderr
+
+  // Returns where results are printed, and the columns that a table may have there.
+  FILE* out() const { return data_to_stdout ? stderr : stdout; }
+  size_t columns() const { return ColumnsOfOutput(fileno(out())); }
 };
 
 // A client of the server that was named, or of a service that runs in this process for as long as

@@ -10,9 +10,11 @@
 namespace quantd::cli {
 namespace {
 
+constexpr size_t kMaxBytes = size_t{1} << 20;
+
 absl::Status ReadInto(const std::string& path, std::string& text) {
   if (path.empty()) return absl::OkStatus();
-  absl::StatusOr<std::string> content = ReadSmallFile(path);
+  absl::StatusOr<std::string> content = ReadSmallFile(path, kMaxBytes, PipePolicy::kRead);
   if (!content.ok()) return FileError(content.status());
   text = *std::move(content);
   return absl::OkStatus();

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/compare.h"
+#include "client/cli/output_access.h"
 #include "client/cli/packed_file.h"
 #include "client/cli/packed_output.h"
 #include "client/cli/planning.h"
@@ -87,6 +88,7 @@ class Run {
       for (const size_t place : tensor.packed->planes)
         total_bytes += file_.input->size_bytes(place);
     }
+    NarrowOutputs(options_.input, options_.output);
     QUANTD_ASSIGN_OR_RETURN(const std::unique_ptr<GuardedWriter> writer,
                             GuardedWriter::Create(*container_, options_.output, stored,
                                                   OutputMetadata(), globals_.interrupts));
@@ -94,7 +96,7 @@ class Run {
     QUANTD_RETURN_IF_ERROR(RunJobs(*writer, progress));
     QUANTD_RETURN_IF_ERROR(FileError(file_.input->CheckUnchanged()));
     elapsed_ = progress.elapsed();
-    return Named(options_.output, writer->Finish(OutputMetadata()));
+    return Named(ShownOutput(options_.output), writer->Finish(OutputMetadata()));
   }
 
   absl::Status RunJobs(GuardedWriter& writer, Progress& progress) {
@@ -148,8 +150,15 @@ class Run {
 
   void Print() const {
     using enum Table::Align;
-    Table table(
-        {{"tensor"}, {"shape"}, {"type"}, {"packed", kRight}, {"values", kRight}, {"note"}});
+    using enum Table::Fit;
+    Table table({{"tensor", kLeft, kShrink},
+                 {"shape", kLeft, kDrop},
+                 {"type"},
+                 {"before", kRight},
+                 {"after", kRight},
+                 {"note", kLeft, kWrap}});
+    KeptTensors kept;
+    int64_t before_bytes = 0, after_bytes = 0;
     Json list = Json::array();
     for (const OutputTensor& tensor : tensors_) {
       const bool copied = tensor.packed == nullptr;
@@ -164,21 +173,26 @@ class Run {
       const std::string type = copied ? TypeName(file_.input->stored(tensor.place))
                                       : std::string(NameOf(tensor.desc.dtype));
       const int64_t value_bytes = copied ? packed_bytes : SizeBytes(tensor.desc).value_or(0);
-      std::string note =
-          copied ? "kept as it was" : absl::StrCat("from ", ShortSpec(tensor.packed->entry.spec));
-      if (tensor.saturated > 0) {
-        absl::StrAppend(&note, "; ", SaturatedText(tensor.saturated, tensor.desc.dtype));
+      before_bytes += packed_bytes;
+      after_bytes += value_bytes;
+      if (copied) {
+        kept.Add(tensor.desc.name, "not quantized", packed_bytes);
+      } else {
+        std::string note = absl::StrCat("from ", ShortSpec(tensor.packed->entry.spec));
+        if (tensor.saturated > 0) {
+          absl::StrAppend(&note, "; ", SaturatedText(tensor.saturated, tensor.desc.dtype));
+        }
+        table.AddRow({Printable(tensor.desc.name), ShapeText(tensor.desc.shape),
+                      type, HumanBytes(packed_bytes),
+                      HumanBytes(value_bytes), Printable(note)});
       }
-      table.AddRow({Printable(tensor.desc.name), ShapeText(tensor.desc.shape),
-                    type, HumanBytes(packed_bytes),
-                    HumanBytes(value_bytes), Printable(note)});
       Json& json = list.emplace_back();
       json["name"] = tensor.desc.name;
       json["dtype"] = type;
       json["shape"] = ToJson(tensor.desc.shape);
       json["dequantized"] = !copied;
-      json["packed_bytes"] = packed_bytes;
-      json["value_bytes"] = value_bytes;
+      json["before_bytes"] = packed_bytes;
+      json["after_bytes"] = value_bytes;
       json["spec"] = copied ? "" : tensor.packed->entry.spec;
       if (!copied) json["saturated"] = tensor.saturated;
     }
@@ -190,13 +204,22 @@ class Run {
       json["server"] = connection_->where();
       json["transport"] = connection_->transport();
       json["tensors"] = std::move(list);
+      json["totals"] = {{"tensors", tensors_.size()},
+                        {"before_bytes", before_bytes},
+                        {"after_bytes", after_bytes}};
       json["elapsed_s"] = absl::ToDoubleSeconds(elapsed_);
-      PrintJson(json);
+      PrintJson(json, globals_.out());
       return;
     }
-    absl::PrintF("%s\nwrote %s: %d of %d tensors dequantized in %s, by %s (%s)\n", table.Text(),
-                 Printable(options_.output), file_.packed.size(), tensors_.size(),
-                 HumanTime(elapsed_), connection_->where(), connection_->transport());
+    for (const KeptTensors::Line& line : kept.Lines()) {
+      const std::string size = HumanBytes(line.size_bytes);
+      table.AddRow({line.name, "", "", size, size, line.note});
+    }
+    absl::FPrintF(globals_.out(),
+                  "%s\nwrote %s: %d of %d tensors dequantized in %s, by %s (%s)\n",
+                  table.Text(globals_.columns()), ShownOutput(options_.output),
+                  file_.packed.size(), tensors_.size(), HumanTime(elapsed_), connection_->where(),
+                  connection_->transport());
   }
 
   const Globals& globals_;

@@ -1,8 +1,8 @@
 #include "client/cli/exit_code.h"
 
 #include "absl/strings/cord.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "client/cli/text.h"
 
 namespace quantd::cli {
@@ -26,8 +26,10 @@ absl::Status FileError(absl::Status status) {
 }
 
 absl::Status Named(absl::string_view name, const absl::Status& status) {
-  if (status.ok() || absl::StartsWith(status.message(), name)) return status;
-  absl::Status named(status.code(), absl::StrCat(Printable(name), ": ", status.message()));
+  if (status.ok() || name.empty()) return status;
+  absl::string_view message = status.message();
+  const bool has_name = absl::ConsumePrefix(&message, name);
+  absl::Status named(status.code(), absl::StrCat(ShownName(name), has_name ? "" : ": ", message));
   if (status.GetPayload(kFilePayload).has_value()) named.SetPayload(kFilePayload, absl::Cord());
   return named;
 }

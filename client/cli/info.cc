@@ -23,11 +23,16 @@ struct Options {
 absl::StatusOr<ExitCode> RunHealth(const Globals& globals, const Connection& connection) {
   const absl::Status health = connection.client().CheckHealth("", connection.call_options());
   if (globals.json) {
-    PrintJson({{"serving", health.ok()}, {"message", std::string(health.message())}});
+    PrintJson({{"command", "info"},
+               {"server", connection.where()},
+               {"serving", health.ok()},
+               {"message", std::string(health.message())}},
+              stdout);
   } else if (health.ok()) {
     absl::PrintF("%s: serving\n", connection.where());
   } else {
-    absl::FPrintF(stderr, "quantctl: %s: %s\n", connection.where(), Printable(health.message()));
+    absl::FPrintF(stderr, "quantctl: %s: %s\n", connection.where(),
+                  ShownMessage(health.message()));
   }
   return health.ok() ? kOk : kCheckFailed;
 }
@@ -43,6 +48,7 @@ std::vector<std::string> InputTypes(const v1::GetServerInfoResponse& info) {
 
 Json InfoJson(const Connection& connection, const v1::GetServerInfoResponse& info) {
   Json json;
+  json["command"] = "info";
   json["server"] = connection.where();
   json["transport"] = connection.transport();
   json["version"] = info.version();
@@ -69,7 +75,7 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   QUANTD_ASSIGN_OR_RETURN(const auto info,
                           connection->client().GetServerInfo(connection->call_options()));
   if (globals.json) {
-    PrintJson(InfoJson(*connection, info));
+    PrintJson(InfoJson(*connection, info), stdout);
     return kOk;
   }
   const auto line = [](absl::string_view name, const std::string& value) {

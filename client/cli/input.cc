@@ -1,10 +1,12 @@
 #include "client/cli/input.h"
 
+#include <fcntl.h>
 #include <re2/re2.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <utility>
 
@@ -64,6 +66,11 @@ class InputSource final : public ByteSource {
   FileSource source_;
 };
 
+bool IsFifo(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0 && S_ISFIFO(info.st_mode);
+}
+
 std::string WhyKeptByKind(const TensorDesc& tensor) {
   if (!IsFloat(tensor.dtype)) return "integers";
   if (tensor.shape.rank() < 2) return absl::StrCat("rank ", tensor.shape.rank());
@@ -76,11 +83,11 @@ void InputOptions::AddTo(CLI::App& command) {
   command
       .add_option("INPUT", path,
                   ".safetensors, .npy, a folder of .npy files, or raw bytes with --dtype and "
-                  "--shape; - is standard input, raw")
+                  "--shape, as a pipe (- is standard input) has them")
       ->required();
   command.add_option("--dtype", dtype, "element type of raw bytes: f32, bf16, int8 ...");
   command.add_option("--shape", shape, "shape of raw bytes: 128x64");
-  command.add_option("--name", name, "tensor name for standard input (default: stdin)");
+  command.add_option("--name", name, "tensor name for what a pipe has (default: stdin)");
 }
 
 void SelectOptions::AddTo(CLI::App& command) {
@@ -88,6 +95,10 @@ void SelectOptions::AddTo(CLI::App& command) {
                      "quantize only tensors whose name matches this regular expression (RE2); takes "
                      "integer tensors and those of rank 0 and 1 in, which are kept otherwise");
   command.add_option("--exclude", exclude, "keep tensors whose name matches");
+  // One pattern each time, or INPUT behind it would be taken as one.
+  for (const char* option : {"--include", "--exclude"}) {
+    command.get_option(option)->allow_extra_args(false);
+  }
 }
 
 absl::StatusOr<Shape> ParseShape(const std::string& text) {
@@ -113,11 +124,14 @@ absl::StatusOr<Input> Input::Open(const InputOptions& options) {
     QUANTD_ASSIGN_OR_RETURN(open.shape, ParseShape(options.shape));
   }
   Input input;
-  if (options.path == "-") {
+  if (options.path == "-" || IsFifo(options.path)) {
     if (!open.dtype.has_value() || !open.shape.has_value()) {
-      return absl::InvalidArgumentError(
-          "standard input is raw bytes: --dtype and --shape say what");
+      return absl::InvalidArgumentError(absl::StrCat(
+          options.path == "-" ? "standard input" : options.path,
+          " is raw bytes, as all pipes are: --dtype and --shape say what; other formats are read "
+          "from files"));
     }
+    QUANTD_ASSIGN_OR_RETURN(input.pipe_, Pipe::Open(options.path));
     input.tensors_.push_back(
         {options.name.empty() ? "stdin" : options.name, *open.dtype, *std::move(open.shape)});
     QUANTD_ASSIGN_OR_RETURN(const int64_t size_bytes, SizeBytes(input.tensors_[0]));
@@ -126,7 +140,7 @@ absl::StatusOr<Input> Input::Open(const InputOptions& options) {
     return input;
   }
   if (!options.name.empty()) {
-    return absl::InvalidArgumentError("--name goes with standard input (-); files have names");
+    return absl::InvalidArgumentError("--name goes with a pipe, or standard input (-); files have names");
   }
   absl::StatusOr<TensorFile> file = TensorFile::Open(options.path, open);
   if (!file.ok()) return Named(options.path, FileError(file.status()));
@@ -147,9 +161,20 @@ StoredTensor Input::stored(size_t i) const {
   return file_->tensors()[i];
 }
 
+absl::StatusOr<std::shared_ptr<const Input::Pipe>> Input::Pipe::Open(const std::string& path) {
+  if (path == "-") return std::make_shared<const Pipe>(STDIN_FILENO, "standard input");
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);  // waits for somebody who writes
+  if (fd < 0) return FileError(absl::ErrnoToStatus(errno, path));
+  return std::make_shared<const Pipe>(fd, path);
+}
+
+Input::Pipe::~Pipe() {
+  if (fd_ != STDIN_FILENO) close(fd_);
+}
+
 std::unique_ptr<ByteSource> Input::MakeSource(size_t i) const {
   if (file_ == nullptr) {
-    return std::make_unique<FdSource>(STDIN_FILENO, sizes_bytes_[i], "standard input");
+    return std::make_unique<FdSource>(pipe_->fd(), sizes_bytes_[i], pipe_->name());
   }
   return std::make_unique<InputSource>(file_->MakeReader(i));
 }

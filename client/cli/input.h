@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -17,7 +18,7 @@ namespace quantd::cli {
 
 // What the command line says about an input.
 struct InputOptions {
-  std::string path;  // "-" is standard input
+  std::string path;  // of a file, a folder or a pipe; "-" is standard input
   std::string dtype, shape, name;
 
   // Adds INPUT, --dtype, --shape and --name to a command.
@@ -66,7 +67,26 @@ class Input {
  private:
   Input() = default;
 
-  std::shared_ptr<const TensorFile> file_;  // null: standard input
+  // A descriptor that is read once, from front to back: standard input, a FIFO, <(...) of a shell.
+  class Pipe {
+   public:
+    // Opens what InputOptions::path names.
+    static absl::StatusOr<std::shared_ptr<const Pipe>> Open(const std::string& path);
+    Pipe(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
+    ~Pipe();
+    Pipe(const Pipe&) = delete;
+    Pipe& operator=(const Pipe&) = delete;
+
+    int fd() const { return fd_; }
+    const std::string& name() const { return name_; }
+
+   private:
+    const int fd_;
+    const std::string name_;  // in errors
+  };
+
+  std::shared_ptr<const TensorFile> file_;  // null: a pipe
+  std::shared_ptr<const Pipe> pipe_;
   bool single_ = false;  // the format holds one tensor, so that naming the file names it
   std::vector<TensorDesc> tensors_;
   std::vector<int64_t> sizes_bytes_;

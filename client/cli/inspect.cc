@@ -16,6 +16,8 @@
 namespace quantd::cli {
 namespace {
 
+constexpr size_t kMetadataColumns = 400;  // --json has all of it
+
 // Returns for each tensor that is a plane what it is a plane of.
 std::map<std::string, std::string> PlaneNotes(const std::map<std::string, PackedEntry>& entries) {
   std::map<std::string, std::string> notes;
@@ -47,6 +49,7 @@ Json EntryJson(const PackedEntry& entry) {
 void PrintAsJson(const std::string& path, const Input& input,
                  const std::map<std::string, PackedEntry>& entries) {
   Json json;
+  json["command"] = "inspect";
   json["input"] = path;
   json["tensors"] = Json::array();
   for (size_t i = 0; i < input.size(); ++i) {
@@ -59,7 +62,7 @@ void PrintAsJson(const std::string& path, const Input& input,
   for (const auto& [name, entry] : entries) json["quantized"].push_back(EntryJson(entry));
   json["metadata"] = Json::object();
   for (const auto& [key, text] : input.metadata()) json["metadata"][key] = text;
-  PrintJson(json);
+  PrintJson(json, stdout);
 }
 
 absl::StatusOr<ExitCode> Run(const Globals& globals, const InputOptions& options) {
@@ -72,7 +75,12 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const InputOptions& options
   }
   const std::map<std::string, std::string> notes = PlaneNotes(*entries);
   using enum Table::Align;
-  Table table({{"tensor"}, {"shape"}, {"type"}, {"size", kRight}, {"quantd"}});
+  using enum Table::Fit;
+  Table table({{"tensor", kLeft, kShrink},
+               {"shape", kLeft, kDrop},
+               {"type"},
+               {"size", kRight},
+               {"quantd", kLeft, kWrap}});
   int64_t total_bytes = 0, total_elems = 0;
   for (size_t i = 0; i < input.size(); ++i) {
     const TensorDesc& tensor = input.tensor(i);
@@ -88,13 +96,13 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const InputOptions& options
     table.AddRow({absl::StrCat(input.size(), " tensors"),
                   absl::StrCat(WithCommas(total_elems), " values"), "", HumanBytes(total_bytes)});
   }
-  absl::PrintF("%s", table.Text());
+  absl::PrintF("%s", table.Text(globals.columns()));
   bool first = true;
   for (const auto& [key, text] : input.metadata()) {
     if (absl::StartsWith(key, "quantd.")) continue;
     if (first) absl::PrintF("\nmetadata:\n");
     first = false;
-    absl::PrintF("  %s: %s\n", Printable(key), Printable(text));
+    absl::PrintF("  %s: %s\n", ShownName(key), Shortened(Printable(text), kMetadataColumns));
   }
   return kOk;
 }

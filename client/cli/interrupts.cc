@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/text.h"
+#include "core/base/status_macros.h"
 #include "core/io/left_behind.h"
 
 namespace quantd::cli {
@@ -73,6 +74,7 @@ void Interrupts::Main() {
   if (got <= 0) return;
   mutex_.Lock();  // for good: writes that come later wait for the end of the process
   delete writer_;
+  delete spool_;
   fputs(isatty(STDERR_FILENO) == 1 ? "\r\033[Kquantctl: interrupted\n" : "quantctl: interrupted\n",
         stderr);
   _exit(128 + signal);
@@ -88,24 +90,33 @@ void SayWhatIsLeftBehind(const std::string& path) {
 absl::StatusOr<std::unique_ptr<GuardedWriter>> GuardedWriter::Create(
     const Container& container, const std::string& path, std::vector<StoredTensor> tensors,
     const Metadata& announced, Interrupts* interrupts) {
-  SayWhatIsLeftBehind(path);
   std::unique_ptr<GuardedWriter> guarded(new GuardedWriter(interrupts));
+  std::string place = path;
+  if (IsPipeOutput(path)) {
+    QUANTD_ASSIGN_OR_RETURN(guarded->spool_, Spool::Create(path));
+    place = guarded->spool_->path();
+  } else {
+    SayWhatIsLeftBehind(path);
+  }
   absl::Status status;
   {
     MutexLock lock(&interrupts->mutex_);
-    auto writer = container.create(path, std::move(tensors), announced);
+    auto writer = container.create(place, std::move(tensors), announced);
     status = writer.status();
     if (writer.ok()) guarded->writer_ = *std::move(writer);
     interrupts->writer_ = guarded->writer_.get();
+    interrupts->spool_ = guarded->spool_.get();
   }
-  if (!status.ok()) return Named(path, FileError(status));
+  if (!status.ok()) return Named(place, FileError(status));
   return guarded;
 }
 
 GuardedWriter::~GuardedWriter() {
   MutexLock lock(&interrupts_->mutex_);
   interrupts_->writer_ = nullptr;
+  interrupts_->spool_ = nullptr;
   writer_.reset();
+  spool_.reset();
 }
 
 absl::Status GuardedWriter::WriteAt(size_t tensor, int64_t offset_bytes,
@@ -115,8 +126,14 @@ absl::Status GuardedWriter::WriteAt(size_t tensor, int64_t offset_bytes,
 }
 
 absl::Status GuardedWriter::Finish(const Metadata& metadata) {
-  MutexLock lock(&interrupts_->mutex_);
-  return FileError(writer_->Finish(metadata));
+  {
+    MutexLock lock(&interrupts_->mutex_);
+    QUANTD_RETURN_IF_ERROR(FileError(writer_->Finish(metadata)));
+    if (spool_ == nullptr) return absl::OkStatus();
+    QUANTD_RETURN_IF_ERROR(spool_->Take());
+  }
+  // Under no lock: a reader that does not read must not keep a signal waiting.
+  return spool_->Send();
 }
 
 }  // namespace quantd::cli

@@ -8,6 +8,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "client/cli/spool.h"
 #include "core/base/mutex.h"
 #include "core/io/container.h"
 
@@ -28,16 +29,19 @@ class Interrupts {
   void Main();
 
   Mutex mutex_;
-  TensorWriter* writer_ ABSL_GUARDED_BY(mutex_) = nullptr;  // owned by a GuardedWriter
-  int pipe_fds_[2] = {-1, -1};                              // from the signal handler to the thread
+  // Owned by a GuardedWriter.
+  TensorWriter* writer_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  Spool* spool_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  int pipe_fds_[2] = {-1, -1};  // from the signal handler to the thread
   std::thread thread_;
 };
 
 // Says on stderr what runs that were killed have left beside the output `path`.
 void SayWhatIsLeftBehind(const std::string& path);
 
-// A writer whose files a signal removes. At most one at a time. WriteAt may be called from several
-// threads at once; everything else is not thread-safe.
+// A writer whose files a signal removes; what goes to a pipe (IsPipeOutput) lies in a file until it
+// is complete. At most one at a time. WriteAt may be called from several threads at once; everything
+// else is not thread-safe.
 class GuardedWriter {
  public:
   // Starts an output as Container::create does; errors name `path`. `interrupts` outlives it.
@@ -57,6 +61,7 @@ class GuardedWriter {
 
   Interrupts* const interrupts_;
   std::unique_ptr<TensorWriter> writer_;
+  std::unique_ptr<Spool> spool_;  // null: the output is no pipe
 };
 
 }  // namespace quantd::cli

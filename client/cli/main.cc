@@ -1,13 +1,23 @@
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
 #include "client/cli/grpc_log.h"
 #include "client/cli/interrupts.h"
+#include "client/cli/report_view.h"
 #include "client/cli/text.h"
+#include "core/base/similar.h"
 #include "core/exec/allocator.h"
 #include "core/simd/targets.h"
 
@@ -24,7 +34,8 @@ void AddGlobals(CLI::App& app, Globals& globals, std::string& simd) {
                  "is); same bytes by all")
       ->envname("QUANTCTL_TRANSPORT");
   AddCredentials(app, globals.credentials);
-  app.add_flag("--json", globals.json, "print one JSON document to stdout");
+  app.add_flag("--json", globals.json,
+               "print one JSON document to stdout, of errors as well (with -o -: to stderr)");
   app.add_flag("-q,--quiet", globals.quiet, "show no progress");
   app.add_option("--timeout", globals.timeout_s, "seconds after which the command gives up")
       ->check(CLI::NonNegativeNumber);
@@ -40,10 +51,59 @@ void AddGlobals(CLI::App& app, Globals& globals, std::string& simd) {
       ->envname("QUANTD_SIMD");
 }
 
-int PrintError(const absl::Status& status) {
-  const std::string text = "quantctl: " + Printable(WithTlsReason(status).message()) + "\n";
-  fputs(text.c_str(), stderr);
-  return CodeOf(status);
+// True if stdout is a pipe that nobody reads any more.
+bool StdoutIsLeft() {
+  struct pollfd out = {STDOUT_FILENO, POLLOUT, 0};
+  return poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0;
+}
+
+// Ends the process as programs end whose reader has gone (`quantctl inspect m | head`): by SIGPIPE,
+// without a word.
+ExitCode EndBySigpipe() {
+  signal(SIGPIPE, SIG_DFL);
+  raise(SIGPIPE);
+  return kIoError;  // the signal was blocked
+}
+
+// Says what went wrong, and returns the exit code for it.
+ExitCode Refuse(const Globals& globals, const std::string& command, const absl::Status& error) {
+  const absl::Status status = WithTlsReason(error);
+  const ExitCode code = CodeOf(status);
+  if (globals.data_to_stdout && code == kIoError && StdoutIsLeft()) return EndBySigpipe();
+  fputs(absl::StrCat("quantctl: ", ShownMessage(status.message()), "\n").c_str(), stderr);
+  if (!globals.json) return code;
+  Json json;
+  json["command"] = command;
+  json["error"] = {{"code", absl::StatusCodeToString(status.code())},
+                   {"exit_code", static_cast<int>(code)},
+                   {"message", std::string(status.message())}};
+  PrintJson(json, globals.out());
+  return code;
+}
+
+// Returns what is wrong with a command line that CLI11 refuses.
+std::string UsageError(const CLI::App& app, const CLI::ParseError& error) {
+  std::vector<std::string> commands, options;
+  const auto add_options = [&options](const CLI::App& of) {
+    for (const CLI::Option* option : of.get_options()) {
+      for (const std::string& name : option->get_lnames()) options.push_back("--" + name);
+    }
+  };
+  add_options(app);
+  for (const CLI::App* command : app.get_subcommands()) add_options(*command);
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    commands.push_back(command->get_name());
+  }
+  for (const std::string& word : app.remaining(/*recurse=*/true)) {
+    if (absl::StartsWith(word, "--")) {
+      const std::string name = word.substr(0, word.find('='));
+      return absl::StrCat("unknown option ", name, DidYouMean(name, options));
+    }
+    if (absl::StartsWith(word, "-") || !app.get_subcommands().empty()) continue;
+    return absl::StrCat("unknown command ", word, DidYouMean(word, commands), "; commands: ",
+                        absl::StrJoin(commands, ", "));
+  }
+  return error.what();
 }
 
 int Main(int argc, char** argv) {
@@ -70,15 +130,26 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    fprintf(stderr, "quantctl: %s (see quantctl --help)\n", Printable(error.what()).c_str());
-    return kBadInput;
+    // What follows the mistake was not read.
+    globals.json = std::any_of(argv, argv + argc, [](absl::string_view word) { return word == "--json"; });
+    const auto parsed = app.get_subcommands();
+    return Refuse(globals, parsed.empty() ? "" : parsed[0]->get_name(),
+                  absl::InvalidArgumentError(
+                      absl::StrCat(UsageError(app, error), " (see quantctl --help)")));
   }
-  if (const absl::Status status = ChooseSimdTarget(simd); !status.ok()) return PrintError(status);
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;
-    const absl::StatusOr<ExitCode> code = command.run();
-    if (!code.ok()) return PrintError(code.status());
+    const CLI::Option* const output = command.app->get_option_no_throw("--output");
+    globals.data_to_stdout = output != nullptr && *output && output->as<std::string>() == "-";
+    absl::Status status = ChooseSimdTarget(simd);
+    absl::StatusOr<ExitCode> code = kOther;
+    if (status.ok()) {
+      code = command.run();
+      status = code.status();
+    }
+    if (!status.ok()) return Refuse(globals, command.app->get_name(), status);
     if (fflush(stdout) != 0 || ferror(stdout) != 0) {
+      if (StdoutIsLeft()) return EndBySigpipe();
       fputs("quantctl: stdout cannot be written\n", stderr);
       return kIoError;
     }

@@ -5,12 +5,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/spool.h"
 #include "core/base/status_macros.h"
 
 namespace quantd::cli {
 namespace {
 
 constexpr int64_t kCopyBytes = 4 << 20;
+constexpr absl::string_view kPipeContainer = "safetensors";
 
 // Names of the output's tensors: those of the input, and those of planes that give way to them.
 // "w" as int8, beside a tensor "w.scale", has its scales in "w.scale.2". Not thread-safe.
@@ -52,8 +54,16 @@ absl::Status CheckKey(const TensorDesc& tensor) {
 
 absl::StatusOr<const Container*> OutputContainer(const std::string& path,
                                                  const std::string& format) {
+  // A pipe takes one file, and its name says nothing.
+  const bool is_pipe = IsPipeOutput(path);
+  if (is_pipe && !format.empty() && format != kPipeContainer) {
+    return absl::InvalidArgumentError(absl::StrCat("--format=", format, " is not allowed for a pipe; use ",
+                                                   kPipeContainer));
+  }
   absl::StatusOr<const Container*> container =
-      format.empty() ? DetectContainer(path, {}) : FindContainer(format);
+      is_pipe           ? FindContainer(kPipeContainer)
+      : format.empty() ? DetectContainer(path, {})
+                       : FindContainer(format);
   if (container.ok() && (*container)->create != nullptr) return container;
   std::string names;
   for (const Container* candidate : AllContainers()) {

@@ -16,7 +16,8 @@
 
 namespace quantd::cli {
 
-// Returns the container that `format` names, or else that `path`'s extension does.
+// Returns the container that `format` names, or else that `path`'s extension does; for a pipe, the
+// one that is one file.
 // kInvalidArgument: neither names one that can be written.
 absl::StatusOr<const Container*> OutputContainer(const std::string& path,
                                                  const std::string& format);

@@ -63,14 +63,16 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   QUANTD_ASSIGN_OR_RETURN(const auto plans, PlanSelected(*connection, input, spec, why_kept));
 
   using enum Table::Align;
-  Table table({{"tensor"},
-               {"shape"},
-               {"type"},
-               {"before", kRight},
+  using enum Table::Fit;
+  Table table({{"tensor", kLeft, kShrink},
+               {"shape", kLeft, kDrop},
+               {"type", kLeft, kDrop},
+               {"before", kRight, kDrop},
                {"after", kRight},
                {"pass"},
                {"server holds", kRight},
-               {"spec"}});
+               {"spec", kLeft, kWrap}});
+  KeptTensors kept;
   Json list = Json::array();
   int64_t before_bytes = 0, after_bytes = 0;
   for (size_t i = 0; i < input.size(); ++i) {
@@ -80,8 +82,7 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
     before_bytes += input.size_bytes(i);
     if (!plans[i].has_value()) {
       after_bytes += input.size_bytes(i);
-      table.AddRow(
-          {name, shape, type, before, before, "", "", absl::StrCat("kept: ", why_kept[i])});
+      kept.Add(tensor.name, why_kept[i], input.size_bytes(i));
       list.push_back(KeptJson(input.stored(i), input.size_bytes(i), why_kept[i]));
       continue;
     }
@@ -97,18 +98,27 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   if (globals.json) {
     Json json;
     json["command"] = "plan";
+    json["input"] = options.input.path;
+    json["spec"] = options.spec;
     json["server"] = connection->where();
+    json["transport"] = connection->transport();
     json["tensors"] = std::move(list);
-    json["totals"] = {{"before_bytes", before_bytes}, {"after_bytes", after_bytes}};
-    PrintJson(json);
+    json["totals"] = {{"tensors", input.size()},
+                      {"before_bytes", before_bytes},
+                      {"after_bytes", after_bytes}};
+    PrintJson(json, globals.out());
     return kOk;
+  }
+  for (const KeptTensors::Line& line : kept.Lines()) {
+    const std::string size = HumanBytes(line.size_bytes);
+    table.AddRow({line.name, "", "", size, size, "", "", line.note});
   }
   if (input.size() > 1) {
     table.AddRule();
     table.AddRow({absl::StrCat(input.size(), " tensors"), "", "", HumanBytes(before_bytes),
                   HumanBytes(after_bytes)});
   }
-  absl::PrintF("%s", table.Text());
+  absl::PrintF("%s", table.Text(globals.columns()));
   return kOk;
 }
 

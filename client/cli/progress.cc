@@ -8,6 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/table.h"
 #include "client/cli/text.h"
 #include "core/base/status_macros.h"
 
@@ -16,9 +18,26 @@ namespace {
 
 constexpr absl::Duration kTerminalInterval = absl::Milliseconds(80);
 constexpr absl::Duration kLineInterval = absl::Seconds(5);
-constexpr int kBarColumns = 28;
+constexpr size_t kBarColumns = 28, kLeastBarColumns = 8;
 
 }  // namespace
+
+std::string ProgressLine(const std::string& what, double part, std::vector<std::string> parts,
+                         size_t columns) {
+  std::string text = absl::StrCat(what, " ", absl::StrJoin(parts, "  "));
+  while (text.size() > columns && parts.size() > 1) {
+    parts.pop_back();
+    text = absl::StrCat(what, " ", absl::StrJoin(parts, "  "));
+  }
+  if (text.size() > columns) return text.substr(0, columns);
+  const size_t room = columns - text.size();
+  constexpr size_t kFrame = 3;  // brackets and a space
+  if (room < kLeastBarColumns + kFrame) return text;
+  const size_t bar = std::min(kBarColumns, room - kFrame);
+  const size_t full = std::min(bar, static_cast<size_t>(part * static_cast<double>(bar)));
+  return absl::StrCat(what, " [", std::string(full, '#'), std::string(bar - full, '.'), "] ",
+                      absl::StrJoin(parts, "  "));
+}
 
 Progress::Progress(std::string what, int64_t total_bytes, bool quiet)
     : what_(std::move(what)),
@@ -57,16 +76,18 @@ void Progress::Draw(absl::Time now) {
   const std::string left_text = part == 0                 ? "?"
                                 : left < absl::Seconds(1) ? "<1 s"
                                                           : HumanTime(left);
-  const std::string text =
-      absl::StrFormat("%3.0f %%  %s of %s  %s  %s left", part * 100, HumanBytes(done_bytes_),
-                      HumanBytes(total_bytes_), HumanRate(done_bytes_, spent), left_text);
+  // From what matters most to what may be left out.
+  const std::vector<std::string> parts = {
+      absl::StrFormat("%3.0f %%", part * 100), absl::StrCat(left_text, " left"),
+      HumanRate(done_bytes_, spent),
+      absl::StrCat(HumanBytes(done_bytes_), " of ", HumanBytes(total_bytes_))};
   if (!terminal_) {
-    absl::FPrintF(stderr, "%s: %s\n", what_, text);
+    absl::FPrintF(stderr, "%s: %s\n", what_, absl::StrJoin(parts, "  "));
     return;
   }
-  const int full = static_cast<int>(part * kBarColumns);
-  absl::FPrintF(stderr, "\r\033[K%s [%s%s] %s", what_, std::string(static_cast<size_t>(full), '#'),
-                std::string(static_cast<size_t>(kBarColumns - full), '.'), text);
+  // The last column stays free: a terminal may wrap there.
+  const size_t columns = std::max<size_t>(ColumnsOfOutput(STDERR_FILENO), 2) - 1;
+  absl::FPrintF(stderr, "\r\033[K%s", ProgressLine(what_, part, parts, columns));
   fflush(stderr);
 }
 

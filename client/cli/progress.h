@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
@@ -13,7 +14,7 @@
 namespace quantd::cli {
 
 // Shows how far a long command is, on stderr: a bar with rate and remaining time on a terminal,
-// else a line now and then. Thread-safe.
+// else a line now and then. A bar never takes more than the terminal's line. Thread-safe.
 class Progress {
  public:
   // `what` says what is going on: "quantizing".
@@ -40,6 +41,11 @@ class Progress {
   absl::Time next_ ABSL_GUARDED_BY(mutex_);
   bool drawn_ ABSL_GUARDED_BY(mutex_) = false;
 };
+
+// Returns the line of a bar that is `part` (0 to 1) full, in at most `columns`: of `parts`, ASCII,
+// the last ones are left out first, then the bar, where there is no room.
+std::string ProgressLine(const std::string& what, double part, std::vector<std::string> parts,
+                         size_t columns);
 
 // Another source, with its bytes counted. Not thread-safe.
 class CountedSource final : public ByteSource {

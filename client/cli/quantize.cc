@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
 #include "client/cli/input.h"
+#include "client/cli/output_access.h"
 #include "client/cli/packed_output.h"
 #include "client/cli/planning.h"
 #include "client/cli/progress.h"
@@ -104,6 +105,7 @@ class Run {
   }
 
   absl::Status QuantizeAll() {
+    NarrowOutputs(options_.input.path, options_.output);
     QUANTD_ASSIGN_OR_RETURN(
         const std::unique_ptr<PackedOutput> output,
         PackedOutput::Create(options_.output, *container_, *input_, plans_, globals_.interrupts));
@@ -144,7 +146,7 @@ class Run {
     QUANTD_RETURN_IF_ERROR(FileError(input_->CheckUnchanged()));
     elapsed_ = progress.elapsed();
     quantized_bytes_ = total_bytes;
-    return Named(options_.output, output->Finish());
+    return Named(ShownOutput(options_.output), output->Finish());
   }
 
   // What is stored of a scale that was given, where it is not that but for f32's rounding.
@@ -208,7 +210,7 @@ class Run {
       row.before_bytes = input_->size_bytes(i);
       row.after_bytes = row.before_bytes;
       if (!results_[i].has_value()) {
-        row.note = absl::StrCat("kept: ", why_kept_[i]);
+        row.kept = why_kept_[i];
         row.details["quantized"] = false;
         row.details["dtype"] = TypeName(input_->stored(i));
         continue;
@@ -238,19 +240,20 @@ class Run {
       json["totals"] = TotalsJson(rows);
       if (!options_.ranges_path.empty()) json["unused_ranges"] = unused_ranges_;
       json["elapsed_s"] = absl::ToDoubleSeconds(elapsed_);
-      PrintJson(json);
+      PrintJson(json, globals_.out());
       return;
     }
-    absl::PrintF("%s", ReportTable(rows));
-    absl::PrintF("\nwrote %s: %d of %d tensors as %s, %s in %s (%s), by %s (%s)\n",
-                 Printable(options_.output), selected_.size(), rows.size(), options_.spec,
-                 HumanBytes(quantized_bytes_), HumanTime(elapsed_),
-                 HumanRate(quantized_bytes_, elapsed_), connection_->where(),
-                 connection_->transport());
+    absl::FPrintF(globals_.out(), "%s", ReportTable(rows, globals_.columns()));
+    absl::FPrintF(globals_.out(), "\nwrote %s: %d of %d tensors as %s, %s in %s (%s), by %s (%s)\n",
+                  ShownOutput(options_.output), selected_.size(), rows.size(), options_.spec,
+                  HumanBytes(quantized_bytes_), HumanTime(elapsed_),
+                  HumanRate(quantized_bytes_, elapsed_), connection_->where(),
+                  connection_->transport());
     if (unused_ranges_.empty()) return;
-    absl::PrintF("%s: ranges of %d tensors, %s the first, are of none that is quantized here\n",
-                 Printable(options_.ranges_path), unused_ranges_.size(),
-                 Printable(unused_ranges_[0]));
+    absl::FPrintF(globals_.out(),
+                  "%s: ranges of %d tensors, %s the first, are of none that is quantized here\n",
+                  Printable(options_.ranges_path), unused_ranges_.size(),
+                  ShownName(unused_ranges_[0]));
   }
 
   const Globals& globals_;

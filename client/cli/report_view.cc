@@ -3,9 +3,11 @@
 #include <stdio.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/cli/table.h"
 #include "client/cli/text.h"
 
 namespace quantd::cli {
@@ -31,8 +33,16 @@ Totals Sum(const std::vector<TensorRow>& rows) {
   return totals;
 }
 
+// True where squares of the values, or of their errors, are beyond what a double holds, so that
+// nothing can be said of them: the other reason, beside lossless, for which there is no SQNR.
+bool Overflowed(const Figures& figures) {
+  return !std::isfinite(figures.signal_energy) || !std::isfinite(figures.error_energy) ||
+         !std::isfinite(figures.cross_energy) || !std::isfinite(figures.max_error);
+}
+
 std::string SqnrText(const Figures& figures) {
   if (figures.Lossless()) return "lossless";
+  if (Overflowed(figures)) return "overflow";
   const std::optional<double> sqnr_db = figures.SqnrDb();
   return sqnr_db.has_value() ? absl::StrFormat("%.2f", *sqnr_db) : "-";
 }
@@ -61,16 +71,38 @@ std::string SaturatedText(int64_t saturated, DType dtype) {
                       "'s largest, which they are now");
 }
 
-std::string ReportTable(const std::vector<TensorRow>& rows) {
+void KeptTensors::Add(const std::string& name, const std::string& reason, int64_t size_bytes) {
+  const auto same = [&reason](const Kind& kind) { return kind.reason == reason; };
+  auto kind = std::find_if(kinds_.begin(), kinds_.end(), same);
+  if (kind == kinds_.end()) kind = kinds_.insert(kind, Kind{name, reason, 0, 0});
+  ++kind->count;
+  kind->size_bytes += size_bytes;
+}
+
+std::vector<KeptTensors::Line> KeptTensors::Lines() const {
+  std::vector<Line> lines;
+  for (const Kind& kind : kinds_) {
+    const bool alone = kind.count == 1;
+    lines.push_back({alone ? Printable(kind.first_name)
+                           : absl::StrCat("(", WithCommas(kind.count), " tensors)"),
+                     absl::StrCat(alone ? "" : WithCommas(kind.count) + " ", "kept: ",
+                                  Printable(kind.reason)),
+                     kind.size_bytes});
+  }
+  return lines;
+}
+
+std::string ReportTable(const std::vector<TensorRow>& rows, size_t columns) {
   using enum Table::Align;
-  Table table({{"tensor"},
-               {"shape"},
-               {"before", kRight},
+  using enum Table::Fit;
+  Table table({{"tensor", kLeft, kShrink},
+               {"shape", kLeft, kDrop},
+               {"before", kRight, kDrop},
                {"after", kRight},
                {"SQNR dB", kRight},
-               {"cosine", kRight},
+               {"cosine", kRight, kDrop},
                {"clipped", kRight},
-               {"note"}});
+               {"note", kLeft, kWrap}});
   const auto add = [&](const std::string& name, const std::string& shape, int64_t before_bytes,
                        int64_t after_bytes, const Figures* figures, std::optional<int64_t> clipped,
                        const std::string& note) {
@@ -79,11 +111,19 @@ std::string ReportTable(const std::vector<TensorRow>& rows) {
                   figures == nullptr ? "" : CosineText(*figures),
                   clipped.has_value() ? WithCommas(*clipped) : "", note});
   };
+  KeptTensors kept;
   for (const TensorRow& row : rows) {
+    if (!row.kept.empty()) {
+      kept.Add(row.tensor.name, row.kept, row.before_bytes);
+      continue;
+    }
     add(Printable(row.tensor.name), ShapeText(row.tensor.shape), row.before_bytes, row.after_bytes,
         row.figures.has_value() ? &*row.figures : nullptr, row.clipped, Printable(row.note));
   }
-  if (rows.size() < 2) return table.Text();
+  for (const KeptTensors::Line& line : kept.Lines()) {
+    add(line.name, "", line.size_bytes, line.size_bytes, nullptr, std::nullopt, line.note);
+  }
+  if (rows.size() < 2) return table.Text(columns);
   const Totals totals = Sum(rows);
   std::string note;
   if (totals.after_bytes > 0) {
@@ -93,7 +133,7 @@ std::string ReportTable(const std::vector<TensorRow>& rows) {
   table.AddRule();
   add(absl::StrCat(rows.size(), " tensors"), "", totals.before_bytes, totals.after_bytes,
       totals.measured > 0 ? &totals.figures : nullptr, totals.clipped, note);
-  return table.Text();
+  return table.Text(columns);
 }
 
 Json ToJson(const Shape& shape) {
@@ -103,6 +143,7 @@ Json ToJson(const Shape& shape) {
 Json ToJson(const Figures& figures) {
   Json json;
   json["lossless"] = figures.Lossless();
+  json["overflowed"] = Overflowed(figures);
   json["sqnr_db"] = Optional(figures.SqnrDb());
   json["cosine"] = Optional(figures.Cosine());
   json["mse"] = Optional(figures.Mse());
@@ -129,7 +170,7 @@ Json ToJson(const TensorRow& row) {
   json["after_bytes"] = row.after_bytes;
   json.update(row.details);
   if (row.figures.has_value()) json["figures"] = ToJson(*row.figures);
-  json["note"] = row.note;
+  json["note"] = row.kept.empty() ? row.note : absl::StrCat("kept: ", row.kept);
   return json;
 }
 
@@ -142,14 +183,15 @@ Json TotalsJson(const std::vector<TensorRow>& rows) {
   if (totals.clipped.has_value()) json["clipped"] = *totals.clipped;
   if (totals.measured > 0) {
     json["lossless"] = totals.figures.Lossless();
+    json["overflowed"] = Overflowed(totals.figures);
     json["sqnr_db"] = Optional(totals.figures.SqnrDb());
     json["cosine"] = Optional(totals.figures.Cosine());
   }
   return json;
 }
 
-void PrintJson(const Json& json) {
-  fputs((json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n").c_str(), stdout);
+void PrintJson(const Json& json, FILE* out) {
+  fputs((json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n").c_str(), out);
 }
 
 }  // namespace quantd::cli

@@ -45,9 +45,12 @@ Json SchemeJson(const v1::SchemeDescription& scheme) {
 }
 
 // What a spec can say, from the table of its keys.
-ExitCode PrintKeys(bool as_json, bool as_markdown) {
+ExitCode PrintKeys(bool as_json, bool as_markdown, size_t columns) {
+  using enum Table::Align;
+  using enum Table::Fit;
   Json json;
-  Table table({{"key"}, {"values"}, {"what it says"}});
+  json["command"] = "schemes";
+  Table table({{"key"}, {"values", kLeft, kWrap}, {"what it says", kLeft, kWrap}});
   for (const SpecKey& key : SpecKeys()) {
     const std::string name(key.name);
     table.AddRow({name, key.Values(), std::string(key.help)});
@@ -61,9 +64,9 @@ ExitCode PrintKeys(bool as_json, bool as_markdown) {
     if (key.names.empty()) row["settings"].push_back(name + "=");
   }
   if (as_json) {
-    PrintJson(json);
+    PrintJson(json, stdout);
   } else {
-    absl::PrintF("%s", as_markdown ? table.Markdown() : table.Text());
+    absl::PrintF("%s", as_markdown ? table.Markdown() : table.Text(columns));
   }
   return kOk;
 }
@@ -79,7 +82,12 @@ std::string Kinds(const v1::SchemeDescription& scheme) {
 
 Table SchemeTable(const std::vector<v1::SchemeDescription>& schemes, bool with_source) {
   using enum Table::Align;
-  Table table({{"scheme"}, {"bits", kRight}, {"what it is"}, {"granularity"}, {"bytes as in"}});
+  using enum Table::Fit;
+  Table table({{"scheme"},
+               {"bits", kRight},
+               {"what it is", kLeft, kWrap},
+               {"granularity"},
+               {"bytes as in"}});
   for (const v1::SchemeDescription& scheme : schemes) {
     table.AddRow({scheme.name(), absl::StrFormat("%g", scheme.bits_per_code()), scheme.summary(),
                   Kinds(scheme), with_source ? scheme.source() : ""});
@@ -92,7 +100,7 @@ ExitCode PrintDefinitions(bool as_json) {
   if (as_json) {
     Json json;
     json["definitions"] = DefinitionsPage();
-    PrintJson(json);
+    PrintJson(json, stdout);
   } else {
     absl::PrintF("%s", DefinitionsPage());
   }
@@ -124,7 +132,7 @@ void PrintScheme(const v1::SchemeDescription& scheme) {
 }
 
 absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
-  if (options.keys) return PrintKeys(globals.json, options.markdown);
+  if (options.keys) return PrintKeys(globals.json, options.markdown, globals.columns());
   if (options.definitions) return PrintDefinitions(globals.json);
   QUANTD_ASSIGN_OR_RETURN(const auto connection, Connection::Open(globals));
   QUANTD_ASSIGN_OR_RETURN(auto schemes,
@@ -132,11 +140,12 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
   if (!options.name.empty()) QUANTD_RETURN_IF_ERROR(KeepScheme(options.name, schemes));
   if (globals.json) {
     Json json;
+    json["command"] = "schemes";
     json["schemes"] = Json::array();
     for (const v1::SchemeDescription& scheme : schemes) {
       json["schemes"].push_back(SchemeJson(scheme));
     }
-    PrintJson(json);
+    PrintJson(json, stdout);
     return kOk;
   }
   if (!options.name.empty() && !options.markdown) {
@@ -147,7 +156,7 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
     absl::PrintF("%s", SchemeTable(schemes, /*with_source=*/true).Markdown());
     return kOk;
   }
-  absl::PrintF("%s\nAs specs, with every default:\n", SchemeTable(schemes, false).Text());
+  absl::PrintF("%s\nAs specs, with every default:\n", SchemeTable(schemes, false).Text(globals.columns()));
   for (const v1::SchemeDescription& scheme : schemes) {
     absl::PrintF("  %s\n", scheme.default_spec());
   }

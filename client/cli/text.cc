@@ -1,45 +1,137 @@
+// Text for people, from files that nobody has to trust. Names may hold any bytes: what a terminal
+// would obey (escape sequences, carriage returns) or what would make one name look like another
+// (marks of direction, invisible spaces) is shown as bytes, "\\x1b[2J".
+//
+// Tested by tests/client/cli/text_test.cc and tests/e2e/test_terminal.py.
 #include "client/cli/text.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <utility>
+#include <iterator>
+#include <span>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
-#include "absl/strings/strip.h"
 
 namespace quantd::cli {
 namespace {
 
-// Returns the columns that UTF-8 `text` takes, one for each code point.
-size_t WidthOf(absl::string_view text) {
-  return static_cast<size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+constexpr size_t kNameColumns = 200, kMessageColumns = 1000;
+constexpr absl::string_view kGap = "...";
+
+struct CodePoint {
+  char32_t value = 0;
+  size_t size_bytes = 0;  // 0: the bytes are not UTF-8
+};
+
+// Returns the code point at the beginning of `text`, which is not empty.
+CodePoint FirstOf(absl::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (byte(0) < 0x80) return {byte(0), 1};
+  const size_t size_bytes = byte(0) >= 0xF0 ? 4 : byte(0) >= 0xE0 ? 3 : 2;
+  if (byte(0) < 0xC2 || byte(0) > 0xF4 || text.size() < size_bytes) return {};
+  char32_t value = byte(0) & (0xFF >> (size_bytes + 1));
+  for (size_t i = 1; i < size_bytes; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return {};
+    value = (value << 6) | (byte(i) & 0x3F);
+  }
+  constexpr char32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
+  const bool is_surrogate = value >= 0xD800 && value <= 0xDFFF;
+  if (value < kSmallest[size_bytes] || value > 0x10FFFF || is_surrogate) return {};
+  return {value, size_bytes};
 }
 
-std::string Padded(const std::string& text, size_t width, Table::Align align) {
-  const std::string space(width - std::min(width, WidthOf(text)), ' ');
-  return align == Table::Align::kLeft ? text + space : space + text;
+struct Interval {
+  char32_t first, last;
+};
+
+bool IsIn(std::span<const Interval> intervals, char32_t value) {
+  return std::any_of(intervals.begin(), intervals.end(), [value](const Interval& interval) {
+    return value >= interval.first && value <= interval.last;
+  });
+}
+
+// Controls (Cc), formats and separators that are obeyed or not seen (Cf, Zl, Zp).
+constexpr Interval kHidden[] = {
+    {0x00, 0x1F},     {0x7F, 0x9F},     {0xAD, 0xAD},     {0x61C, 0x61C},
+    {0x180E, 0x180E}, {0x200B, 0x200F}, {0x2028, 0x202E}, {0x2060, 0x206F},
+    {0xFEFF, 0xFEFF}, {0xFFF9, 0xFFFB}, {0xE0000, 0xE007F}};
+
+// Of two columns: East Asian Wide and Fullwidth (Unicode 15, EastAsianWidth.txt), in large strokes.
+constexpr Interval kWide[] = {{0x1100, 0x115F},   {0x2E80, 0x303E},   {0x3041, 0xA4CF},
+                              {0xA960, 0xA97F},   {0xAC00, 0xD7A3},   {0xF900, 0xFAFF},
+                              {0xFE30, 0xFE6F},   {0xFF01, 0xFF60},   {0xFFE0, 0xFFE6},
+                              {0x1F300, 0x1F64F}, {0x1F680, 0x1F6FF}, {0x1F900, 0x1F9FF},
+                              {0x20000, 0x3FFFD}};
+// Of none: marks that combine with the letter before them.
+constexpr Interval kCombining[] = {{0x300, 0x36F}, {0x1AB0, 0x1AFF}, {0x20D0, 0x20FF},
+                                   {0xFE00, 0xFE0F}, {0xFE20, 0xFE2F}};
+
+size_t ColumnsOf(char32_t value) {
+  return IsIn(kCombining, value) ? 0 : IsIn(kWide, value) ? 2 : 1;
 }
 
 }  // namespace
 
 std::string Printable(absl::string_view text) {
   std::string out;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    // C1 controls are U+0080 to U+009F: C2 80 to C2 9F in UTF-8.
-    const bool c1 = byte == 0xC2 && i + 1 < text.size() &&
-                    (static_cast<unsigned char>(text[i + 1]) & 0xE0) == 0x80;
-    if (byte < 0x20 || byte == 0x7F || c1) {
-      absl::StrAppendFormat(&out, "\\x%02x", byte);
+  while (!text.empty()) {
+    const CodePoint point = FirstOf(text);
+    const size_t size_bytes = std::max<size_t>(point.size_bytes, 1);
+    if (point.size_bytes > 0 && !IsIn(kHidden, point.value)) {
+      out.append(text.data(), size_bytes);
     } else {
-      out.push_back(text[i]);
+      for (const char c : text.substr(0, size_bytes)) {
+        absl::StrAppendFormat(&out, "\\x%02x", static_cast<unsigned char>(c));
+      }
     }
+    text.remove_prefix(size_bytes);
   }
   return out;
+}
+
+size_t ColumnsOf(absl::string_view text) {
+  size_t columns = 0;
+  while (!text.empty()) {
+    const CodePoint point = FirstOf(text);
+    columns += point.size_bytes > 0 ? ColumnsOf(point.value) : 1;
+    text.remove_prefix(std::max<size_t>(point.size_bytes, 1));
+  }
+  return columns;
+}
+
+size_t BytesWithin(absl::string_view text, size_t columns) {
+  size_t bytes = 0;
+  for (size_t used = 0; bytes < text.size();) {
+    const CodePoint point = FirstOf(text.substr(bytes));
+    used += point.size_bytes > 0 ? ColumnsOf(point.value) : 1;
+    if (used > columns) break;
+    bytes += std::max<size_t>(point.size_bytes, 1);
+  }
+  return bytes;
+}
+
+std::string Shortened(absl::string_view text, size_t columns) {
+  if (ColumnsOf(text) <= columns) return std::string(text);
+  const size_t room = columns - kGap.size();
+  const size_t head_columns = room / 2;  // ends say more: layers.0.mlp.down_proj.weight
+  absl::string_view tail = text;
+  for (size_t left = ColumnsOf(text); left > room - head_columns;) {
+    const CodePoint point = FirstOf(tail);
+    left -= point.size_bytes > 0 ? ColumnsOf(point.value) : 1;
+    tail.remove_prefix(std::max<size_t>(point.size_bytes, 1));
+  }
+  return absl::StrCat(text.substr(0, BytesWithin(text, head_columns)), kGap, tail);
+}
+
+std::string ShownName(absl::string_view name) { return Shortened(Printable(name), kNameColumns); }
+
+std::string ShownMessage(absl::string_view message) {
+  return Shortened(Printable(message), kMessageColumns);
+}
+
+std::string ShownOutput(absl::string_view path) {
+  return path == "-" ? "standard output" : Printable(path);
 }
 
 std::string HumanBytes(int64_t bytes) {
@@ -81,58 +173,6 @@ std::string WithCommas(int64_t number) {
   const size_t first = digits[0] == '-' ? 1 : 0;
   for (size_t i = digits.size(); i > first + 3;) digits.insert(i -= 3, ",");
   return digits;
-}
-
-void Table::AddRow(std::vector<std::string> cells) {
-  cells.resize(columns_.size());
-  rows_.push_back(std::move(cells));
-}
-
-std::string Table::Text() const {
-  std::vector<size_t> widths(columns_.size(), 0);
-  for (const auto& row : rows_) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], WidthOf(row[i]));
-  }
-  size_t total = 0;
-  for (size_t i = 0; i < widths.size(); ++i) {
-    if (widths[i] == 0) continue;
-    widths[i] = std::max(widths[i], WidthOf(columns_[i].title));
-    total += widths[i] + (total == 0 ? 0 : 2);
-  }
-  const auto line = [&](const auto& cell) {
-    std::vector<std::string> cells;
-    for (size_t i = 0; i < widths.size(); ++i) {
-      if (widths[i] != 0) cells.push_back(Padded(cell(i), widths[i], columns_[i].align));
-    }
-    std::string text = absl::StrJoin(cells, "  ");
-    text.resize(text.find_last_not_of(' ') + 1);
-    return text + "\n";
-  };
-  const std::string rule = std::string(total, '-') + "\n";
-  std::string out = line([&](size_t i) { return columns_[i].title; }) + rule;
-  for (const auto& row : rows_) {
-    out += row.empty() ? rule : line([&](size_t i) { return row[i]; });
-  }
-  return out;
-}
-
-std::string Table::Markdown() const {
-  std::string out = "|";
-  for (const Column& column : columns_) absl::StrAppend(&out, " ", column.title, " |");
-  out += "\n|";
-  for (const Column& column : columns_) {
-    out += column.align == Align::kLeft ? " --- |" : " ---: |";
-  }
-  out += "\n";
-  for (const auto& row : rows_) {
-    if (row.empty()) continue;
-    out += "|";
-    for (const std::string& cell : row) {
-      absl::StrAppend(&out, " ", absl::StrReplaceAll(cell, {{"|", "\\|"}}), " |");
-    }
-    out += "\n";
-  }
-  return out;
 }
 
 }  // namespace quantd::cli

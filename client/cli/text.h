@@ -1,9 +1,9 @@
 #ifndef QUANTD_CLIENT_CLI_TEXT_H_
 #define QUANTD_CLIENT_CLI_TEXT_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -11,9 +11,30 @@
 
 namespace quantd::cli {
 
-// Returns `text` with control characters written as \xNN: names come from files, and a terminal
-// obeys what it is sent.
+// Returns `text` with all that a terminal obeys, or does not show, written as \xNN a byte: controls,
+// marks that turn the direction of writing, invisible spaces, what is not UTF-8. Names come from
+// files.
 std::string Printable(absl::string_view text);
+
+// Returns the columns that printable UTF-8 `text` takes on a terminal.
+size_t ColumnsOf(absl::string_view text);
+
+// Returns the size of the longest beginning of `text` that takes at most `columns`.
+size_t BytesWithin(absl::string_view text, size_t columns);
+
+// Returns `text` in at most `columns` (5 or more): its beginning and its end around "...", where it
+// is longer.
+std::string Shortened(absl::string_view text, size_t columns);
+
+// Returns the name of a tensor, or another text of a file, as messages show it: printable, and at
+// most 200 columns of it.
+std::string ShownName(absl::string_view name);
+
+// Returns the message of an error, printable and at most 1,000 columns of it.
+std::string ShownMessage(absl::string_view message);
+
+// Returns what the output `path` is called in messages: "-" is standard output.
+std::string ShownOutput(absl::string_view path);
 
 // Returns e.g. "1.18 MiB".
 std::string HumanBytes(int64_t bytes);
@@ -29,32 +50,6 @@ std::string ShapeText(const Shape& shape);
 
 // Returns e.g. "1,234,567".
 std::string WithCommas(int64_t number);
-
-// Rows of text under titles, columns aligned. Not thread-safe.
-class Table {
- public:
-  enum class Align { kLeft, kRight };
-  struct Column {
-    std::string title;
-    Align align = Align::kLeft;
-  };
-
-  explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
-
-  // Adds a row; missing cells are empty.
-  void AddRow(std::vector<std::string> cells);
-  // Adds a line across.
-  void AddRule() { rows_.emplace_back(); }
-
-  // Returns the table for a terminal; columns that are empty in all rows are left out.
-  std::string Text() const;
-  // Returns the table as Markdown.
-  std::string Markdown() const;
-
- private:
-  std::vector<Column> columns_;
-  std::vector<std::vector<std::string>> rows_;  // an empty row is a rule
-};
 
 }  // namespace quantd::cli
 

@@ -28,7 +28,7 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const std::string& name) {
   SHA256(reinterpret_cast<const unsigned char*>(token.data()), token.size(), hash.data());
   const std::string line = absl::StrCat(name, " ", Hex(hash));
   if (globals.json) {
-    PrintJson({{"token", token}, {"line", line}});
+    PrintJson({{"command", "token"}, {"token", token}, {"line", line}}, stdout);
   } else {
     absl::PrintF("%s\n%s\n", token, line);
   }

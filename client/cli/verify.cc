@@ -222,16 +222,17 @@ class Run {
       json["problems"] = problems_;
       json["tensors"] = Json::array();
       for (const TensorRow& row : rows_) json["tensors"].push_back(ToJson(row));
-      PrintJson(json);
+      json["totals"] = TotalsJson(rows_);
+      PrintJson(json, globals_.out());
     } else {
-      absl::PrintF("%s\n", ReportTable(rows_));
+      absl::PrintF("%s\n", ReportTable(rows_, globals_.columns()));
       if (problems_.empty()) {
         absl::PrintF("%s: all %d planes of %d tensors have the digests of when they were made\n",
                      Printable(options_.packed_path), num_planes_, rows_.size());
       }
     }
     for (const std::string& problem : problems_) {
-      absl::FPrintF(stderr, "quantctl: %s\n", Printable(problem));
+      absl::FPrintF(stderr, "quantctl: %s\n", ShownMessage(problem));
     }
   }
 

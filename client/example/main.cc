@@ -20,11 +20,18 @@ absl::Status Run(const std::string& address) {
   const std::vector<float> values = {-1.0f, -0.25f, 0.5f, 1.0f};
   quantd::MemorySource source(std::as_bytes(std::span(values)));
   quantd::MemorySink sink;
+  quantd::Cancellation cancellation;  // Cancel(), by any thread, ends the call
+  quantd::CallOptions options;
+  options.cancellation = &cancellation;
+  options.on_sent = [](int64_t bytes) {
+    std::fprintf(stderr, "%lld bytes on their way\n", static_cast<long long>(bytes));
+  };
   const absl::StatusOr<quantd::QuantizedInfo> info =
       client->Quantize({.tensor = {"values", quantd::DType::kF32, *shape},
                         .spec = *spec,
                         .source = &source,
-                        .sink = &sink});
+                        .sink = &sink},
+                       options);
   if (!info.ok()) return info.status();
   for (const std::byte code : sink.planes().front()) {
     std::printf("%d ", static_cast<int>(static_cast<int8_t>(code)));

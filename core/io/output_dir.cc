@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/io/file_access.h"
 #include "core/io/left_behind.h"
 #include "core/io/output_file.h"
 #include "core/io/scoped_fd.h"
@@ -41,6 +42,16 @@ absl::Status CheckAbsentOrEmpty(const std::string& path) {
       absl::StrCat(path, ": exists and is not empty; name a new directory"));
 }
 
+// Returns the mode of the folder that comes to `path`: no wider than that of an empty one there.
+mode_t ModeOf(const std::string& path) {
+  struct stat old;
+  if (stat(path.c_str(), &old) != 0) return 0777;
+  const mode_t allowed = NoWiderThan(old, path);
+  const mode_t denied =
+      ((allowed & S_IRGRP) == 0 ? S_IRWXG : 0) | ((allowed & S_IROTH) == 0 ? S_IRWXO : 0);
+  return S_IRWXU | (old.st_mode & 0777 & ~denied);
+}
+
 absl::Status SyncPath(const std::string& path, int flags) {
   const ScopedFd fd(open(path.c_str(), flags | O_CLOEXEC));
   if (fd.get() < 0 || fsync(fd.get()) != 0) return absl::ErrnoToStatus(errno, path);
@@ -55,7 +66,7 @@ absl::StatusOr<OutputDir> OutputDir::Create(const std::string& path) {
   if (target.empty()) return absl::InvalidArgumentError("\"\" is not the name of a directory");
   QUANTD_RETURN_IF_ERROR(CheckAbsentOrEmpty(target));
   std::string temporary = TemporaryNameFor(target);
-  if (mkdir(temporary.c_str(), 0777) != 0) return absl::ErrnoToStatus(errno, path);
+  if (mkdir(temporary.c_str(), ModeOf(target)) != 0) return absl::ErrnoToStatus(errno, path);
   const int fd = open(temporary.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   OutputDir dir(std::move(target), std::move(temporary), fd);
   if (fd < 0) return absl::ErrnoToStatus(errno, path);

@@ -30,6 +30,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/io/file_access.h"
 #include "core/io/left_behind.h"
 
 namespace quantd {
@@ -69,8 +70,8 @@ std::string FolderOf(const std::string& path) {
 std::string ProcPathOf(int fd) { return absl::StrCat("/proc/self/fd/", fd); }
 
 // Returns a file without a name beside `path`, or -1 where there is none that can be named later.
-int OpenUnnamed(const std::string& path) {
-  const int fd = open(FolderOf(path).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+int OpenUnnamed(const std::string& path, mode_t mode) {
+  const int fd = open(FolderOf(path).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
   if (fd >= 0 && access(ProcPathOf(fd).c_str(), F_OK) == 0) return fd;
   if (fd >= 0) close(fd);
   return -1;
@@ -129,12 +130,14 @@ std::string TemporaryNameFor(const std::string& path) {
 absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path, int64_t size_bytes,
                                               bool may_be_unnamed) {
   QUANTD_ASSIGN_OR_RETURN(std::string target, ResolveTarget(path));
+  struct stat old;
+  const mode_t mode = stat(target.c_str(), &old) == 0 ? NoWiderThan(old, target) : 0666;
   std::string temporary;
-  int fd = may_be_unnamed ? OpenUnnamed(target) : -1;
+  int fd = may_be_unnamed ? OpenUnnamed(target, mode) : -1;
   if (fd < 0) {
     temporary = TemporaryNameFor(target);
     // O_EXCL: never writes through a name that somebody else has put there.
-    fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
   }
   if (fd < 0) return absl::ErrnoToStatus(errno, path);
   MarkAsInUse(fd);

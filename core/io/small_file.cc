@@ -11,10 +11,12 @@
 namespace quantd {
 namespace {
 
-absl::StatusOr<std::string> ReadAll(int fd, const std::string& path, size_t max_bytes) {
+absl::StatusOr<std::string> ReadAll(int fd, const std::string& path, size_t max_bytes,
+                                    PipePolicy pipes) {
   struct stat info;
   if (fstat(fd, &info) != 0) return absl::ErrnoToStatus(errno, path);
-  if (!S_ISREG(info.st_mode)) {
+  const bool is_good_pipe = S_ISFIFO(info.st_mode) && pipes == PipePolicy::kRead;
+  if (!S_ISREG(info.st_mode) && !is_good_pipe) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": is not a regular file"));
   }
   std::string content;
@@ -34,11 +36,13 @@ absl::StatusOr<std::string> ReadAll(int fd, const std::string& path, size_t max_
 
 }  // namespace
 
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes) {
+absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes,
+                                          PipePolicy pipes) {
   // O_NONBLOCK: opening a pipe without a writer would otherwise wait for one.
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  const int wait = pipes == PipePolicy::kRead ? 0 : O_NONBLOCK;
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | wait);
   if (fd < 0) return absl::ErrnoToStatus(errno, path);
-  absl::StatusOr<std::string> content = ReadAll(fd, path, max_bytes);
+  absl::StatusOr<std::string> content = ReadAll(fd, path, max_bytes, pipes);
   close(fd);
   return content;
 }

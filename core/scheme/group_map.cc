@@ -4,6 +4,7 @@
 //   [2, 3, 4] axis=1      2 batches of 3 rows of 4, which share 3 groups
 //             axis=2      6 rows of 4 runs of one element, which share 4 groups
 //             group=2     6 rows of 2 runs of 2: 12 groups
+//             group=-1    6 rows of 1 run of 4: 6 groups
 //             block=2x4   2 batches of 3 rows, in bands of 2 and 1 (tail=short): 4 groups
 //
 // Entry: MakeGrouping. Tested by tests/core/scheme/group_map_test.cc.
@@ -99,9 +100,12 @@ absl::StatusOr<Grouping> MakeGrouping(const Granularity& granularity, Tail tail,
     }
     case GranularityKind::kAxis:
       return AxisGrouping(granularity.axis, shape);
-    case GranularityKind::kGroup:
-      return BlockGrouping(1, granularity.group_elems,
+    case GranularityKind::kGroup: {
+      const bool is_row = granularity.group_elems == kWholeRow;
+      return BlockGrouping(1,
+                           is_row ? std::max<int64_t>(shape.last_dim(), 1) : granularity.group_elems,
                            absl::StrCat("group=", granularity.group_elems), tail, shape);
+    }
     case GranularityKind::kBlock:
       return BlockGrouping(
           granularity.block_rows, granularity.block_cols,

@@ -19,6 +19,7 @@ namespace quantd {
 //   axis=K           row = the dimensions after K, batch = dimension K, batches share groups
 //   axis=last        row = the last dimension, runs of one element, rows share groups
 //   group=N          row = the last dimension, runs of N
+//   group=-1         row = the last dimension, one run
 //   block=RxC        row = the last dimension, runs of C, bands of R
 //
 // A group is numbered in the order of the scale plane. All counts but num_groups are at least 1.
@@ -103,8 +104,8 @@ class RunWalker {
 };
 
 // Returns the map of `granularity` over `shape`, and the shape of a plane that has one element for
-// each group: [] per tensor, [D] for an axis, [.., ceil(L / N)] for groups, [.., ceil(M / R),
-// ceil(L / C)] for blocks. kInvalidArgument: an axis that is not there, a rank too low for blocks,
+// each group: [] per tensor, [D] for an axis, [.., ceil(L / N)] for groups ([.., 1] for those of a
+// whole row), [.., ceil(M / R), ceil(L / C)] for blocks. kInvalidArgument: an axis that is not there, a rank too low for blocks,
 // or under tail=reject a group that does not divide.
 struct Grouping {
   GroupMap map;

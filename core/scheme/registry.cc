@@ -16,10 +16,12 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "core/base/similar.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/spec_keys.h"
 
@@ -69,11 +71,10 @@ absl::StatusOr<const Scheme*> FindScheme(absl::string_view name) {
   for (const Scheme* scheme : AllSchemes()) {
     if (scheme->info.name == name) return scheme;
   }
-  return absl::NotFoundError(absl::StrCat(
-      "unknown scheme \"", name,
-      "\"; known: ", absl::StrJoin(AllSchemes(), ", ", [](std::string* out, const Scheme* scheme) {
-        absl::StrAppend(out, scheme->info.name);
-      })));
+  std::vector<std::string> names;
+  for (const Scheme* scheme : AllSchemes()) names.emplace_back(scheme->info.name);
+  return absl::NotFoundError(absl::StrCat("unknown scheme \"", name, "\"", DidYouMean(name, names),
+                                          "; known: ", absl::StrJoin(names, ", ")));
 }
 
 absl::StatusOr<QuantSpec> CompleteSpec(const QuantSpec& spec, const Scheme& scheme,

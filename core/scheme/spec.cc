@@ -16,10 +16,23 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "core/base/similar.h"
 #include "core/base/status_macros.h"
+#include "core/scheme/registry.h"
 #include "core/scheme/spec_keys.h"
 
 namespace quantd {
+namespace {
+
+absl::Status UnknownKey(absl::string_view name) {
+  std::vector<std::string> names;
+  for (const SpecKey& key : SpecKeys()) names.emplace_back(key.name);
+  return absl::InvalidArgumentError(absl::StrCat("unknown key \"", name, "\" in the spec",
+                                                 DidYouMean(name, names),
+                                                 "; known: ", absl::StrJoin(names, ", ")));
+}
+
+}  // namespace
 
 absl::StatusOr<QuantSpec> ParseSpec(absl::string_view text) {
   if (text.size() > 1024) {
@@ -30,8 +43,11 @@ absl::StatusOr<QuantSpec> ParseSpec(absl::string_view text) {
   const std::pair<absl::string_view, absl::string_view> halves =
       absl::StrSplit(text, absl::MaxSplits(':', 1));
   if (!IsSpecName(halves.first)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "spec \"", text, "\" does not start with a scheme; use SCHEME[:key=value,...]"));
+    std::vector<std::string> schemes;
+    for (const Scheme* scheme : AllSchemes()) schemes.emplace_back(scheme->info.name);
+    return absl::InvalidArgumentError(
+        absl::StrCat("spec \"", text, "\" does not start with a scheme; use SCHEME[:key=value,...]",
+                     DidYouMean(halves.first, schemes)));
   }
   spec.scheme = std::string(halves.first);
   if (halves.second.empty()) return spec;
@@ -41,11 +57,7 @@ absl::StatusOr<QuantSpec> ParseSpec(absl::string_view text) {
         absl::StrSplit(field, absl::MaxSplits('=', 1));
     const SpecKey* key = FindSpecKey(parts.first);
     if (key == nullptr) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown key \"", parts.first, "\" in the spec; known: ",
-                       absl::StrJoin(SpecKeys(), ", ", [](std::string* out, const SpecKey& known) {
-                         absl::StrAppend(out, known.name);
-                       })));
+      return UnknownKey(parts.first);
     }
     if (std::find(seen.begin(), seen.end(), key) != seen.end()) {
       return absl::InvalidArgumentError(

@@ -16,10 +16,13 @@ namespace quantd {
 // Which elements share parameters.
 enum class GranularityKind : uint8_t { kTensor, kAxis, kGroup, kBlock };
 
+// A group that is the whole last axis, whatever its length: one spec for all tensors of a model.
+inline constexpr int64_t kWholeRow = -1;
+
 struct Granularity {
   GranularityKind kind = GranularityKind::kTensor;
   int64_t axis = 0;         // kAxis: the dimension that keeps its own parameters; -1 is the last
-  int64_t group_elems = 0;  // kGroup: elements of a group on the last axis
+  int64_t group_elems = 0;  // kGroup: elements of a group on the last axis, or kWholeRow
   int64_t block_rows = 0;   // kBlock: a block of the last two dimensions
   int64_t block_cols = 0;
 

@@ -58,7 +58,8 @@ bool ReadGranularity(absl::string_view value, Granularity& out) {
     case GranularityKind::kAxis:
       return ReadText(value, out.axis) && out.axis >= -1;
     case GranularityKind::kGroup:
-      return ReadText(value, out.group_elems) && out.group_elems >= 1;
+      return ReadText(value, out.group_elems) &&
+             (out.group_elems >= 1 || out.group_elems == kWholeRow);
     case GranularityKind::kBlock:
       const std::pair<absl::string_view, absl::string_view> sides =
           absl::StrSplit(value, absl::MaxSplits('x', 1));
@@ -94,7 +95,12 @@ constexpr SpecKey GranularityKey(SpecKey row) {
                                          absl::StrJoin(kNamesOf<GranularityKind>, ", ")));
     }
     spec.granularity = Granularity{.kind = kKind};
-    return ReadGranularity(value, *spec.granularity) ? absl::OkStatus() : BadValue(key, value);
+    if (ReadGranularity(value, *spec.granularity)) return absl::OkStatus();
+    if (kKind != GranularityKind::kTensor) return BadValue(key, value);
+    // per=axis, per=channel, per=row ...: what is meant has a number.
+    return InvalidArgumentError(
+        StrCat("per=", value, " is not allowed; use per=tensor, axis=0 for parameters by index of "
+               "dimension 0, group=128 by runs on the last axis, group=-1 by its rows, or block=RxC"));
   };
   row.format = [](const QuantSpec& spec) -> std::optional<std::string> {
     if (!spec.granularity || spec.granularity->kind != kKind) return std::nullopt;
@@ -196,7 +202,7 @@ constexpr SpecKey kKeys[] = {
     GranularityKey<GranularityKind::kGroup>(
         {.field = "group_elems",
          .help = "runs of so many elements on the last axis share parameters",
-         .takes = "a whole number of at least 1"}),
+         .takes = "a whole number of at least 1, or -1 for the whole axis"}),
     GranularityKey<GranularityKind::kBlock>(
         {.field = "block",
          .help = "blocks of the last two dimensions share parameters",

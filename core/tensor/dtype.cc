@@ -2,10 +2,14 @@
 
 #include <array>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "core/base/similar.h"
 
 namespace quantd {
 namespace {
@@ -35,6 +39,36 @@ constexpr std::array<Row, kNumDTypes> kRows = {{
     {DType::kF8E5M2, "f8_e5m2", 1, true, false, false},
 }};
 
+// What other projects call the types, in lower case.
+struct Alias {
+  absl::string_view name, ours;
+};
+constexpr Alias kAliases[] = {
+    {"float64", "f64"},       {"fp64", "f64"},          {"double", "f64"},
+    {"float32", "f32"},       {"fp32", "f32"},          {"float", "f32"},
+    {"single", "f32"},        {"float16", "f16"},       {"fp16", "f16"},
+    {"half", "f16"},          {"bfloat16", "bf16"},     {"i8", "int8"},
+    {"i16", "int16"},         {"i32", "int32"},         {"int", "int32"},
+    {"i64", "int64"},         {"long", "int64"},        {"u8", "uint8"},
+    {"byte", "uint8"},        {"u16", "uint16"},        {"u32", "uint32"},
+    {"u64", "uint64"},        {"float8_e4m3fn", "f8_e4m3"}, {"float8_e4m3", "f8_e4m3"},
+    {"fp8_e4m3", "f8_e4m3"},  {"float8_e5m2", "f8_e5m2"}, {"fp8_e5m2", "f8_e5m2"},
+};
+
+// Returns "; did you mean f32?", or nothing.
+std::string Suggestion(absl::string_view name) {
+  std::string word = absl::AsciiStrToLower(name);
+  for (const absl::string_view prefix : {"torch.", "np.", "numpy.", "jnp."}) {
+    if (absl::StartsWith(word, prefix)) word.erase(0, prefix.size());
+  }
+  for (const Alias& alias : kAliases) {
+    if (word == alias.name) return absl::StrCat("; did you mean ", alias.ours, "?");
+  }
+  std::vector<std::string> known;
+  for (const Row& row : kRows) known.emplace_back(row.name);
+  return DidYouMean(word, known);
+}
+
 const Row& RowOf(DType dtype) { return kRows[static_cast<size_t>(dtype)]; }
 
 }  // namespace
@@ -59,8 +93,8 @@ absl::StatusOr<DType> ParseDType(absl::string_view name) {
     if (name == row.name) return row.dtype;
   }
   const auto append_name = [](std::string* out, const Row& row) { out->append(row.name); };
-  return absl::NotFoundError(absl::StrCat("unknown dtype \"", name,
-                                          "\"; known: ", absl::StrJoin(kRows, ", ", append_name)));
+  return absl::NotFoundError(absl::StrCat("unknown dtype \"", name, "\"", Suggestion(name),
+                                          "; known: ", absl::StrJoin(kRows, ", ", append_name)));
 }
 
 }  // namespace quantd

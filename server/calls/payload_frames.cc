@@ -26,6 +26,10 @@ namespace {
 
 constexpr int64_t kDefaultChunkBytes = int64_t{1} << 20;
 constexpr int64_t kMaxChunkBytes = int64_t{4} << 20;
+// What a gRPC client receives unless it was told otherwise, and what a frame has around its data.
+constexpr int64_t kDefaultMessageBytes = int64_t{4} << 20;
+constexpr int64_t kEnvelopeBytes = 4096;
+constexpr int64_t kMinMessageBytes = int64_t{1} << 20;  // a stripe's parameters and codes fit
 // Smaller ones would cost more for their headers than for their data.
 constexpr int64_t kMinChunkBytes = 1024;
 // Parameters go with the codes that they belong to, which are mostly many more.
@@ -35,13 +39,29 @@ constexpr size_t kMinSharedBytes = size_t{16} << 10;
 
 }  // namespace
 
-absl::StatusOr<ChunkOptions> ChunkOptionsOf(int64_t max_chunk_bytes, bool omit_crc) {
-  if (max_chunk_bytes == 0) return ChunkOptions{kDefaultChunkBytes, !omit_crc};
-  if (max_chunk_bytes < kMinChunkBytes || max_chunk_bytes > kMaxChunkBytes) {
+absl::StatusOr<ChunkOptions> ChunkOptionsOf(int64_t max_chunk_bytes, int64_t max_message_bytes,
+                                            bool omit_crc) {
+  if (max_message_bytes == 0) max_message_bytes = kDefaultMessageBytes;
+  if (max_message_bytes < kMinMessageBytes) {
+    return WithField(absl::InvalidArgumentError(absl::StrCat(
+                         "max_message_bytes=", max_message_bytes, " is not allowed; use at least ",
+                         kMinMessageBytes, ", or 0 for ", kDefaultMessageBytes)),
+                     "max_message_bytes");
+  }
+  if (max_chunk_bytes == 0) {
+    return ChunkOptions{std::min(kDefaultChunkBytes, max_message_bytes - kEnvelopeBytes), !omit_crc};
+  }
+  const int64_t most_bytes = std::min(kMaxChunkBytes, max_message_bytes - kEnvelopeBytes);
+  if (max_chunk_bytes < kMinChunkBytes || max_chunk_bytes > most_bytes) {
+    const std::string way_out =
+        most_bytes < kMaxChunkBytes
+            ? absl::StrCat(" (up to ", kMaxChunkBytes, " where max_message_bytes says that the client "
+                           "receives more than ", max_message_bytes, ")")
+            : "";
     return WithField(
         absl::InvalidArgumentError(absl::StrCat("max_chunk_bytes=", max_chunk_bytes,
                                                 " is not allowed; use ", kMinChunkBytes, " to ",
-                                                kMaxChunkBytes, ", or 0 for ", kDefaultChunkBytes)),
+                                                most_bytes, way_out, ", or 0 for ", kDefaultChunkBytes)),
         "max_chunk_bytes");
   }
   return ChunkOptions{max_chunk_bytes, !omit_crc};

@@ -27,8 +27,10 @@ struct ChunkOptions {
   bool crc = true;
 };
 
-// Reads QuantizeStart.max_chunk_bytes and omit_crc; kInvalidArgument: a size that is not allowed.
-absl::StatusOr<ChunkOptions> ChunkOptionsOf(int64_t max_chunk_bytes, bool omit_crc);
+// Reads max_chunk_bytes, max_message_bytes and omit_crc of a start; kInvalidArgument: a size that is
+// not allowed, or a chunk that the client would not receive.
+absl::StatusOr<ChunkOptions> ChunkOptionsOf(int64_t max_chunk_bytes, int64_t max_message_bytes,
+                                            bool omit_crc);
 
 // Makes chunk frames of what a session writes: stripes are encoded into pooled memory, and gRPC
 // sends that same memory, or into a slot of the memory that the client shares, and the frame says

@@ -30,7 +30,9 @@ absl::StatusOr<QuantizeHead> ReadHead(const v1::QuantizeStart& start,
   QuantizeHead head;
   QUANTD_ASSIGN_OR_RETURN(const TensorDesc tensor, FromProto(start.tensor()));
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(start.spec()));
-  QUANTD_ASSIGN_OR_RETURN(head.chunks, ChunkOptionsOf(start.max_chunk_bytes(), start.omit_crc()));
+  QUANTD_ASSIGN_OR_RETURN(head.chunks,
+                          ChunkOptionsOf(start.max_chunk_bytes(), start.max_message_bytes(),
+                                         start.omit_crc()));
   head.options.figures = !start.omit_figures();
   CalibratedRanges ranges;
   if (start.has_ranges()) {
@@ -56,7 +58,9 @@ absl::StatusOr<DequantizeHead> ReadHead(const v1::DequantizeStart& start,
   DequantizeHead head;
   QUANTD_ASSIGN_OR_RETURN(TensorDesc tensor, FromProto(start.tensor()));
   QUANTD_ASSIGN_OR_RETURN(const QuantSpec spec, FromProto(start.spec()));
-  QUANTD_ASSIGN_OR_RETURN(head.chunks, ChunkOptionsOf(start.max_chunk_bytes(), start.omit_crc()));
+  QUANTD_ASSIGN_OR_RETURN(head.chunks,
+                          ChunkOptionsOf(start.max_chunk_bytes(), start.max_message_bytes(),
+                                         start.omit_crc()));
   head.output_dtype = DType::kF32;
   if (start.output_data_type() != v1::DATA_TYPE_UNSPECIFIED) {
     QUANTD_ASSIGN_OR_RETURN(head.output_dtype,

@@ -201,6 +201,30 @@ TEST(ClientTest, SaysThatNobodyListens) {
   EXPECT_EQ(Client::Connect("").status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+// As with a server that is not up yet: what fails is made again, and nothing else.
+TEST(ClientTest, MakesQueriesAgain) {
+  FakeServer server;
+  std::vector<TensorDesc> tensors(200, MakeDesc("x", {4}));
+  server.queries_to_refuse = 150;
+  const auto plans = server.client().PlanMany(tensors, Spec("int8"), FastRetries());
+  ASSERT_EQ(plans.size(), tensors.size());
+  for (const auto& plan : plans) EXPECT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(server.queries, 200 + 150);
+
+  server.queries = 0;
+  server.queries_to_refuse = 2;
+  EXPECT_TRUE(server.client().GetServerInfo(FastRetries()).ok());
+  EXPECT_EQ(server.queries, 3);
+}
+
+TEST(ClientTest, GivesUpQueriesAfterTheLastAttempt) {
+  FakeServer server;
+  server.queries_to_refuse = 1000;
+  EXPECT_EQ(server.client().Plan(MakeDesc("x", {4}), Spec("int8"), FastRetries()).status().code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_EQ(server.queries, CallOptions().max_attempts);
+}
+
 TEST(ClientTest, KeepsTheDeadline) {
   FakeServer server;
   CallOptions options;

@@ -53,6 +53,8 @@ class FakeServer final : public v1::QuantizationService::Service {
   std::atomic<Lie> lie = Lie::kNone;
   std::atomic<int> streams_to_break = 0;   // end with UNAVAILABLE in the middle of a tensor
   std::atomic<int> tensors_to_refuse = 0;  // get an error frame with UNAVAILABLE
+  std::atomic<int> queries_to_refuse = 0;  // Plan and GetServerInfo end with UNAVAILABLE
+  std::atomic<int> queries = 0;            // that there were
   std::atomic<bool> two_pass = false;      // no tensor is taken without ranges
   std::atomic<int> streams = 0, starts = 0, calibrations = 0;  // that there were
 
@@ -89,7 +91,16 @@ class FakeServer final : public v1::QuantizationService::Service {
 
   grpc::Status Plan(grpc::ServerContext*, const v1::PlanRequest* request,
                     v1::PlanResponse* response) override {
+    ++queries;
+    if (queries_to_refuse-- > 0) return {grpc::StatusCode::UNAVAILABLE, "not yet"};
     *response->mutable_plan() = MakePlan(request->tensor(), request->with_ranges());
+    return grpc::Status::OK;
+  }
+
+  grpc::Status GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
+                             v1::GetServerInfoResponse*) override {
+    ++queries;
+    if (queries_to_refuse-- > 0) return {grpc::StatusCode::UNAVAILABLE, "not yet"};
     return grpc::Status::OK;
   }
 

@@ -166,7 +166,7 @@ def test_calibrate(tmp_path, made, server):
     results = []
     for extra in ([], ["--server", server.address]):
         report = quantctl_json("calibrate", path, "--to", "int8:axis=0", *extra)
-        results.append(report["tensors"])
+        results.append({row["name"]: row for row in report["tensors"]})
     assert results[0] == results[1]
     for name in ["block.weight", "embed", "odd"]:
         rows = arrays[name].reshape(len(arrays[name]), -1).astype(np.float64)

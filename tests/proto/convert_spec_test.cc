@@ -108,6 +108,7 @@ TEST(Spec, ErrorsNameTheField) {
               "spec.rounding=77 is not a known value; use 1 to 8");
   ExpectError(error_of([](Spec& s) { s.set_axis(-2); }), "spec: axis=-2");
   ExpectError(error_of([](Spec& s) { s.set_group_elems(0); }), "spec: group=0");
+  ExpectError(error_of([](Spec& s) { s.set_group_elems(-2); }), "spec: group=-2");
   ExpectError(error_of([](Spec& s) { s.mutable_block()->set_rows(4); }), "spec: block=4x0");
   ExpectError(error_of([nan](Spec& s) { s.set_scale(nan); }), "spec: scale=nan");
   ExpectError(error_of([](Spec& s) { s.set_scale(-1); }), "spec: scale=-1");

@@ -98,6 +98,13 @@ TEST_F(BadInput, TensorDescriptors) {
   start.set_max_chunk_bytes(5 << 20);
   ExpectError(ErrorOfStart(start), absl::StatusCode::kInvalidArgument,
               {"max_chunk_bytes=5242880", "4194304"});
+  // A client that nobody has told otherwise receives 4 MiB, with what a frame has around the data.
+  start.set_max_chunk_bytes(4 << 20);
+  ExpectError(ErrorOfStart(start), absl::StatusCode::kInvalidArgument,
+              {"max_chunk_bytes=4194304", "1024 to 4190208", "max_message_bytes"});
+  start.set_max_message_bytes(-1);
+  ExpectError(ErrorOfStart(start), absl::StatusCode::kInvalidArgument,
+              {"max_message_bytes=-1", "1048576"});
   start = QuantizeStartOf(tensor_, "int8:axis=0");
   for (int i = 0; i < 7; ++i) {
     start.mutable_ranges()->add_min(-1);

@@ -20,7 +20,7 @@ std::vector<std::string> GranularitiesOf(const SchemeInfo& info) {
         if (granularity.group_elems != 0) {
           texts.push_back(absl::StrCat("group=", granularity.group_elems));
         } else {
-          texts.insert(texts.end(), {"group=32", "group=7"});
+          texts.insert(texts.end(), {"group=32", "group=7", "group=-1"});
         }
         break;
       case GranularityKind::kBlock:

@@ -36,7 +36,8 @@ int64_t Define(const Granularity& granularity, const Shape& shape, int64_t elem)
     return at[static_cast<size_t>(axis)];
   }
   const bool blocks = granularity.kind == GranularityKind::kBlock;
-  const int64_t cols = blocks ? granularity.block_cols : granularity.group_elems;
+  int64_t cols = blocks ? granularity.block_cols : granularity.group_elems;
+  if (cols == kWholeRow) cols = dims.back();
   at.back() /= cols;
   dims.back() = CeilDiv(dims.back(), cols);
   if (blocks && dims.size() > 1) {
@@ -54,6 +55,7 @@ Granularity RandomGranularity(std::mt19937& rng, int rank) {
   granularity.axis = static_cast<int64_t>(rng() % static_cast<uint32_t>(rank + 1)) - 1;
   if (granularity.kind != GranularityKind::kAxis) granularity.axis = 0;
   granularity.group_elems = granularity.kind == GranularityKind::kGroup ? 1 + rng() % 9 : 0;
+  if (granularity.group_elems == 9) granularity.group_elems = kWholeRow;
   if (granularity.kind == GranularityKind::kBlock) {
     granularity.block_rows = rank == 1 ? 1 : 1 + rng() % 5;
     granularity.block_cols = 1 + rng() % 6;
@@ -103,6 +105,20 @@ TEST(GroupMapTest, EqualsTheDefinition) {
   }
 }
 
+// One spec for matrices and stacks of matrices: the plane broadcasts against the codes.
+TEST(GroupMapTest, WholeRowsOfAnyRank) {
+  const Granularity rows = {.kind = GranularityKind::kGroup, .group_elems = kWholeRow};
+  const std::pair<std::vector<int64_t>, std::vector<int64_t>> cases[] = {
+      {{64, 96}, {64, 1}}, {{8, 64, 128}, {8, 64, 1}}, {{5}, {1}},
+      {{3, 0}, {3, 0}},    {{0, 4}, {0, 1}},           {{2, 3, 4, 7}, {2, 3, 4, 1}}};
+  for (const auto& [dims, plane] : cases) {
+    const absl::StatusOr<Grouping> grouping = MakeGrouping(rows, Tail::kReject, *Shape::Make(dims));
+    ASSERT_TRUE(grouping.ok()) << grouping.status();
+    EXPECT_EQ(grouping->plane_shape, *Shape::Make(plane));
+    EXPECT_EQ(grouping->map.num_groups, grouping->plane_shape.num_elems());
+  }
+}
+
 TEST(GroupMapTest, EmptyTensorsHaveNoLocalGroups) {
   for (const std::vector<int64_t>& dims : {std::vector<int64_t>{0, 5}, {5, 0}, {0}, {3, 0, 4}}) {
     const Shape shape = *Shape::Make(dims);
@@ -134,6 +150,9 @@ TEST(GroupMapTest, Refusals) {
               HasSubstr("use per=tensor"));
   EXPECT_THAT(refusal({.kind = GranularityKind::kGroup, .group_elems = 4}, Tail::kShort, Shape()),
               HasSubstr("needs rank 1"));
+  EXPECT_THAT(
+      refusal({.kind = GranularityKind::kGroup, .group_elems = kWholeRow}, Tail::kShort, Shape()),
+      HasSubstr("group=-1 needs rank 1"));
   EXPECT_THAT(refusal({.kind = GranularityKind::kBlock, .block_rows = 2, .block_cols = 2},
                       Tail::kShort, *Shape::Make({8})),
               HasSubstr("needs rank 2"));
@@ -150,6 +169,7 @@ TEST(GroupMapTest, HugeShapesAndGroups) {
       {.kind = GranularityKind::kGroup, .group_elems = int64_t{1} << 62},
       {.kind = GranularityKind::kGroup, .group_elems = kMax},
       {.kind = GranularityKind::kGroup, .group_elems = 1},
+      {.kind = GranularityKind::kGroup, .group_elems = kWholeRow},
       {.kind = GranularityKind::kBlock, .block_rows = 1, .block_cols = kMax},
       {.kind = GranularityKind::kBlock, .block_rows = kMax, .block_cols = kMax},
       {.kind = GranularityKind::kBlock, .block_rows = int64_t{1} << 62, .block_cols = 3}};

@@ -72,7 +72,7 @@ std::vector<QuantSpec> SpecsOf(const SchemeInfo& info) {
     }
     add([=](QuantSpec& spec) { spec.granularity = granularity; });
     if (granularity.group_elems != 5) continue;
-    for (const int64_t group_elems : {16, 32, 100}) {  // runs that have a kernel's loop each
+    for (const int64_t group_elems : {16, 32, 100, -1}) {  // runs that have a kernel's loop each
       granularity.group_elems = group_elems;
       add([=](QuantSpec& spec) { spec.granularity = granularity; });
     }

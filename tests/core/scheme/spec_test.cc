@@ -54,14 +54,14 @@ TEST(ParseSpecTest, ReadsBackWhatFormatSpecWrites) {
   const auto number = [&] {
     return std::ldexp(static_cast<double>(static_cast<int64_t>(rng())), pick(600) - 300);
   };
-  const int64_t sizes[] = {1, 7, 128, std::numeric_limits<int64_t>::max()};
+  const int64_t sizes[] = {1, 7, 128, std::numeric_limits<int64_t>::max(), kWholeRow};
   for (int i = 0; i < 5000; ++i) {
     QuantSpec spec = {.scheme = "int8"};
     if (pick(2)) {
       Granularity granularity{
           .kind = static_cast<GranularityKind>(pick(std::size(kNamesOf<GranularityKind>)))};
       if (granularity.kind == GranularityKind::kAxis) granularity.axis = pick(5) - 1;
-      if (granularity.kind == GranularityKind::kGroup) granularity.group_elems = sizes[pick(4)];
+      if (granularity.kind == GranularityKind::kGroup) granularity.group_elems = sizes[pick(5)];
       if (granularity.kind == GranularityKind::kBlock) {
         granularity.block_rows = sizes[pick(4)];
         granularity.block_cols = sizes[pick(4)];

@@ -72,5 +72,17 @@ TEST(DTypeTest, UnknownNameListsTheKnownOnes) {
   }
 }
 
+TEST(DTypeTest, SaysWhatNamesOfOtherProjectsMean) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"float32", "f32"},       {"F32", "f32"},  {"torch.float16", "f16"}, {"bfloat16", "bf16"},
+      {"np.float64", "f64"},    {"half", "f16"}, {"i8", "int8"},           {"U16", "uint16"},
+      {"float8_e4m3fn", "f8_e4m3"}};
+  for (const auto& [name, ours] : cases) {
+    EXPECT_THAT(ParseDType(name).status().message(),
+                HasSubstr(std::string("did you mean ") + ours + "?; known: "));
+  }
+  EXPECT_THAT(ParseDType("complex64").status().message(), ::testing::Not(HasSubstr("did you")));
+}
+
 }  // namespace
 }  // namespace quantd
