@@ -156,7 +156,8 @@ int getpeername(int fd, sockaddr* address, socklen_t* size) noexcept {
   using namespace quantd;
   static auto* const real = RealOf(&getpeername, "getpeername");
   const auto connection = GuardTable::OfProcess().Find(fd);
-  absl::string_view name = connection == nullptr ? "" : connection->peer;
+  if (connection == nullptr) return real(fd, address, size);
+  absl::string_view name = connection->peer;
   if (!absl::ConsumePrefix(&name, "unix-abstract:")) return real(fd, address, size);
   sockaddr_un abstract = {};
   abstract.sun_family = AF_UNIX;

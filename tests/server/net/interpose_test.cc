@@ -281,8 +281,12 @@ TEST(Guards, TellUsersOfUnixSocketsApart) {
   const TempDir folder;
   const auto server = StartServer(OptionsFor({"unix:" + folder / "sock"}));
   RawPeer peer(server->addresses().front());
-  peer.Prove();  // which needs gRPC to name it as the table does
-  EXPECT_EQ(CallsAtOnce(server->addresses().front(), 1), 1);
+  peer.Prove();
+  // gRPC names it as the table does, so that calls which stand still are known to be let in.
+  for (uint32_t stream = 3; stream < 203; stream += 2) {
+    EXPECT_TRUE(peer.Send(OpenCall(stream, "/quantd.v1.QuantizationService/Calibrate")));
+  }
+  while (server->active_calls() < 100) std::this_thread::yield();
 }
 
 TEST(GuardTable, NamesPeersAsGrpcDoes) {
