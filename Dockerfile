@@ -21,7 +21,7 @@ RUN printf 'path-exclude=/usr/lib/*/%s\n' \
     && apt-get update \
     && xargs -a /usr/share/quantd/runtime-packages.txt \
         apt-get install -y --no-install-recommends \
-    && rm -rf /var/lib/apt/lists/* /var/cache/*/*-old /var/cache/apt/* /var/lib/dpkg/*-old \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/lib/dpkg/*-old \
         /var/log/apt /var/log/dpkg.log \
     && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin quantd \
     && install -d -o quantd -g quantd /run/quantd

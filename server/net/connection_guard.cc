@@ -172,12 +172,11 @@ void ConnectionGuard::OnReceived(const FrameHead& head) {
       if ((head.flags & kPaddedFlag) != 0) Break(GuardReason::kHeaders);
       block_ = HeaderBlockMeter((head.flags & kPriorityFlag) != 0 ? 5 : 0);
       block_stream_ = head.stream;
-      BeginPartOfBlock(head);
       if (head.stream > last_stream_) {
         last_stream_ = head.stream;
         calls_.emplace(head.stream, OpenCall());
-        ++silent_calls_;
       }
+      BeginPartOfBlock(head);
       break;
     case kContinuationFrame:
       BeginPartOfBlock(head);
@@ -211,12 +210,14 @@ void ConnectionGuard::OnHeaderBytes(absl::string_view bytes) {
   MaybeEndBlock();
 }
 
-// Only whole headers hold their peer back: none but whole ones are decided about.
+// A call is pending from the end of its headers: nothing is decided before that, so that holding the
+// rest of them back would be for ever.
 void ConnectionGuard::MaybeEndBlock() {
   if (part_left_ > 0 || !is_last_part_) return;
   const auto call = calls_.find(block_stream_);
-  if (call == calls_.end() || !call->second.is_silent) return;
-  call->second.header_cost += CostOf(block_);
+  if (call == calls_.end() || call->second.state != OpenCall::kComing) return;
+  call->second = {.state = OpenCall::kSilent, .header_cost = CostOf(block_)};
+  ++silent_calls_;
   silent_header_cost_ += CostOf(block_);
 }
 
@@ -229,7 +230,7 @@ void ConnectionGuard::OnReset(uint32_t stream) {
   }
   const auto call = calls_.find(stream);
   if (call == calls_.end()) return;
-  FallSilentNoMore(call->second);
+  BreakSilence(call->second);
   calls_.erase(call);
 }
 
@@ -240,13 +241,14 @@ void ConnectionGuard::OnSent(const FrameHead& head) {
   if (head.type != kHeadersFrame && head.type != kDataFrame && head.type != kResetFrame) return;
   const auto call = calls_.find(head.stream);
   if (call == calls_.end()) return;
-  FallSilentNoMore(call->second);
+  BreakSilence(call->second);
   if (head.type == kResetFrame || (head.flags & kEndStreamFlag) != 0) calls_.erase(call);
 }
 
-void ConnectionGuard::FallSilentNoMore(OpenCall& call) {
-  if (!call.is_silent) return;
-  call.is_silent = false;
+void ConnectionGuard::BreakSilence(OpenCall& call) {
+  const bool was_silent = call.state == OpenCall::kSilent;
+  call.state = OpenCall::kAnswered;
+  if (!was_silent) return;
   --silent_calls_;
   silent_header_cost_ -= call.header_cost;
 }
@@ -259,10 +261,10 @@ void ConnectionGuard::Break(GuardReason reason) {
 int64_t ConnectionGuard::Pending() const { return std::max(refused_, silent_calls_ - let_in_); }
 
 bool ConnectionGuard::MustWait() const {
-  // The headers of calls that are let in cannot be told from others'; while all silent ones are let
-  // in, none of them counts.
-  return Pending() >= limits_.pending_calls ||
-         (Pending() > 0 && silent_header_cost_ >= limits_.pending_header_cost);
+  if (Pending() >= limits_.pending_calls) return true;
+  // Which of the silent calls are let in is not known: each has the cost that they have in the mean.
+  return silent_calls_ > 0 &&
+         silent_header_cost_ * Pending() / silent_calls_ >= limits_.pending_header_cost;
 }
 
 void ConnectionGuard::Settle() {

@@ -84,8 +84,9 @@ class ConnectionGuard {
   class Incoming;
   class Outgoing;
   struct OpenCall {
-    bool is_silent = true;    // the server has said nothing on it
-    int64_t header_cost = 0;  // while it is silent
+    // kComing: its headers are not whole; kSilent: the server has said nothing on it.
+    enum State { kComing, kSilent, kAnswered } state = kComing;
+    int64_t header_cost = 0;  // from the end of its headers
   };
   void OnReceived(const FrameHead& head) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnHeaderBytes(absl::string_view bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -94,7 +95,7 @@ class ConnectionGuard {
   void OnSent(const FrameHead& head) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnReset(uint32_t stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Break(GuardReason reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void FallSilentNoMore(OpenCall& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void BreakSilence(OpenCall& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t Pending() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MustWait() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // To be called after what may change the number of pending calls.

@@ -313,6 +313,7 @@ class Result:
 @contextlib.contextmanager
 def target(folder, tls, *args, preexec_fn=None):
     """A server that has worked, and what asks for its health."""
+    folder.mkdir(parents=True, exist_ok=True)
     credentials, options = None, ()
     folder.mkdir(exist_ok=True)
     if tls:

@@ -13,7 +13,7 @@ import threading
 import grpc
 import pytest
 import raw_http2 as h2
-from conftest import QUANTCTL, ROOT, clean_env, quantctl, running_server, wait_until
+from conftest import MODEL, QUANTCTL, ROOT, clean_env, quantctl, running_server, wait_until
 
 OTHER_UID = 12345
 INFO = "/quantd.v1.QuantizationService/GetServerInfo"
@@ -127,9 +127,9 @@ def test_idle_connections_make_room(tmp_path):
 
 
 def test_users_are_told_apart(tmp_path):
-    with running_server(tmp_path / "s", "--log-level", "debug", listen=f"unix:{tmp_path}/sock") as server:
-        quantctl("info", "--server", server.address)
-        wait_until(lambda: f"from unix:{os.getuid()} at" in server.log(), "the line of the call")
+    with running_server(tmp_path / "s", listen=f"unix:{tmp_path}/sock") as server:
+        quantctl("quantize", MODEL, "-o", tmp_path / "o.safetensors", "--to", "int8", "--server", server.address)
+        wait_until(lambda: f"from unix:{os.getuid()} at" in server.log(), "the line of the stream")
 
 
 def test_descriptors_return(tmp_path):

@@ -197,6 +197,21 @@ def choices():
         yield struct.pack("<H", i if i % 4 == 0 else 0) + rng.bytes(16 + 8 * i)
 
 
+def conversations():
+    """Of frame_walker_fuzz: what clients of HTTP/2 send, in pieces of different lengths."""
+    sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+    import raw_http2 as h2
+
+    call = h2.open_call(1, "/quantd.v1.QuantizationService/Quantize", ("k", "v" * 300))
+    frames = [h2.settings((4, 65535)), call, h2.frame(h2.DATA, h2.END_STREAM, 1, h2.message(b"x" * 40)),
+              h2.frame(h2.HEADERS, 0, 3, b"\x82\xbe\x7f\xff\xff\x0f" + b"\x40" + h2.text("a") + h2.text("b")),
+              h2.frame(h2.CONTINUATION, h2.END_HEADERS, 3, b"\x3f\xe1\x1f\x44\x85abcde"), h2.reset(3, h2.CANCEL),
+              h2.frame(h2.PING, 0, 0, bytes(8)), h2.goaway(3), h2.frame(h2.HEADERS, 0x2c, 5, b"\1" * 20)]
+    for i in range(len(frames)):
+        yield bytes([7 * i]) + b"".join(frames[i:] + frames[:i])
+        yield bytes([i]) + frames[i][:-1]
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
     pb = messages()
@@ -211,6 +226,7 @@ def main():
         "tokens": token_files(),
         "config_file": config_files(),
         "call": choices(),
+        "frame_walker": conversations(),
     }
     for name, inputs in seeds.items():
         (folder / name).mkdir(parents=True, exist_ok=True)

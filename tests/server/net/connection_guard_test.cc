@@ -198,6 +198,24 @@ TEST(ConnectionGuard, WakesNobodyWhomItHasNotHeldBack) {
   EXPECT_EQ(peer.guard().pending_calls(), 0);
 }
 
+// What is not whole cannot be decided about, and would wait for ever.
+TEST(ConnectionGuard, NeverHoldsTheRestOfHeadersBackForTheirOwnSake) {
+  Guarded peer;
+  for (int i = 0; i < 200; ++i) {  // calls that are let in, and run
+    ASSERT_FALSE(peer.Call(Field("k", std::string(240, 'v'))));
+    peer.guard().LetIn();
+  }
+  const std::string call = Frame(kHeadersFrame, 0, 1001, Field("k", std::string(240, 'v'))) +
+                           Frame(kContinuationFrame, kEndHeadersFlag, 1001, "");
+  for (const char byte : call) {
+    EXPECT_EQ(peer.guard().pending_calls(), 0);
+    ASSERT_GT(peer.guard().MayReceive(), size_t{0});
+    ASSERT_FALSE(peer.Receive(absl::string_view(&byte, 1)));
+  }
+  EXPECT_EQ(peer.guard().pending_calls(), 1);
+  EXPECT_GT(peer.guard().MayReceive(), size_t{0});
+}
+
 TEST(ConnectionGuard, HoldsLongHeadersBack) {
   Guarded peer;
   const std::string block = std::string(1, '\0') + Text("k") + "\x7f\x80\x7f" +
