@@ -147,6 +147,7 @@ TEST(Schemes, AreDescribedWithADefaultThatTheyTake) {
     const v1::SchemeDescription message = ToProto(*scheme);
     EXPECT_EQ(message.name(), scheme->info.name);
     EXPECT_FALSE(message.summary().empty()) << message.name();
+    EXPECT_FALSE(message.definition().empty()) << message.name();
     const auto spec = ParseSpec(message.default_spec());
     ASSERT_TRUE(spec.ok()) << message.default_spec() << ": " << spec.status();
     const auto completed = CompleteSpec(*spec, *scheme);
