@@ -140,8 +140,8 @@ std::string ResolvedText(const ServerOptions& resolved) {
   return absl::StrCat("# memory=", resolved.memory_budget_bytes,
                       "\n# tensor-memory=", resolved.session_budget_bytes,
                       "\n# caller-memory=", resolved.caller_budget_bytes,
-                      "\n# threads=", resolved.threads, "\n# simd=\"", ChosenSimdTarget(), "\"\n# streams that may wait for ",
-                      "memory, by max-waiting and memory: ", EffectiveMaxWaiting(resolved), "\n");
+                      "\n# threads=", resolved.threads, "\n# simd=\"", ChosenSimdTarget(), "\"\n# waiting-streams=",
+                      EffectiveMaxWaiting(resolved), "\n");
 }
 
 }  // namespace quantd

@@ -222,7 +222,7 @@ def test_info_says_all(traced):
     server, pb, stub = traced
     info = quantctl_json("info", "--server", server.address)
     message = stub.GetServerInfo(pb.GetServerInfoRequest())
-    expected = {f.name for f in message.DESCRIPTOR.fields} - {"uptime"} | {"uptime_seconds", "server", "transport"}
+    expected = {f.name for f in message.DESCRIPTOR.fields} - {"uptime"} | {"command", "uptime_seconds", "server", "transport"}
     assert set(info) == expected
     assert info["uptime_seconds"] > 0 and info["max_dimensions"] == 16 and info["max_name_bytes"] == 1024
     assert info["blas_core"] and info["simd_target"] and info["max_tensor_memory_bytes"] == info["memory_budget_bytes"] // 4
