@@ -94,6 +94,7 @@ std::pair<double, int32_t> FindParams(const Resolved& resolved, Range range) {
 // stand for, with the largest scale that lets it. f64 holds all products.
 std::pair<double, int32_t> ParamsOf(const Resolved& resolved, Range range) {
   auto [scale, zero_point] = FindParams(resolved, range);
+  if (resolved.spec.scale.has_value()) return {scale, zero_point};  // which stays as it was given
   const AffineCodeRange codes = RangeOfAffineCodes(*resolved.info, resolved.spec);
   const auto outermost = [&codes](int32_t zero) {
     return std::max(codes.max - zero, zero - codes.min);
