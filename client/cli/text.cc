@@ -67,7 +67,7 @@ constexpr Interval kWide[] = {{0x1100, 0x115F},   {0x2E80, 0x303E},   {0x3041, 0
 constexpr Interval kCombining[] = {{0x300, 0x36F}, {0x1AB0, 0x1AFF}, {0x20D0, 0x20FF},
                                    {0xFE00, 0xFE0F}, {0xFE20, 0xFE2F}};
 
-size_t ColumnsOf(char32_t value) {
+size_t ColumnsOfPoint(char32_t value) {
   return IsIn(kCombining, value) ? 0 : IsIn(kWide, value) ? 2 : 1;
 }
 
@@ -94,7 +94,7 @@ size_t ColumnsOf(absl::string_view text) {
   size_t columns = 0;
   while (!text.empty()) {
     const CodePoint point = FirstOf(text);
-    columns += point.size_bytes > 0 ? ColumnsOf(point.value) : 1;
+    columns += point.size_bytes > 0 ? ColumnsOfPoint(point.value) : 1;
     text.remove_prefix(std::max<size_t>(point.size_bytes, 1));
   }
   return columns;
@@ -104,7 +104,7 @@ size_t BytesWithin(absl::string_view text, size_t columns) {
   size_t bytes = 0;
   for (size_t used = 0; bytes < text.size();) {
     const CodePoint point = FirstOf(text.substr(bytes));
-    used += point.size_bytes > 0 ? ColumnsOf(point.value) : 1;
+    used += point.size_bytes > 0 ? ColumnsOfPoint(point.value) : 1;
     if (used > columns) break;
     bytes += std::max<size_t>(point.size_bytes, 1);
   }
@@ -118,7 +118,7 @@ std::string Shortened(absl::string_view text, size_t columns) {
   absl::string_view tail = text;
   for (size_t left = ColumnsOf(text); left > room - head_columns;) {
     const CodePoint point = FirstOf(tail);
-    left -= point.size_bytes > 0 ? ColumnsOf(point.value) : 1;
+    left -= point.size_bytes > 0 ? ColumnsOfPoint(point.value) : 1;
     tail.remove_prefix(std::max<size_t>(point.size_bytes, 1));
   }
   return absl::StrCat(text.substr(0, BytesWithin(text, head_columns)), kGap, tail);
