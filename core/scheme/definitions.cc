@@ -136,8 +136,9 @@ were kept are there as they were. `__metadata__` has what the input's had, and
                     "digests": {"codes": "xxh3_4k:..", "scale": "xxh3_4k:.."}}
 
 The value of the second is JSON text: the spec with every default filled in (what does not apply is
-left out), type and shape of the original, and the digests of the planes, in order. A folder of
-.npy files has the same metadata in index.json, which is laid out as a .safetensors header.
+left out), type and shape of the original, and the digests of the planes, in order. Where the input has
+a tensor NAME.P of its own, plane P has another name, and "tensors": {"P": that name} is there too. A
+folder of .npy files has the same metadata in index.json, which is laid out as a .safetensors header.
 
 *Digest* of a plane: its bytes are cut into leaves of 4,096, the last one shorter; the XXH3-128 (seed
 0) of each leaf, as 16 bytes in canonical form (big-endian, the high 64 bits first), are put one

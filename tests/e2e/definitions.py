@@ -45,7 +45,9 @@ def packed_tensors(path):
         if not key.startswith("quantd.") or key == "quantd.version":
             continue
         name, entry = key.removeprefix("quantd."), json.loads(text)
-        planes = {plane: tensors[name if plane == "codes" else f"{name}.{plane}"] for plane in entry["digests"]}
+        renamed = entry.get("tensors", {})
+        planes = {plane: tensors[renamed.get(plane, name if plane == "codes" else f"{name}.{plane}")]
+                  for plane in entry["digests"]}
         for plane, (_, array) in planes.items():
             assert digest(array.tobytes()) == entry["digests"][plane], (name, plane)
         found[name] = (entry["spec"], entry["dtype"], tuple(entry["shape"]), planes)

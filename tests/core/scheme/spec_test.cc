@@ -117,7 +117,7 @@ TEST(ParseSpecTest, SaysWhatIsWrongAndWhatIsAllowed) {
       {"int8:axis=-2", "axis=-2", "-1"},
       {"int8:axis=99999999999999999999", "axis=99999999999999999999", "dimension"},
       {"int8:group=0", "group=0", "at least 1"},
-      {"int8:group=-1", "group=-1", "at least 1"},
+      {"int8:group=-2", "group=-2", "at least 1"},
       {"int8:group=1.5", "group=1.5", "at least 1"},
       {"int8:group=9223372036854775808", "group=9223372036854775808", "at least 1"},
       {"int8:block=3", "block=3", "ROWSxCOLS"},
