@@ -68,6 +68,7 @@ constexpr Interval kCombining[] = {{0x300, 0x36F}, {0x1AB0, 0x1AFF}, {0x20D0, 0x
                                    {0xFE00, 0xFE0F}, {0xFE20, 0xFE2F}};
 
 size_t ColumnsOfPoint(char32_t value) {
+  if (value < 0x300) return 1;  // most of what there is
   return IsIn(kCombining, value) ? 0 : IsIn(kWide, value) ? 2 : 1;
 }
 

@@ -190,7 +190,7 @@ codes are $2..$3, there is no mode, and no range is looked at.
 
 Near f32's end, where T is f32: let k = max(hi - z, z - lo). If f32(s) * k is infinite in f32, then in
 mode asymmetric z is made again, with w, and s is at most f32's largest / k (with that z) in f64,
-rounded toward 0 to `scale_type`. `scale=` is refused there.
+rounded toward 0 to `scale_type`. A scale that is given stays as it is.
 
 An all-zero group has s = 1, and in mode asymmetric z = lo. Clipped: x / s at most lo - z - 0.5, or at
 least hi - z + 0.5.

@@ -180,8 +180,10 @@ def encode_floats(scheme, spec, name, x, clean):
         low, high = ranges(x, spec, groups, plane)
         reach = np.maximum(np.abs(low), np.abs(high))
         s = np.minimum(reach / 448, F32_MAX).astype(f32)
-        least = f32(2.0**-23) if spec["dialect"] == "compressed_tensors" else np.where(reach == 0, 1, 2.0**-149)
-        s = np.where(s == 0, least, s).astype(f32)
+        if spec["dialect"] == "compressed_tensors":
+            s = np.where(s == 0, f32(2.0**-23), s).astype(f32)
+        else:
+            s = np.where(reach == 0, f32(1), np.maximum(s, f32(2.0**-126))).astype(f32)
         if x.dtype == f32:
             s = np.where(np.isinf(s * f32(448)), toward_zero(np.array(F32_MAX / 448), "f32"), s).astype(f32)
         planes["scale"] = s.reshape(plane)
@@ -391,7 +393,10 @@ def nested_scales(absmax):
         t = np.clip(rest * inverse, f32(-1), f32(1))
         place = np.floor((t + f32(1)) * f32(0.5) * f32(65535) + f32(0.5))
         place = f32(-1) + (f32(2) * place) / f32(65535)
-        codes[begin : begin + 256] = below(place, f32(0.5) * (levels[:-1] + levels[1:]))
+        nearest = below(place, f32(0.5) * (levels[:-1] + levels[1:]))
+        while (far := np.isinf(levels[nearest] * nested + offset) & (nearest > 0)).any():
+            nearest = nearest - far
+        codes[begin : begin + 256] = nearest
     return {"scale": codes, "nested_scale": np.array(scales, f32), "nested_codebook": levels,
             "nested_offset": np.array([offset], f32)}
 

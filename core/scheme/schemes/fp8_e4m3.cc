@@ -34,9 +34,9 @@ largest (448), 2^-9 the least subnormal one, 0x7F NaN.
     code = narrow(x / s) in T,  x' = the value of the code * s in U         with one, s of the group
 
 A granularity alone says that there are scales: `range=` without one means `per=tensor`. s is the
-larger one of |min| and |max|, divided by 448 in f64, rounded to f32 (at most its largest; subnormal
-ones stay). Where that is 0 it is 2^-23 in dialect compressed_tensors; in dialect ocp 1 for an
-all-zero group, else 2^-149. Where T is f32 and s * 448 infinite in f32, s is f32's largest / 448,
+larger one of |min| and |max|, divided by 448 in f64, rounded to f32 (at most its largest). In dialect
+ocp it is at least 2^-126, and 1 for an all-zero group; in dialect compressed_tensors subnormal ones
+stay, and 0 becomes 2^-23. Where T is f32 and s * 448 infinite in f32, s is f32's largest / 448,
 rounded toward 0.
 
 What rounds to more than 448 becomes 448 with its sign, whatever the rounding, and so do infinities

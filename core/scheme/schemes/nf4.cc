@@ -77,7 +77,8 @@ There an all-zero group counts with absmax 0. In f32, each step rounded:
            offset is infinite the next f32 below
     t = clamp(rest * (1 / nested), -1, 1)
     bin = (((t + 1) * 0.5) * 65535) + 0.5, rounded down;  place = -1 + (2 * bin) / 65535
-    code = how many of the 255 middles 0.5 * (level + next) lie below place
+    code = how many of the 255 middles 0.5 * (level + next) lie below place, or the next one below
+           that has a finite s'
     s' = nested_codebook[code] * nested + offset,  x' = codebook[code of x] * s'
 
 Where 1 / nested is not finite nested is 0 and so are the codes. The 256 levels, ascending: 0, 1, and
