@@ -28,9 +28,9 @@ absl::StatusOr<std::unique_ptr<EmbeddedService>> EmbeddedService::Start(
   KeepGrpcUp();
   ServerOptions server_options;
   // As the server's own default, but no more than a program beside others should take.
-  server_options.memory_budget_bytes = options.memory_budget_bytes != 0
-                                           ? options.memory_budget_bytes
-                                           : std::min(kMaxDefaultBudgetBytes, MachineMemoryBytes() / 2);
+  server_options.memory_budget_bytes =
+      options.memory_budget_bytes != 0 ? options.memory_budget_bytes
+                                       : std::min(kMaxDefaultBudgetBytes, MachineMemoryBytes() / 2);
   // One client only: a tensor may have most of what there is.
   server_options.session_budget_bytes = server_options.memory_budget_bytes / 4 * 3;
   server_options.threads = options.worker_threads;

@@ -20,7 +20,8 @@
 namespace quantd::cli {
 namespace {
 
-// Patterns come from users: RE2 takes time in proportion to the name, and no stack, whatever they are.
+// Patterns come from users: RE2 takes time in proportion to the name, and no stack, whatever they
+// are.
 using Patterns = std::vector<std::unique_ptr<RE2>>;
 
 absl::StatusOr<Patterns> Compile(const std::vector<std::string>& patterns) {
@@ -30,8 +31,8 @@ absl::StatusOr<Patterns> Compile(const std::vector<std::string>& patterns) {
     options.set_log_errors(false);
     compiled.push_back(std::make_unique<RE2>(pattern, options));
     if (!compiled.back()->ok()) {
-      return absl::InvalidArgumentError(absl::StrCat("regular expression '", pattern, "': ",
-                                                     compiled.back()->error(),
+      return absl::InvalidArgumentError(absl::StrCat("regular expression '", pattern,
+                                                     "': ", compiled.back()->error(),
                                                      "; RE2's syntax is what there is"));
     }
   }
@@ -91,9 +92,10 @@ void InputOptions::AddTo(CLI::App& command) {
 }
 
 void SelectOptions::AddTo(CLI::App& command) {
-  command.add_option("--include", include,
-                     "quantize only tensors whose name matches this regular expression (RE2); takes "
-                     "integer tensors and those of rank 0 and 1 in, which are kept otherwise");
+  command.add_option(
+      "--include", include,
+      "quantize only tensors whose name matches this regular expression (RE2); takes "
+      "integer tensors and those of rank 0 and 1 in, which are kept otherwise");
   command.add_option("--exclude", exclude, "keep tensors whose name matches");
   // One pattern each time, or INPUT behind it would be taken as one.
   for (const char* option : {"--include", "--exclude"}) {
@@ -140,7 +142,8 @@ absl::StatusOr<Input> Input::Open(const InputOptions& options) {
     return input;
   }
   if (!options.name.empty()) {
-    return absl::InvalidArgumentError("--name goes with a pipe, or standard input (-); files have names");
+    return absl::InvalidArgumentError(
+        "--name goes with a pipe, or standard input (-); files have names");
   }
   absl::StatusOr<TensorFile> file = TensorFile::Open(options.path, open);
   if (!file.ok()) return Named(options.path, FileError(file.status()));

@@ -93,8 +93,8 @@ class Input {
   Metadata metadata_;
 };
 
-// kFailedPrecondition if `output` is a file that `input` reads, or the file `other` (empty: none), by
-// whatever name, and not `force`: it would be replaced.
+// kFailedPrecondition if `output` is a file that `input` reads, or the file `other` (empty: none),
+// by whatever name, and not `force`: it would be replaced.
 absl::Status CheckOverwrites(const std::string& output, const Input& input,
                              const std::string& other, bool force);
 

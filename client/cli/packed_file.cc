@@ -24,14 +24,13 @@ absl::StatusOr<PackedFile> Sort(std::unique_ptr<Input> input) {
     for (size_t k = 0; k < entry.planes.size(); ++k) {
       const auto found = places.find(entry.names[k]);
       if (found == places.end()) {
-        return absl::InvalidArgumentError(absl::StrCat(name, ": tensor ", entry.names[k],
-                                                       " (its plane ", entry.planes[k],
-                                                       ") is missing"));
+        return absl::InvalidArgumentError(absl::StrCat(
+            name, ": tensor ", entry.names[k], " (its plane ", entry.planes[k], ") is missing"));
       }
       if (input->stored(found->second).is_foreign()) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            name, ": its plane ", entry.planes[k], " has the type ",
-            TypeName(input->stored(found->second))));
+        return absl::InvalidArgumentError(absl::StrCat(name, ": its plane ", entry.planes[k],
+                                                       " has the type ",
+                                                       TypeName(input->stored(found->second))));
       }
       if (is_plane[found->second]) {
         return absl::InvalidArgumentError(

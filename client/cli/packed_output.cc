@@ -44,10 +44,11 @@ class NameBook {
 // Returns kInvalidArgument if the metadata of a tensor that is quantized has a key that is taken.
 absl::Status CheckKey(const TensorDesc& tensor) {
   if (absl::StrCat("quantd.", tensor.name) != kVersionKey) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("a tensor called ", tensor.name, " cannot be quantized: the format keeps its "
-                   "version under the key ", kVersionKey, "; keep it by --exclude '^", tensor.name,
-                   "$'"));
+  return absl::InvalidArgumentError(absl::StrCat("a tensor called ", tensor.name,
+                                                 " cannot be quantized: the format keeps its "
+                                                 "version under the key ",
+                                                 kVersionKey, "; keep it by --exclude '^",
+                                                 tensor.name, "$'"));
 }
 
 }  // namespace
@@ -57,13 +58,12 @@ absl::StatusOr<const Container*> OutputContainer(const std::string& path,
   // A pipe takes one file, and its name says nothing.
   const bool is_pipe = IsPipeOutput(path);
   if (is_pipe && !format.empty() && format != kPipeContainer) {
-    return absl::InvalidArgumentError(absl::StrCat("--format=", format, " is not allowed for a pipe; use ",
-                                                   kPipeContainer));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--format=", format, " is not allowed for a pipe; use ", kPipeContainer));
   }
-  absl::StatusOr<const Container*> container =
-      is_pipe           ? FindContainer(kPipeContainer)
-      : format.empty() ? DetectContainer(path, {})
-                       : FindContainer(format);
+  absl::StatusOr<const Container*> container = is_pipe          ? FindContainer(kPipeContainer)
+                                               : format.empty() ? DetectContainer(path, {})
+                                                                : FindContainer(format);
   if (container.ok() && (*container)->create != nullptr) return container;
   std::string names;
   for (const Container* candidate : AllContainers()) {

@@ -62,8 +62,7 @@ class Run {
   // Returns the digest of all that `source` gives.
   static absl::StatusOr<std::string> DigestOfAll(ByteSource& source) {
     PlaneDigest digest;
-    std::vector<std::byte> buffer(
-        static_cast<size_t>(std::min(source.size_bytes(), kReadBytes)));
+    std::vector<std::byte> buffer(static_cast<size_t>(std::min(source.size_bytes(), kReadBytes)));
     for (int64_t left_bytes = source.size_bytes(); left_bytes > 0;) {
       QUANTD_ASSIGN_OR_RETURN(const size_t got, source.Read(buffer));
       digest.Update(std::span(buffer).first(got));
@@ -102,14 +101,14 @@ class Run {
     return absl::OkStatus();
   }
 
-  // Opens the original. Bytes without a header are what the file says of its one tensor; an original
-  // of one tensor is that one, whatever its name.
+  // Opens the original. Bytes without a header are what the file says of its one tensor; an
+  // original of one tensor is that one, whatever its name.
   absl::StatusOr<Input> OpenOriginal() {
     InputOptions options;
     options.path = options_.original_path;
     absl::StatusOr<Input> original = Input::Open(options);
-    const bool is_of_content = absl::IsInvalidArgument(original.status()) ||
-                               absl::IsDataLoss(original.status());
+    const bool is_of_content =
+        absl::IsInvalidArgument(original.status()) || absl::IsDataLoss(original.status());
     if (!is_of_content || file_.packed.size() != 1 || !file_.kept.empty()) return original;
     const TensorDesc& tensor = file_.packed[0].entry.tensor;
     options.dtype = std::string(NameOf(tensor.dtype));
@@ -199,11 +198,11 @@ class Run {
     for (const size_t kept : file_.kept) {
       const TensorDesc& tensor = file_.input->tensor(kept);
       const auto place = places.find(tensor.name);
-      bool same = place != places.end() &&
-                  original.stored(place->second) == file_.input->stored(kept);
+      bool same =
+          place != places.end() && original.stored(place->second) == file_.input->stored(kept);
       if (same) {
-        QUANTD_ASSIGN_OR_RETURN(same, SameBytes(*file_.input->MakeSource(kept),
-                                                *original.MakeSource(place->second)));
+        QUANTD_ASSIGN_OR_RETURN(
+            same, SameBytes(*file_.input->MakeSource(kept), *original.MakeSource(place->second)));
       }
       if (!same) {
         problems_.push_back(

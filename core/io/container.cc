@@ -115,12 +115,11 @@ absl::StatusOr<TensorFile> TensorFile::Open(const std::string& path, const OpenO
   }
   QUANTD_ASSIGN_OR_RETURN(std::shared_ptr<const InputFile> file, InputFile::Open(path));
   std::array<std::byte, kForeignHeadBytes> buffer;
-  const std::span<std::byte> head(
-      buffer.data(), std::min(buffer.size(), static_cast<size_t>(file->size_bytes())));
+  const std::span<std::byte> head(buffer.data(),
+                                  std::min(buffer.size(), static_cast<size_t>(file->size_bytes())));
   QUANTD_RETURN_IF_ERROR(file->ReadAt(0, head));
   QUANTD_ASSIGN_OR_RETURN(result.container_, ChooseContainer(path, head, options));
-  absl::StatusOr<ContainerIndex> index =
-      result.container_->read_index(*file, Stem(path), options);
+  absl::StatusOr<ContainerIndex> index = result.container_->read_index(*file, Stem(path), options);
   if (!index.ok()) return InFile(path, index.status());
   result.index_ = *std::move(index);
   result.files_.push_back(std::move(file));

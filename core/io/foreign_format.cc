@@ -1,8 +1,8 @@
 // Formats that hold models and are not read. Content counts before the name: a file that was
 // renamed, the pointer that git leaves of a large file, and the web page that came instead of a
 // download say what they are in their first bytes. A safetensors file begins with the length of its
-// header, which may be any bytes, pickle's 80 02 (640) as well; so what goes on as such a file does is
-// none of these.
+// header, which may be any bytes, pickle's 80 02 (640) as well; so what goes on as such a file does
+// is none of these.
 //
 // Tested by tests/core/io/foreign_format_test.cc.
 #include "core/io/foreign_format.h"
@@ -24,7 +24,8 @@ constexpr absl::string_view kOnnx =
     "onnx.load(FILE).graph.initializer}, OUT)";
 constexpr absl::string_view kTorch =
     "a PyTorch checkpoint, which is not read as it is a pickle, and these may run code; save its "
-    "tensors as .safetensors: safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT)";
+    "tensors as .safetensors: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
+    "OUT)";
 constexpr absl::string_view kNpz =
     "an .npz archive, which is not read; unpack it (unzip FILE -d FOLDER) and give the folder";
 constexpr absl::string_view kZip = "a zip archive, which is not read; unpack it first";
@@ -66,16 +67,16 @@ constexpr Magic kExtensions[] = {
 
 // A zip archive's first entry: its name begins at byte 30.
 std::string DescribeZip(absl::string_view path, absl::string_view head) {
-  const size_t name_bytes =
-      head.size() < 30 ? 0
-                       : static_cast<unsigned char>(head[26]) + 256u * static_cast<unsigned char>(head[27]);
+  const size_t name_bytes = head.size() < 30 ? 0
+                                             : static_cast<unsigned char>(head[26]) +
+                                                   256u * static_cast<unsigned char>(head[27]);
   const absl::string_view name = head.size() < 30 ? "" : head.substr(30, name_bytes);
   if (absl::EndsWith(name, ".npy") || absl::EndsWithIgnoreCase(path, ".npz")) {
     return std::string(kNpz);
   }
-  const bool is_torch = absl::StrContains(name, "data.pkl") || absl::StrContains(name, "/version") ||
-                        absl::StrContains(name, "/byteorder") ||
-                        absl::StrContains(name, "/.format_version");
+  const bool is_torch =
+      absl::StrContains(name, "data.pkl") || absl::StrContains(name, "/version") ||
+      absl::StrContains(name, "/byteorder") || absl::StrContains(name, "/.format_version");
   for (const absl::string_view extension : {".pt", ".pth", ".bin", ".ckpt"}) {
     if (is_torch || absl::EndsWithIgnoreCase(path, extension)) return std::string(kTorch);
   }
@@ -123,13 +124,13 @@ std::string DescribeForeignFolder(const std::string& path, std::span<const std::
     });
   };
   if (const auto shards = count(".safetensors"); shards > 0) {
-    return absl::StrCat("a model folder with ", shards,
-                        shards == 1 ? " .safetensors file" : " .safetensors shards",
-                        ", and a folder is read only of .npy files; quantize each file by itself: "
-                        "for f in ",
-                        path,
-                        "/*.safetensors; do quantctl quantize \"$f\" -o \"OUT/${f##*/}\" --to SPEC; "
-                        "done");
+    return absl::StrCat(
+        "a model folder with ", shards, shards == 1 ? " .safetensors file" : " .safetensors shards",
+        ", and a folder is read only of .npy files; quantize each file by itself: "
+        "for f in ",
+        path,
+        "/*.safetensors; do quantctl quantize \"$f\" -o \"OUT/${f##*/}\" --to SPEC; "
+        "done");
   }
   for (const Magic& extension : kExtensions) {
     if (extension.what != kJson && count(extension.bytes) > 0) {

@@ -74,15 +74,16 @@ void InputFile::Release() {
 
 absl::Status InputFile::Changed() const {
   return absl::DataLossError(
-      absl::StrCat(path_, ": was written to or replaced while it was read; once nobody changes it, "
-                          "run the command again"));
+      absl::StrCat(path_,
+                   ": was written to or replaced while it was read; once nobody changes it, "
+                   "run the command again"));
 }
 
 absl::Status InputFile::ReadFrom(int fd, int64_t offset_bytes, std::span<std::byte> out) const {
   size_t done = 0;
   while (done < out.size()) {
-    const ssize_t step = pread(fd, out.data() + done, out.size() - done,
-                               offset_bytes + static_cast<int64_t>(done));
+    const ssize_t step =
+        pread(fd, out.data() + done, out.size() - done, offset_bytes + static_cast<int64_t>(done));
     if (step < 0 && errno == EINTR) continue;
     if (step < 0) {
       return absl::ErrnoToStatus(

@@ -47,8 +47,8 @@ std::optional<FileId> FileIdOf(const std::string& path);
 
 // A regular file that is open for reading. Thread-safe.
 //
-// It is read and not mapped: where the file has shrunk meanwhile or the disk fails, that is an error
-// of ReadAt, and not a signal that ends the process.
+// It is read and not mapped: where the file has shrunk meanwhile or the disk fails, that is an
+// error of ReadAt, and not a signal that ends the process.
 class InputFile final : public FileBytes {
  public:
   // Opens the file at `path`, which may be empty. Errors name the path: kInvalidArgument if it is a

@@ -42,8 +42,7 @@ absl::StatusOr<ContainerIndex> ReadIndex(const FileBytes& file, absl::string_vie
   if (options.shape.has_value()) {
     return absl::InvalidArgumentError("a npy file says itself which shape it has");
   }
-  std::vector<std::byte> head(
-      static_cast<size_t>(std::min(file.size_bytes(), kMaxNpyHeaderBytes)));
+  std::vector<std::byte> head(static_cast<size_t>(std::min(file.size_bytes(), kMaxNpyHeaderBytes)));
   QUANTD_RETURN_IF_ERROR(file.ReadAt(0, head));
   QUANTD_ASSIGN_OR_RETURN(NpyHeader header, ParseNpyHeader(head, options.dtype));
   TensorEntry entry(TensorDesc{std::string(stem), header.dtype, std::move(header.shape)},
@@ -81,9 +80,9 @@ class NpyFileWriter : public TensorWriter {
                        " and ", announced.size(), "; name a directory or a .safetensors file"));
     }
     if (ledger.tensor(0).is_foreign()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, ": npy has no type ", TypeName(ledger.tensor(0)),
-                       "; name a directory or a .safetensors file"));
+      return absl::InvalidArgumentError(absl::StrCat(path, ": npy has no type ",
+                                                     TypeName(ledger.tensor(0)),
+                                                     "; name a directory or a .safetensors file"));
     }
     const std::string header = HeaderOf(ledger.tensor(0));
     const int64_t header_bytes = static_cast<int64_t>(header.size());

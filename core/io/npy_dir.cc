@@ -62,15 +62,13 @@ absl::StatusOr<NpyDir> OpenPlain(const std::string& path, const OpenOptions& opt
   NpyDir dir;
   for (const std::string& name : names) {
     if (!absl::EndsWith(name, kExtension)) continue;
-    QUANTD_RETURN_IF_ERROR(
-        AddFile(path, name, absl::StripSuffix(name, kExtension), options, dir));
+    QUANTD_RETURN_IF_ERROR(AddFile(path, name, absl::StripSuffix(name, kExtension), options, dir));
   }
   if (!dir.files.empty()) return dir;
   const std::string foreign = DescribeForeignFolder(path, names);
   if (!foreign.empty()) return absl::UnimplementedError(absl::StrCat(path, ": is ", foreign));
-  return absl::NotFoundError(
-      absl::StrCat(path, ": is a folder without .npy files; nor is there a ", path, "/",
-                   kNpyIndexFile));
+  return absl::NotFoundError(absl::StrCat(path, ": is a folder without .npy files; nor is there a ",
+                                          path, "/", kNpyIndexFile));
 }
 
 // Checks that the file of `listed` has what the list says, and takes over where its values lie.
@@ -81,9 +79,9 @@ absl::Status TakePlace(const std::string& path, TensorEntry&& found, TensorEntry
     QUANTD_ASSIGN_OR_RETURN(expected.shape, Shape::Make({listed.foreign_bytes}));
   }
   if (found.desc != expected) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": has shape ", found.desc.shape.Text(), "; ", kNpyIndexFile, " says ",
-                     listed.desc.shape.Text()));
+    return absl::InvalidArgumentError(absl::StrCat(path, ": has shape ", found.desc.shape.Text(),
+                                                   "; ", kNpyIndexFile, " says ",
+                                                   listed.desc.shape.Text()));
   }
   listed.offset_bytes = found.offset_bytes;
   listed.size_bytes = found.size_bytes;
@@ -123,8 +121,8 @@ absl::StatusOr<NpyDir> OpenNpyDir(const std::string& path, const OpenOptions& op
   const std::string index_path = absl::StrCat(path, "/", kNpyIndexFile);
   if (!FileIdOf(index_path).has_value()) return OpenPlain(path, options);
   if (options.dtype.has_value()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        path, ": is a directory whose ", kNpyIndexFile, " says which types it holds"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": is a directory whose ", kNpyIndexFile, " says which types it holds"));
   }
   return OpenListed(path, index_path);
 }

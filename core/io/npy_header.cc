@@ -6,11 +6,13 @@
 // DictReader takes that much of Python and nothing else, from left to right, without recursion:
 // each of the three keys once, no escapes in strings, at most kMaxDictBytes. "(3)" is refused, as
 // it is a number in Python; '|O' as well, as object arrays hold pickles, which run code when read.
-// Python 2 wrote long integers, (10L,), and numpy takes every name that it knows of a type for descr:
-// 'f4', '=f4', 'float32', 'single' and 'f' are one type, and '>f4' is the same with bytes swapped.
+// Python 2 wrote long integers, (10L,), and numpy takes every name that it knows of a type for
+// descr: 'f4', '=f4', 'float32', 'single' and 'f' are one type, and '>f4' is the same with bytes
+// swapped.
 //
-// Source: numpy/lib/format.py, numpy/core/numerictypes.py (names, of 64-bit Linux). Entries: ParseNpyHeader and FormatNpyHeader. Tested by
-// tests/core/io/npy_test.cc and tests/fuzz/npy_fuzz.cc.
+// Source: numpy/lib/format.py, numpy/core/numerictypes.py (names, of 64-bit Linux). Entries:
+// ParseNpyHeader and FormatNpyHeader. Tested by tests/core/io/npy_test.cc and
+// tests/fuzz/npy_fuzz.cc.
 #include "core/io/npy_header.h"
 
 #include <algorithm>
@@ -64,31 +66,56 @@ struct Alias {
 };
 
 constexpr Alias kAliases[] = {
-    {"float64", DType::kF64},          {"double", DType::kF64},
-    {"float", DType::kF64},            {"d", DType::kF64},
-    {"float32", DType::kF32},          {"single", DType::kF32},
-    {"f", DType::kF32},                {"float16", DType::kF16},
-    {"half", DType::kF16},             {"e", DType::kF16},
-    {"bfloat16", DType::kBf16},        {"float8_e4m3fn", DType::kF8E4M3},
-    {"float8_e5m2", DType::kF8E5M2},   {"int8", DType::kInt8},
-    {"byte", DType::kInt8},            {"b", DType::kInt8},
-    {"int16", DType::kInt16},          {"short", DType::kInt16},
-    {"h", DType::kInt16},              {"int32", DType::kInt32},
-    {"intc", DType::kInt32},           {"i", DType::kInt32},
-    {"int64", DType::kInt64},          {"int", DType::kInt64},
-    {"int_", DType::kInt64},           {"intp", DType::kInt64},
-    {"long", DType::kInt64},           {"longlong", DType::kInt64},
-    {"l", DType::kInt64},              {"q", DType::kInt64},
-    {"p", DType::kInt64},              {"uint8", DType::kUint8},
-    {"ubyte", DType::kUint8},          {"B", DType::kUint8},
-    {"uint16", DType::kUint16},        {"ushort", DType::kUint16},
-    {"H", DType::kUint16},             {"uint32", DType::kUint32},
-    {"uintc", DType::kUint32},         {"I", DType::kUint32},
-    {"uint64", DType::kUint64},        {"uint", DType::kUint64},
-    {"uintp", DType::kUint64},         {"ulong", DType::kUint64},
-    {"ulonglong", DType::kUint64},     {"L", DType::kUint64},
-    {"Q", DType::kUint64},             {"P", DType::kUint64},
-    {"bool", DType::kBool},            {"bool_", DType::kBool},
+    {"float64", DType::kF64},
+    {"double", DType::kF64},
+    {"float", DType::kF64},
+    {"d", DType::kF64},
+    {"float32", DType::kF32},
+    {"single", DType::kF32},
+    {"f", DType::kF32},
+    {"float16", DType::kF16},
+    {"half", DType::kF16},
+    {"e", DType::kF16},
+    {"bfloat16", DType::kBf16},
+    {"float8_e4m3fn", DType::kF8E4M3},
+    {"float8_e5m2", DType::kF8E5M2},
+    {"int8", DType::kInt8},
+    {"byte", DType::kInt8},
+    {"b", DType::kInt8},
+    {"int16", DType::kInt16},
+    {"short", DType::kInt16},
+    {"h", DType::kInt16},
+    {"int32", DType::kInt32},
+    {"intc", DType::kInt32},
+    {"i", DType::kInt32},
+    {"int64", DType::kInt64},
+    {"int", DType::kInt64},
+    {"int_", DType::kInt64},
+    {"intp", DType::kInt64},
+    {"long", DType::kInt64},
+    {"longlong", DType::kInt64},
+    {"l", DType::kInt64},
+    {"q", DType::kInt64},
+    {"p", DType::kInt64},
+    {"uint8", DType::kUint8},
+    {"ubyte", DType::kUint8},
+    {"B", DType::kUint8},
+    {"uint16", DType::kUint16},
+    {"ushort", DType::kUint16},
+    {"H", DType::kUint16},
+    {"uint32", DType::kUint32},
+    {"uintc", DType::kUint32},
+    {"I", DType::kUint32},
+    {"uint64", DType::kUint64},
+    {"uint", DType::kUint64},
+    {"uintp", DType::kUint64},
+    {"ulong", DType::kUint64},
+    {"ulonglong", DType::kUint64},
+    {"L", DType::kUint64},
+    {"Q", DType::kUint64},
+    {"P", DType::kUint64},
+    {"bool", DType::kBool},
+    {"bool_", DType::kBool},
     {"?", DType::kBool},
 };
 

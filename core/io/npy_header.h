@@ -31,9 +31,10 @@ struct NpyHeader {
 };
 
 // Returns what the header in `head`, the beginning of a file or all of it, says. `dtype` names the
-// type of elements that npy has no name for ('<V2' and '|V1'), or that are kept as unsigned integers
-// of the same size. kInvalidArgument for a header that breaks the format, kDataLoss for one that is
-// cut short, kUnimplemented for arrays of complex numbers, text, times, objects and structures.
+// type of elements that npy has no name for ('<V2' and '|V1'), or that are kept as unsigned
+// integers of the same size. kInvalidArgument for a header that breaks the format, kDataLoss for
+// one that is cut short, kUnimplemented for arrays of complex numbers, text, times, objects and
+// structures.
 absl::StatusOr<NpyHeader> ParseNpyHeader(std::span<const std::byte> head,
                                          std::optional<DType> dtype);
 

@@ -98,7 +98,8 @@ absl::Status UnknownType(absl::string_view name) {
       "unknown dtype ", Quote(name), "; known: ", absl::StrJoin(kRows, ", ", append_name)));
 }
 
-// Returns kInvalidArgument unless `size_bytes` are the tensor's by its type, as far as this is known.
+// Returns kInvalidArgument unless `size_bytes` are the tensor's by its type, as far as this is
+// known.
 absl::Status CheckSize(const StoredTensor& tensor, int64_t size_bytes) {
   absl::StatusOr<int64_t> expected = size_bytes;
   if (!tensor.is_foreign()) {
@@ -106,8 +107,8 @@ absl::Status CheckSize(const StoredTensor& tensor, int64_t size_bytes) {
   } else if (const Row* const row = FindRow(tensor.foreign_type); row != nullptr) {
     expected = CheckedMul(tensor.desc.shape.num_elems(), row->bits);
     if (expected.ok() && *expected % 8 != 0) {
-      return absl::InvalidArgumentError(absl::StrCat(tensor.desc.shape.Text(), " ",
-                                                     TypeName(tensor), " are no whole bytes"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(tensor.desc.shape.Text(), " ", TypeName(tensor), " are no whole bytes"));
     }
     if (expected.ok()) *expected /= 8;
   }
@@ -332,9 +333,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool Unexpected(absl::string_view found) {
-    const bool in_tensor =
-        where_ == Where::kTensor || where_ == Where::kShape || where_ == Where::kOffsets ||
-        where_ == Where::kExtra;
+    const bool in_tensor = where_ == Where::kTensor || where_ == Where::kShape ||
+                           where_ == Where::kOffsets || where_ == Where::kExtra;
     status_ = absl::InvalidArgumentError(
         absl::StrCat("header has ", found, " where the format has none, at ",
                      in_tensor ? absl::StrCat(Quote(tensor_.name), ", ") : "", Quote(key_)));

@@ -1,18 +1,18 @@
-// Values in Fortran order are turned round block by block. In C order of the shape [A, B, C], element
-// (a, b, c) is number (a * B + b) * C + c; in the file it is number a + A * (b + B * c):
+// Values in Fortran order are turned round block by block. In C order of the shape [A, B, C],
+// element (a, b, c) is number (a * B + b) * C + c; in the file it is number a + A * (b + B * c):
 //
 //   goes out:  (0,0) (0,1) (0,2) | (1,0) (1,1) (1,2) | ...      a block: some rows of all columns
 //   file:      (0,0) (1,0) (2,0) ... | (0,1) (1,1) (2,1) ...    of each column, a run of those rows
 //
-// A block is a range of one axis, with all of the axes after it: of the first axis where a whole slab
-// fits the memory, else of the one after it. Its runs are visited in the order of the file, so that a
-// window that is read ahead serves many where they lie close, and each is read alone where they do
-// not. Some 8 KiB of a run are taken at once, as far as memory goes: with runs of a few bytes, each
-// page of the file would be read again for every block.
+// A block is a range of one axis, with all of the axes after it: of the first axis where a whole
+// slab fits the memory, else of the one after it. Its runs are visited in the order of the file, so
+// that a window that is read ahead serves many where they lie close, and each is read alone where
+// they do not. Some 8 KiB of a run are taken at once, as far as memory goes: with runs of a few
+// bytes, each page of the file would be read again for every block.
 //
-// 1 GiB of f32 [16384, 16384] goes through blocks of 128 MiB, 8 passes over runs of 8 KiB; each page
-// of the file is read once. What has at most one dimension above 1 is the same in both orders, and is
-// no case for this (npy_header.cc).
+// 1 GiB of f32 [16384, 16384] goes through blocks of 128 MiB, 8 passes over runs of 8 KiB; each
+// page of the file is read once. What has at most one dimension above 1 is the same in both orders,
+// and is no case for this (npy_header.cc).
 //
 // Entry: TensorReader::Read. Tested by tests/core/io/tensor_reader_test.cc.
 #include "core/io/tensor_reader.h"
@@ -172,9 +172,9 @@ absl::Status TensorReader::FillBlock() {
     QUANTD_RETURN_IF_ERROR(
         Transpose(position_bytes_ / elem_bytes_, max_block_bytes_ / elem_bytes_));
   } else {
-    const int64_t whole_bytes = std::min(max_block_bytes_, kWindowBytes) / elem_bytes_ * elem_bytes_;
-    block_.resize(
-        static_cast<size_t>(std::min(whole_bytes, entry_.size_bytes - position_bytes_)));
+    const int64_t whole_bytes =
+        std::min(max_block_bytes_, kWindowBytes) / elem_bytes_ * elem_bytes_;
+    block_.resize(static_cast<size_t>(std::min(whole_bytes, entry_.size_bytes - position_bytes_)));
     QUANTD_RETURN_IF_ERROR(file_->ReadAt(entry_.offset_bytes + position_bytes_, block_));
   }
   if (entry_.order.big_endian) SwapBytes(block_, elem_bytes_);
@@ -189,13 +189,12 @@ absl::Status TensorReader::Transpose(int64_t begin_elem, int64_t max_elems) {
   int64_t run_step = 1;  // between elements of a run, in the file
   for (size_t i = 0; i < block.axis; ++i) run_step *= dims[i];
   const int64_t runs_step = run_step * dims[block.axis];  // between runs, in the file
-  const bool near =
-      (runs_step - (block.count - 1) * run_step - 1) * elem_bytes_ <= kGapBytes &&
-      run_step * elem_bytes_ <= kGapBytes;
+  const bool near = (runs_step - (block.count - 1) * run_step - 1) * elem_bytes_ <= kGapBytes &&
+                    run_step * elem_bytes_ <= kGapBytes;
   // As many elements of a run as a window holds.
-  const int64_t part_elems = std::clamp(
-      near ? kWindowBytes / (run_step * elem_bytes_) : (run_step == 1 ? block.count : 1),
-      int64_t{1}, std::max(int64_t{1}, kWindowBytes / elem_bytes_));
+  const int64_t part_elems =
+      std::clamp(near ? kWindowBytes / (run_step * elem_bytes_) : (run_step == 1 ? block.count : 1),
+                 int64_t{1}, std::max(int64_t{1}, kWindowBytes / elem_bytes_));
   WindowReader reader(*file_, entry_.offset_bytes, entry_.offset_bytes + entry_.size_bytes, near);
   const CopyFunction copy = CopyFunctionOf(elem_bytes_);
 

@@ -19,8 +19,8 @@ namespace quantd {
 int64_t DefaultBlockBytes();
 
 // Reads the values of one tensor from front to back, as they are meant: little-endian, in C order,
-// however they lie in the file. Holds at most `max_block_bytes` and 1 MiB, and nothing where they lie
-// so. Not thread-safe.
+// however they lie in the file. Holds at most `max_block_bytes` and 1 MiB, and nothing where they
+// lie so. Not thread-safe.
 class TensorReader {
  public:
   // `entry` lies within the file.

@@ -45,6 +45,7 @@ def header_file(path, text, data, version=(1, 0)):
     path.write_bytes(b"\x93NUMPY" + bytes(version) + length + text + data)
 
 
+@pytest.mark.filterwarnings("ignore:Reading")  # of Python 2's
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 @pytest.mark.parametrize("text", [
     "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n",
@@ -57,6 +58,8 @@ def header_file(path, text, data, version=(1, 0)):
 def test_headers_that_numpy_reads(tmp_path, version, text):
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     header_file(tmp_path / "a.npy", text, x.tobytes(), version)
+    if "L" in text and version == (3, 0):
+        pytest.skip("Python 2 wrote none, and numpy reads none")
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), x)
     np.testing.assert_array_equal(as_fp16(tmp_path, tmp_path / "a.npy")["a"], x.astype(np.float16))
 

@@ -137,7 +137,7 @@ static int fails(const char* call, int fd, const char* part) {
   path[size] = 0;
   return strstr(path, part) != NULL;
 }
-#define NEXT(type, name) static type next; if (!next) next = (type)dlsym(RTLD_NEXT, name)
+#define NEXT(type, name) static __typeof__(type) next; if (!next) next = (__typeof__(type))dlsym(RTLD_NEXT, name)
 ssize_t pread(int fd, void* to, size_t count, off_t at) {
   NEXT(ssize_t (*)(int, void*, size_t, off_t), "pread");
   if (count > 4096 && fails("pread", fd, "w.safetensors")) { errno = EIO; return -1; }

@@ -163,7 +163,8 @@ TEST(ContainerDamageTest, DamagedFilesGiveAnErrorOrAConsistentIndex) {
           row->matches == nullptr ? RawOptions(DType::kF32, {2}) : OpenOptions();
       // A copy of the exact size, so that a sanitizer sees any read past the end.
       const std::vector<std::byte> copy(AsBytes(file).begin(), AsBytes(file).end());
-      const absl::StatusOr<ContainerIndex> index = row->read_index(MemoryBytes(copy), "stem", options);
+      const absl::StatusOr<ContainerIndex> index =
+          row->read_index(MemoryBytes(copy), "stem", options);
       if (index.ok()) ExpectConsistent(*index, copy.size());
       return index.ok();
     };

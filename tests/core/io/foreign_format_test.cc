@@ -56,7 +56,8 @@ TEST(ForeignFormatTest, IsToldByContentWhateverTheName) {
 // Whose length may have any first bytes.
 TEST(ForeignFormatTest, TakesNoSafetensorsFileForAnother) {
   const TempDir dir;
-  for (const size_t header_bytes : {size_t{0x0280}, size_t{0x0380}, size_t{0x8B1F}, size_t{0x0108}}) {
+  for (const size_t header_bytes :
+       {size_t{0x0280}, size_t{0x0380}, size_t{0x8B1F}, size_t{0x0108}}) {
     const std::string header = "{}" + std::string(header_bytes - 2, ' ');
     PutFile(dir / "m", io_test::Safetensors(header, ""));
     const absl::StatusOr<TensorFile> file = TensorFile::Open(dir / "m", {});
@@ -65,7 +66,8 @@ TEST(ForeignFormatTest, TakesNoSafetensorsFileForAnother) {
 }
 
 TEST(ForeignFormatTest, IsToldByTheNameWhereTheContentTellsNothing) {
-  for (const char* name : {"a.gguf", "a.onnx", "a.pt", "a.PTH", "a.ckpt", "a.npz", "a.h5", "a.json"}) {
+  for (const char* name :
+       {"a.gguf", "a.onnx", "a.pt", "a.PTH", "a.ckpt", "a.npz", "a.h5", "a.json"}) {
     EXPECT_NE(DescribeForeignFormat(name, AsBytes("1234"), false), "") << name;
     EXPECT_EQ(DescribeForeignFormat(name, AsBytes("1234"), true), "") << name;
   }

@@ -23,8 +23,7 @@ using Code = absl::StatusCode;
 
 absl::StatusOr<std::string> ReadText(const InputFile& file, int64_t offset_bytes, size_t count) {
   std::string text(count, '\0');
-  const absl::Status status =
-      file.ReadAt(offset_bytes, std::as_writable_bytes(std::span(text)));
+  const absl::Status status = file.ReadAt(offset_bytes, std::as_writable_bytes(std::span(text)));
   if (!status.ok()) return status;
   return text;
 }

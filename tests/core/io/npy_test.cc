@@ -88,8 +88,8 @@ TEST(NpyTest, ReadsWhatPythonTwoWrote) {
     ASSERT_TRUE(index.ok()) << index.status();
     EXPECT_EQ(index->tensors[0].desc, Desc("stem", DType::kF32, {2, 1}));
   }
-  EXPECT_TRUE(Read(Npy(1, "{u'descr': u'<f4', U\"fortran_order\": False, u'shape': (1L,)}", "xxxx"))
-                  .ok());
+  EXPECT_TRUE(
+      Read(Npy(1, "{u'descr': u'<f4', U\"fortran_order\": False, u'shape': (1L,)}", "xxxx")).ok());
 }
 
 TEST(NpyTest, TakesEachNameThatNumpyHasForAType) {
@@ -97,18 +97,30 @@ TEST(NpyTest, TakesEachNameThatNumpyHasForAType) {
     absl::string_view descr;
     DType dtype;
     bool big_endian = false;
-  } kCases[] = {{"f4", DType::kF32},          {"=f4", DType::kF32},
-                {"float32", DType::kF32},     {"single", DType::kF32},
-                {"f", DType::kF32},           {">f4", DType::kF32, true},
-                {">f", DType::kF32, true},    {"float", DType::kF64},
-                {">f8", DType::kF64, true},   {"half", DType::kF16},
-                {">f2", DType::kF16, true},   {"bfloat16", DType::kBf16},
-                {"int", DType::kInt64},       {">i8", DType::kInt64, true},
-                {"<q", DType::kInt64},        {"uint16", DType::kUint16},
-                {">u2", DType::kUint16, true}, {"i1", DType::kInt8},
-                {">i1", DType::kInt8},        {"bool", DType::kBool},
-                {"?", DType::kBool},          {"|?", DType::kBool},
-                {"float8_e4m3fn", DType::kF8E4M3}, {"float8_e5m2", DType::kF8E5M2}};
+  } kCases[] = {{"f4", DType::kF32},
+                {"=f4", DType::kF32},
+                {"float32", DType::kF32},
+                {"single", DType::kF32},
+                {"f", DType::kF32},
+                {">f4", DType::kF32, true},
+                {">f", DType::kF32, true},
+                {"float", DType::kF64},
+                {">f8", DType::kF64, true},
+                {"half", DType::kF16},
+                {">f2", DType::kF16, true},
+                {"bfloat16", DType::kBf16},
+                {"int", DType::kInt64},
+                {">i8", DType::kInt64, true},
+                {"<q", DType::kInt64},
+                {"uint16", DType::kUint16},
+                {">u2", DType::kUint16, true},
+                {"i1", DType::kInt8},
+                {">i1", DType::kInt8},
+                {"bool", DType::kBool},
+                {"?", DType::kBool},
+                {"|?", DType::kBool},
+                {"float8_e4m3fn", DType::kF8E4M3},
+                {"float8_e5m2", DType::kF8E5M2}};
   for (const auto& c : kCases) {
     const absl::StatusOr<ContainerIndex> index =
         ReadWith("<f4", c.descr, std::nullopt, static_cast<size_t>(SizeOf(c.dtype)));
@@ -116,8 +128,8 @@ TEST(NpyTest, TakesEachNameThatNumpyHasForAType) {
     EXPECT_EQ(index->tensors[0].desc, Desc("stem", c.dtype, {1})) << c.descr;
     EXPECT_EQ(index->tensors[0].order.big_endian, c.big_endian) << c.descr;
     // Said again, it is the same.
-    EXPECT_TRUE(
-        ReadWith("<f4", c.descr, c.dtype, static_cast<size_t>(SizeOf(c.dtype))).ok()) << c.descr;
+    EXPECT_TRUE(ReadWith("<f4", c.descr, c.dtype, static_cast<size_t>(SizeOf(c.dtype))).ok())
+        << c.descr;
   }
 }
 
@@ -179,10 +191,13 @@ TEST(NpyTest, RefusesArraysThatItDoesNotRead) {
   ExpectError(ReadWith("'<f4'", "[('a', '<f4')]").status(), Code::kUnimplemented, {"structured"});
   const struct {
     absl::string_view descr, advice;
-  } kCases[] = {{"<c8", "real and imaginary"}, {">c16", "real and imaginary"},
+  } kCases[] = {{"<c8", "real and imaginary"},
+                {">c16", "real and imaginary"},
                 {"complex64", "real and imaginary"},
-                {"<U4", "numbers"},            {"|S7", "numbers"},
-                {"<M8[ns]", "astype('int64')"}, {"<m8[us]", "astype('int64')"},
+                {"<U4", "numbers"},
+                {"|S7", "numbers"},
+                {"<M8[ns]", "astype('int64')"},
+                {"<m8[us]", "astype('int64')"},
                 {"<f16", "float64"}};
   for (const auto& c : kCases) {
     ExpectError(ReadWith("<f4", c.descr).status(), Code::kUnimplemented,
@@ -257,7 +272,10 @@ TEST(NpyTest, RefusesAShapeFromTheCaller) {
   OpenOptions options;
   options.shape = Shape();
   const std::string file = Npy(1, kDict, "xxxx");
-  ExpectError(FindContainer("npy").value()->read_index(MemoryBytes(AsBytes(file)), "stem", options).status(),
+  ExpectError(FindContainer("npy")
+                  .value()
+                  ->read_index(MemoryBytes(AsBytes(file)), "stem", options)
+                  .status(),
               Code::kInvalidArgument, {"itself"});
 }
 

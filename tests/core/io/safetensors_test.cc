@@ -11,7 +11,6 @@
 #include "core/base/status_macros.h"
 #include "core/io/container.h"
 #include "core/io/safetensors_header.h"
-#include "core/io/safetensors_header.h"
 #include "tests/core/io/io_test_util.h"
 
 namespace quantd {
@@ -29,13 +28,17 @@ using testing::TempDir;
 using Code = absl::StatusCode;
 
 absl::StatusOr<ContainerIndex> Read(const std::string& file, const OpenOptions& options = {}) {
-  return FindContainer("safetensors").value()->read_index(MemoryBytes(AsBytes(file)), "stem", options);
+  return FindContainer("safetensors")
+      .value()
+      ->read_index(MemoryBytes(AsBytes(file)), "stem", options);
 }
 
 absl::StatusOr<std::unique_ptr<TensorWriter>> Create(const std::string& path,
                                                      std::vector<TensorDesc> tensors,
                                                      const Metadata& announced = {}) {
-  return FindContainer("safetensors").value()->create(path, {tensors.begin(), tensors.end()}, announced);
+  return FindContainer("safetensors")
+      .value()
+      ->create(path, {tensors.begin(), tensors.end()}, announced);
 }
 
 TEST(SafetensorsTest, ReadsARealModel) {
@@ -247,9 +250,10 @@ TEST(SafetensorsTest, CarriesOnWhatItDoesNotKnow) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     const TensorEntry& entry = index->tensors[i];
     const size_t begin = static_cast<size_t>(entry.offset_bytes) - 8 - header.size();
-    ASSERT_TRUE((*writer)
-                    ->WriteAt(i, 0, AsBytes(values.substr(begin, static_cast<size_t>(entry.size_bytes))))
-                    .ok());
+    ASSERT_TRUE(
+        (*writer)
+            ->WriteAt(i, 0, AsBytes(values.substr(begin, static_cast<size_t>(entry.size_bytes))))
+            .ok());
   }
   ASSERT_TRUE((*writer)->Finish({}).ok());
   const absl::StatusOr<TensorFile> file = TensorFile::Open(dir / "o.safetensors", {});
