@@ -8,7 +8,6 @@
 #include <system_error>
 #include <thread>
 
-#include "absl/algorithm/container.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -48,16 +47,18 @@ absl::Status CheckRoomForATensor(const ServerOptions& resolved) {
 }
 
 // What only the socket itself would say otherwise.
-absl::Status CheckUnixAddress(const ListenAddress& address, uint32_t mode) {
-  const std::filesystem::path folder = std::filesystem::path(address.unix_path).parent_path();
-  std::error_code error;
-  if (!folder.empty() && !std::filesystem::is_directory(folder, error)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("listen address ", address.text, ": there is no folder ", folder.string()));
-  }
+absl::Status CheckSocketMode(uint32_t mode) {
   if ((mode & 0222) != 0) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrFormat(
       "socket mode 0%o lets nobody connect, which needs the right to write", mode));
+}
+
+// Returns the folder of a UNIX socket if it is not there; else nothing.
+std::string MissingFolder(const ListenAddress& address) {
+  const std::filesystem::path folder = std::filesystem::path(address.unix_path).parent_path();
+  std::error_code error;
+  if (folder.empty() || std::filesystem::is_directory(folder, error)) return "";
+  return folder.string();
 }
 
 // kInvalidArgument: nobody can listen there, or two want to.
@@ -72,7 +73,7 @@ absl::Status CheckAddresses(const ServerOptions& resolved) {
   for (const std::string& text : resolved.listen) {
     QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(text));
     if (address.is_unix()) {
-      QUANTD_RETURN_IF_ERROR(CheckUnixAddress(address, resolved.access.socket_mode));
+      QUANTD_RETURN_IF_ERROR(CheckSocketMode(resolved.access.socket_mode));
     }
     QUANTD_RETURN_IF_ERROR(take(address));
   }
@@ -126,10 +127,17 @@ std::vector<std::string> WarningsOf(const ServerOptions& resolved, int64_t machi
                                     descriptors, " descriptors, and the process may have ",
                                     max_descriptors, ": raise the limit (ulimit -n)"));
   }
-  const bool has_unix = absl::c_any_of(resolved.listen, [](const std::string& text) {
+  bool has_unix = false;
+  for (const std::string& text : resolved.listen) {
     const absl::StatusOr<ListenAddress> address = ParseListenAddress(text);
-    return address.ok() && address->is_unix();
-  });
+    if (!address.ok() || !address->is_unix()) continue;
+    has_unix = true;
+    // Whoever starts the server may make it first, as systemd does.
+    if (const std::string folder = MissingFolder(*address); !folder.empty()) {
+      warnings.push_back(
+          absl::StrCat("listen address ", text, ": there is no folder ", folder, " now"));
+    }
+  }
   if (!resolved.access.allowed_uids.empty() && !has_unix) {
     warnings.push_back("users are asked of UNIX sockets alone (--allow-uid), and there is none");
   }

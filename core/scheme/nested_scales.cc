@@ -80,8 +80,6 @@ const std::array<float, 256>& NestedLevels() { return kLevels; }
 float EncodeNestedScales(std::span<const float> scales, float offset, uint8_t* codes) {
   float nested = 0;
   for (const float scale : scales) nested = std::max(nested, std::fabs(scale - offset));
-  // Near f32's end the sum may round beyond it, here and with the level that is nearest.
-  if (!std::isfinite(nested + offset)) nested = std::nextafter(nested, 0.0f);
   const float inverse = 1 / nested;
   if (!std::isfinite(inverse)) {
     std::fill_n(codes, scales.size(), uint8_t{0});
@@ -89,6 +87,7 @@ float EncodeNestedScales(std::span<const float> scales, float offset, uint8_t* c
   }
   for (size_t i = 0; i < scales.size(); ++i) {
     codes[i] = CodeOf(std::clamp((scales[i] - offset) * inverse, -1.0f, 1.0f));
+    // Near f32's end the nearest level may be beyond it.
     while (codes[i] > 0 && !std::isfinite(kLevels[codes[i]] * nested + offset)) --codes[i];
   }
   return nested;

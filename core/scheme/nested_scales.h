@@ -19,8 +19,8 @@
 // 1.5e-5 for 0, so that 0 has code 131, not 127, and codes 124 to 130 never occur. Its mean depends
 // on the threads that torch has; the one here is what it comes near to.
 //
-// Beyond bitsandbytes: a `nested` without a finite 1 / nested is 0, and then all codes are; near f32's
-// end `nested` and codes are the next ones below that give a finite scale'.
+// Beyond bitsandbytes: a `nested` without a finite 1 / nested is 0, and then all codes are. Where
+// scale' would be infinite, the code is the next lower one whose is not.
 
 namespace quantd {
 

@@ -384,7 +384,6 @@ def nested_scales(absmax):
     for begin in range(0, len(absmax), 256):
         rest = absmax[begin : begin + 256] - offset
         nested = np.abs(rest).max()
-        nested = np.nextafter(nested, f32(0)) if np.isinf(nested + offset) else nested
         inverse = f32(1) / nested
         if not np.isfinite(inverse):
             scales.append(f32(0))

@@ -12,6 +12,9 @@ sys.path.insert(0, str(ROOT / "tests" / "attack"))
 import attack  # noqa: E402
 
 MAX_RISE_MIB = 32
+# Who may make calls may have two requests of 15 MiB read at once, beside the budget, and malloc still
+# has what the two before them took.
+MAX_READ_MIB = 4 * 16
 SECONDS, CONNECTIONS = 1.5, 16
 ATTACKS = attack.attacks()
 
@@ -30,9 +33,10 @@ def targets(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_memory_stays(targets, name):
+def test_memory_stays(targets, name, request):
     server, ask = targets[ATTACKS[name].tls]
     result = attack.run(server, ask, ATTACKS[name], CONNECTIONS, SECONDS, rest_seconds=0)
     assert result.sent_mib > 0
     if not SANITIZED:
-        assert result.rose_mib < MAX_RISE_MIB, vars(result)
+        is_let_in = name == "half messages" and "open" in request.node.callspec.id
+        assert result.rose_mib < MAX_RISE_MIB + (MAX_READ_MIB if is_let_in else 0), vars(result)

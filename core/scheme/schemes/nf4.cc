@@ -73,8 +73,7 @@ An all-zero group has s = 1 and codes 7, where bitsandbytes stores s = 0. Clippe
 There an all-zero group counts with absmax 0. In f32, each step rounded:
 
     offset = f32(sum of absmax of all groups in order / their number)        in f64
-    rest = absmax - offset,  nested = the largest |rest| of each 256 groups, or where that plus
-           offset is infinite the next f32 below
+    rest = absmax - offset,  nested = the largest |rest| of each 256 groups
     t = clamp(rest * (1 / nested), -1, 1)
     bin = (((t + 1) * 0.5) * 65535) + 0.5, rounded down;  place = -1 + (2 * bin) / 65535
     code = how many of the 255 middles 0.5 * (level + next) lie below place, or the next one below

@@ -47,6 +47,20 @@ TEST(NestedScalesTest, ZeroHasTheCodeOfItsBin) {
   EXPECT_EQ(codes, (std::array<uint8_t, 3>{131, 255, 0}));
 }
 
+TEST(NestedScalesTest, TheLargestStayFinite) {
+  constexpr float kMax = std::numeric_limits<float>::max();
+  std::vector<float> scales(64, kMax);
+  scales.back() = 0;
+  std::vector<uint8_t> codes(64);
+  const float offset = static_cast<float>(63.0 / 64 * kMax);
+  const float nested = EncodeNestedScales(scales, offset, codes.data());
+  for (size_t i = 0; i < 64; ++i) {
+    const float restored = NestedLevels()[codes[i]] * nested + offset;
+    EXPECT_TRUE(std::isfinite(restored));
+    EXPECT_NEAR(restored / kMax, scales[i] / kMax, 0.01);
+  }
+}
+
 TEST(NestedScalesTest, ScalesThatAreEqualNeedNoRest) {
   const float tiny = std::numeric_limits<float>::denorm_min();
   for (const float difference : {0.0f, tiny}) {
