@@ -422,13 +422,16 @@ def test_max_streams(quantd):
         settings = peer.await_frame(lambda f: f.kind == h2.SETTINGS and not f.flags).payload
         assert bytes([0, h2.MAX_CONCURRENT_STREAMS]) + h2.word(MAX_STREAMS) in settings
         streams = range(1, 2 * MAX_STREAMS, 2)
-        peer.send(b"".join(h2.open_call(stream, SERVICE + "GetServerInfo") for stream in streams))
+        # Unary calls that say nothing while others wait to would be refused after two seconds.
+        methods = ["GetServerInfo"] + ["StreamingQuantize"] * (MAX_STREAMS - 2) + ["GetServerInfo"]
+        peer.send(b"".join(h2.open_call(stream, SERVICE + method)
+                           for stream, method in zip(streams, methods, strict=True)))
         for stream in (streams[0], streams[-1]):
             peer.send(h2.frame(h2.DATA, h2.END_STREAM, stream, h2.message(b"")))
             assert peer.await_end(stream).kind == h2.HEADERS
             assert len(peer.answers(stream)) == 1
         more = range(streams[-1] + 2, streams[-1] + 8, 2)  # two take the places that came free
-        peer.send(b"".join(h2.open_call(stream, SERVICE + "GetServerInfo") for stream in more))
+        peer.send(b"".join(h2.open_call(stream, SERVICE + "StreamingQuantize") for stream in more))
         # A reset of the last one would do; gRPC 1.51 ends the connection.
         refusal = peer.await_frame(lambda f: f.kind == h2.RST_STREAM and f.stream == more[-1])
         assert refusal is not None or peer.ended
