@@ -33,6 +33,10 @@ constexpr int kUnixSendBytes = 1 << 20;
 // Connections that were shut down here, and that gRPC has not closed yet: with more of them nothing
 // is accepted, lest a flood of connections grow faster than they go.
 constexpr int64_t kMaxClosing = 64;
+// While guards end connections, others are accepted so much later for each, and at most that much, or
+// who comes again at once is faster than gRPC is done with what was ended.
+constexpr int64_t kPausePerEndNs = 5'000'000;
+constexpr int64_t kMaxPauseNs = 50'000'000;
 
 // Returns the address of a TCP peer as the bound of connections has it: one customer's network of
 // IPv6 counts as one.
@@ -136,7 +140,7 @@ void Acceptor::Run() {
 
 void Acceptor::AcceptFrom(size_t listener) {
   for (int i = 0; i < kAcceptsPerTurn; ++i) {
-    if (closing_ >= kMaxClosing) {
+    if (closing_ >= kMaxClosing || absl::GetCurrentTimeNanos() < pause_until_ns_) {
       absl::SleepFor(absl::Milliseconds(1));  // what has closed is heard of next
       return;
     }
@@ -300,6 +304,11 @@ void Acceptor::Reporter::Report(GuardReason reason) {
 
 void Acceptor::OnGuardEnd(GuardReason reason) {
   if (options_.on_guard_end != nullptr) options_.on_guard_end(reason);
+  const int64_t now_ns = absl::GetCurrentTimeNanos();
+  int64_t until_ns = pause_until_ns_, next_ns = 0;
+  do {
+    next_ns = std::min(std::max(until_ns, now_ns) + kPausePerEndNs, now_ns + kMaxPauseNs);
+  } while (!pause_until_ns_.compare_exchange_weak(until_ns, next_ns));
   LogRefusal(std::string(TextOf(reason)));
 }
 

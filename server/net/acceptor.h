@@ -134,6 +134,7 @@ class Acceptor {
   std::map<uint64_t, Connection> connections_;  // by number: the oldest comes first
   uint64_t next_id_ = 0;
   int64_t closing_ = 0;  // of the connections
+  std::atomic<int64_t> pause_until_ns_ = 0;  // none is accepted until then
   Mutex log_mutex_;
   absl::Time last_logged_ ABSL_GUARDED_BY(log_mutex_) = absl::InfinitePast();
   int64_t unlogged_ ABSL_GUARDED_BY(log_mutex_) = 0;  // since then
