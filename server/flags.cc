@@ -1,3 +1,12 @@
+// What a person can set, in three places of one meaning each; what comes first in this list wins:
+//
+//   --max-wait 5        QUANTD_MAX_WAIT=5        max-wait = 5   (the TOML file, config_file.h)
+//
+// A flag with its variable, its check and its help is one call below. Here stands what is wrong
+// with a value by itself; what does not go together CheckOptions says, and what a 0 stands for
+// WithDefaults.
+//
+// Entries: AddFlags, OptionsOf. Tested by tests/e2e/test_operation.py and config_file_fuzz.
 #include "server/flags.h"
 
 #include <cmath>

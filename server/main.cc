@@ -1,3 +1,11 @@
+// The program: flags, one server, and signals until it ends.
+//
+//   SIGTERM, SIGINT   drain for --drain seconds; a second one ends the process at once
+//   SIGHUP            read the tokens again
+//   each second       give free memory back (Trimmer)
+//
+// What has to be set before gRPC or a thread begins is set first in Main. Exit codes: 0 stopped as
+// asked, 1 could not serve, 2 usage. Tested by tests/e2e/test_operation.py and test_faults.py.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>

@@ -1,3 +1,17 @@
+// One thread that accepts for all listeners, so that there is one place that knows how many
+// connections there are, whose they are, and which of them were ever of use:
+//
+//   accept -> whose is it? -> is there room? -> guard (gRPC's only) -> its owner
+//                               | no: the oldest unproven one that may go is shut down for it
+//                               | none may: closed
+//
+// Room is bounded for all, for each address, and for unproven connections; a listener keeps a share
+// that others cannot take. A duplicate of the descriptor tells of the end, since the owner closes
+// its own without a word. What it costs gRPC to be done with a connection is why accepting waits
+// while many are closing, and while guards end them.
+//
+// Entries: Start, Stop; Run is the thread. Tested by tests/server/net/access_test.cc and
+// tests/e2e/test_unix_peers.py, under attack by tests/attack.
 #include "server/net/acceptor.h"
 
 #include <fcntl.h>

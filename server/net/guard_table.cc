@@ -1,3 +1,13 @@
+// The guards of all connections, found in two ways, since what knows a connection has either:
+//
+//   by descriptor   recvmsg, sendmsg, epoll_ctl, close; many times a connection, so in shards
+//   by peer         a call that was let in: gRPC tells its peer, "ipv4:192.0.2.1:443"
+//
+// A descriptor's number is given to another as soon as it is closed, so whoever accepts puts the
+// new guard in before gRPC sees the descriptor. UNIX peers have no name of their own; getpeername
+// gives them one (interpose.cc), made here.
+//
+// Entries: Add, Find, FindPeer, Wake. Tested by tests/server/net/interpose_test.cc.
 #include "server/net/guard_table.h"
 
 #include <arpa/inet.h>

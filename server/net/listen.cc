@@ -1,3 +1,9 @@
+// Sockets that listen. A second server is told that an address is taken, instead of sharing or
+// stealing it: TCP has no SO_REUSEPORT, and beside a UNIX socket lies a file that its server has
+// locked, PATH.lock, so that a path that a dead server left can be told from one that is in use.
+//
+// Entries: ParseListenAddress, ListeningSocket::Open. Tested by tests/server/server_test.cc and
+// tests/e2e/test_faults.py.
 #include "server/net/listen.h"
 
 #include <fcntl.h>

@@ -1,3 +1,12 @@
+// Certificates that follow their files. They are read each second, and taken only when all of them
+// parse, are valid now, and go together, which OpenSSL says before gRPC gets them: gRPC would end
+// the process, or fail all handshakes, by a pair that does not match.
+//
+//   files -> ReadMaterial -> CheckTls -> current, generation + 1
+//                              | broken: logged, the last good ones stay
+//   gRPC, before each handshake -> FetchIfNew -> what is current, if its generation is another
+//
+// Entries: TlsCertificates::Load, Refresh, MakeCredentials. Tested by tests/e2e/test_tls.py.
 #include "server/net/tls.h"
 
 #include <grpc/grpc.h>

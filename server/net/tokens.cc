@@ -1,3 +1,10 @@
+// The file of tokens: lines of NAME SHA256 [streams=N] [in_flight=SIZE]. It has hashes, so that who
+// reads it cannot call; no message shows anything of a line. A token that comes is hashed and
+// compared with all entries in constant time. When the file is read again, an entry of a token that
+// was there keeps its `revoked`, which running calls look at, and that of one that is gone is set.
+//
+// Entries: ParseTokens, TokenTable::Reload, Find. Tested by tests/server/net/tokens_test.cc,
+// tests/e2e/test_tokens.py and tokens_fuzz.
 #include "server/net/tokens.h"
 
 #include <openssl/crypto.h>

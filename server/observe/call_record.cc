@@ -1,3 +1,9 @@
+// What is told of a call: counted while it runs, logged in a line when it ends, and sent to its
+// client as trailers (server-timing, traceparent, a retry hint). Names, messages and trace contexts
+// come from outside: they are checked or escaped here, before anything shows them.
+//
+// Entry: CallRecord, made when a call is opened; End when it has ended. Tested by
+// tests/e2e/test_operation.py and test_metrics.py.
 #include "server/observe/call_record.h"
 
 #include <algorithm>
