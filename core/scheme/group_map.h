@@ -105,8 +105,8 @@ class RunWalker {
 
 // Returns the map of `granularity` over `shape`, and the shape of a plane that has one element for
 // each group: [] per tensor, [D] for an axis, [.., ceil(L / N)] for groups ([.., 1] for those of a
-// whole row), [.., ceil(M / R), ceil(L / C)] for blocks. kInvalidArgument: an axis that is not there, a rank too low for blocks,
-// or under tail=reject a group that does not divide.
+// whole row), [.., ceil(M / R), ceil(L / C)] for blocks. kInvalidArgument: an axis that is not there,
+// a rank too low for blocks, or under tail=reject a group that does not divide.
 struct Grouping {
   GroupMap map;
   Shape plane_shape;

@@ -12,8 +12,8 @@
 // A finite value that the type wanted does not hold, as q8_0's 127 * 516 for f16, becomes the
 // largest that it does, and is counted. f64 holds all products, so that what is infinite or NaN
 // there was stored so, and stays. In f32, which is decoded at once, such values show as infinities;
-// then the part is decoded again by way of f64. They are looked for only where the parameters of the
-// stripe are large, which hardly ever are.
+// then the part is decoded again by way of f64. They are looked for only where a parameter of the
+// stripe is large, which hardly ever is so, or where there are many parameters to look at.
 //
 // Entry: DecodeStripe. Tested by tests/core/session/dequantize_session_test.cc and
 // same_bytes_test.cc.
@@ -69,6 +69,8 @@ bool AreTame(const Plan& plan, const Stripe& stripe, const ParamView& params) {
   if (stripe.num_elems() == 0) return true;
   constexpr uint32_t kLargest = uint32_t{127 + 100} << 23;  // 2^100, as f32's bits
   const GroupSpan groups = GroupsWithin(plan, stripe);
+  // Columns have all groups in each stripe: with many it costs less to look at the values.
+  if (groups.count > stripe.num_elems() / 8) return false;
   uint32_t largest = 0;
   for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
     const PlaneDesc& desc = layout.planes[plane];

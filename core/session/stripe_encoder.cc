@@ -300,7 +300,8 @@ class StripeEncoder::Run {
       EncodeValues(scratch, begin, end, params, counts, nullptr);
     }
     Decode(begin, end, params, scratch);
-    if constexpr (sizeof(T) == sizeof(float)) {  // beyond f32, as for a large scale= given: as decoded
+    if constexpr (sizeof(T) == sizeof(float)) {
+      // Beyond f32, as for a large scale= that was given: as decoded.
       if (!AllFinite(scratch, num_elems)) {
         double wide[kTileElems];
         Decode(begin, end, params, wide);
