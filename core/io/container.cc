@@ -34,12 +34,6 @@ std::string KnownNames() {
   return absl::StrJoin(AllContainers(), ", ", append_name);
 }
 
-// Returns `status` with the path in front, unless it is there.
-absl::Status InFile(const std::string& path, const absl::Status& status) {
-  if (absl::StartsWith(status.message(), absl::StrCat(path, ": "))) return status;
-  return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
-}
-
 absl::string_view Stem(absl::string_view path) {
   path = path.substr(path.rfind('/') + 1);  // npos + 1 is 0
   const size_t dot = path.rfind('.');

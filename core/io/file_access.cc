@@ -11,15 +11,15 @@
 
 #include <unistd.h>
 
+#include "core/io/output_file.h"
+
 namespace quantd {
 namespace {
 
 // Returns the group that a new file in the folder of `path` will have, as far as can be known.
 gid_t GroupOfNewFile(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
   struct stat info;
-  const bool inherits = stat(folder.c_str(), &info) == 0 && (info.st_mode & S_ISGID) != 0;
+  const bool inherits = stat(FolderOf(path).c_str(), &info) == 0 && (info.st_mode & S_ISGID) != 0;
   return inherits ? info.st_gid : getegid();
 }
 

@@ -37,14 +37,26 @@ bool Matches(std::span<const std::byte> head) {
   return absl::StartsWith(text, kNpyMagic);
 }
 
+// Headers are short, but for those of hundreds of dimensions and fields.
+absl::StatusOr<NpyHeader> ReadHeader(const FileBytes& file, const OpenOptions& options) {
+  constexpr int64_t kUsualBytes = 4096;
+  std::vector<std::byte> head;
+  absl::StatusOr<NpyHeader> header;
+  for (const int64_t most : {kUsualBytes, kMaxNpyHeaderBytes}) {
+    head.resize(static_cast<size_t>(std::min(file.size_bytes(), most)));
+    QUANTD_RETURN_IF_ERROR(file.ReadAt(0, head));
+    header = ParseNpyHeader(head, options.dtype);
+    if (!absl::IsDataLoss(header.status())) break;  // else it is longer, or the file is cut short
+  }
+  return header;
+}
+
 absl::StatusOr<ContainerIndex> ReadIndex(const FileBytes& file, absl::string_view stem,
                                          const OpenOptions& options) {
   if (options.shape.has_value()) {
     return absl::InvalidArgumentError("a npy file says itself which shape it has");
   }
-  std::vector<std::byte> head(static_cast<size_t>(std::min(file.size_bytes(), kMaxNpyHeaderBytes)));
-  QUANTD_RETURN_IF_ERROR(file.ReadAt(0, head));
-  QUANTD_ASSIGN_OR_RETURN(NpyHeader header, ParseNpyHeader(head, options.dtype));
+  QUANTD_ASSIGN_OR_RETURN(NpyHeader header, ReadHeader(file, options));
   TensorEntry entry(TensorDesc{std::string(stem), header.dtype, std::move(header.shape)},
                     header.data_offset_bytes, 0);
   entry.order = header.order;

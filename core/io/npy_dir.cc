@@ -15,6 +15,7 @@
 #include "core/io/container.h"
 #include "core/io/foreign_format.h"
 #include "core/io/npy.h"
+#include "core/io/quote.h"
 #include "core/io/safetensors_header.h"
 #include "core/io/small_file.h"
 
@@ -22,11 +23,6 @@ namespace quantd {
 namespace {
 
 constexpr absl::string_view kExtension = ".npy";
-
-absl::Status InFile(const std::string& path, const absl::Status& status) {
-  if (absl::StartsWith(status.message(), absl::StrCat(path, ": "))) return status;
-  return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
-}
 
 // Returns the names of the files in the folder, sorted.
 absl::StatusOr<std::vector<std::string>> FilesIn(const std::string& path) {

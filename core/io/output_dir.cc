@@ -131,9 +131,7 @@ absl::Status OutputDir::Commit() {
   }
   temporary_path_.clear();
   close(std::exchange(fd_, -1));
-  const size_t slash = path_.rfind('/');
-  (void)SyncPath(slash == std::string::npos ? "." : path_.substr(0, slash + 1),
-                 O_RDONLY | O_DIRECTORY);
+  (void)SyncPath(FolderOf(path_), O_RDONLY | O_DIRECTORY);
   return absl::OkStatus();
 }
 

@@ -61,11 +61,6 @@ absl::StatusOr<std::string> ResolveTarget(const std::string& path) {
   return std::string(real.get());
 }
 
-std::string FolderOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "." : path.substr(0, slash + 1);
-}
-
 // Where the system shows an open file, so that it can be linked.
 std::string ProcPathOf(int fd) { return absl::StrCat("/proc/self/fd/", fd); }
 
@@ -87,6 +82,11 @@ void SyncParent(const std::string& path) {
 }
 
 }  // namespace
+
+std::string FolderOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, slash + 1);
+}
 
 absl::Status WriteFullyAt(int fd, absl::string_view path, int64_t offset_bytes,
                           std::span<const std::byte> bytes) {

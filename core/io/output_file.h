@@ -22,6 +22,9 @@ absl::Status WriteFullyAt(int fd, absl::string_view path, int64_t offset_bytes,
 // noticed before the work and not after it. The error names `path`.
 absl::Status ReserveSize(int fd, absl::string_view path, int64_t size_bytes);
 
+// Returns the folder of `path`: "a/" of "a/b", "." of "b".
+std::string FolderOf(const std::string& path);
+
 // Returns a path beside `path` that is not likely to exist: ".NAME.XXXXXXXXXXXXXXXX.tmp".
 std::string TemporaryNameFor(const std::string& path);
 
@@ -34,8 +37,8 @@ std::string TemporaryNameFor(const std::string& path);
 class OutputFile {
  public:
   // Starts a file of `size_bytes` bytes that will replace what is at `path`, and that no more people
-  // may read than that (nor than the umask says); bytes that are never written are 0. A symbolic link is followed. kInvalidArgument if `path` is a directory, a device
-  // or a pipe, kResourceExhausted if the disk has not `size_bytes` left, else what the system's
+  // may read than that (nor than the umask says); bytes that are never written are 0. A symbolic link
+  // is followed. kInvalidArgument if `path` is a directory, a device or a pipe, kResourceExhausted if the disk has not `size_bytes` left, else what the system's
   // error stands for (kNotFound: no such directory; kPermissionDenied ...). `may_be_unnamed` is
   // false in tests of what happens on file systems that have no files without names.
   static absl::StatusOr<OutputFile> Create(const std::string& path, int64_t size_bytes,

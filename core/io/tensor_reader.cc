@@ -125,7 +125,11 @@ TensorReader::TensorReader(std::shared_ptr<const FileBytes> file, TensorEntry en
     : file_(std::move(file)),
       entry_(std::move(entry)),
       elem_bytes_(entry_.is_foreign() ? 1 : SizeOf(entry_.desc.dtype)),
-      max_block_bytes_(std::max(max_block_bytes, elem_bytes_)) {}
+      // What the machine has is asked for only where a block will be.
+      max_block_bytes_(std::max(max_block_bytes > 0    ? max_block_bytes
+                                : entry_.order.fortran ? DefaultBlockBytes()
+                                                       : kWindowBytes,
+                                elem_bytes_)) {}
 
 void TensorReader::Rewind() {
   position_bytes_ = 0;

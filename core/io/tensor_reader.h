@@ -23,9 +23,9 @@ int64_t DefaultBlockBytes();
 // lie so. Not thread-safe.
 class TensorReader {
  public:
-  // `entry` lies within the file.
+  // `entry` lies within the file. `max_block_bytes` 0: DefaultBlockBytes().
   TensorReader(std::shared_ptr<const FileBytes> file, TensorEntry entry,
-               int64_t max_block_bytes = DefaultBlockBytes());
+               int64_t max_block_bytes = 0);
 
   int64_t size_bytes() const { return entry_.size_bytes; }
   int64_t left_bytes() const { return entry_.size_bytes - position_bytes_; }

@@ -82,6 +82,17 @@ TEST(NpyTest, ReadsShapes) {
   EXPECT_EQ(empty->tensors[0].size_bytes, 0);
 }
 
+// Beyond what is read at first.
+TEST(NpyTest, ReadsHeadersThatAreLong) {
+  for (const size_t spaces : {size_t{4000}, size_t{4096}, size_t{60000}}) {
+    const absl::StatusOr<ContainerIndex> index =
+        ReadWith(", }", absl::StrCat(",", std::string(spaces, ' '), "}"));
+    ASSERT_TRUE(index.ok()) << index.status();
+    EXPECT_EQ(index->tensors[0].size_bytes, 4);
+    EXPECT_GT(index->tensors[0].offset_bytes, static_cast<int64_t>(spaces));
+  }
+}
+
 TEST(NpyTest, ReadsWhatPythonTwoWrote) {
   for (const absl::string_view text : {"(2L, 1L)", "(2L,1,)", "(2l, 1L)"}) {
     const absl::StatusOr<ContainerIndex> index = ReadWith("(1,)", text, std::nullopt, 8);
