@@ -53,7 +53,7 @@ absl::StatusOr<std::vector<Calibrated>> CalibrateAll(const Globals& globals,
     if (!info.ok()) return connection->ErrorOf(input.tensor(i).name, info.status());
     calibrated.push_back({input.tensor(i), *std::move(info)});
   }
-  QUANTD_RETURN_IF_ERROR(FileError(input.CheckUnchanged()));
+  QUANTD_RETURN_IF_ERROR(input.CheckUnchanged());
   return calibrated;
 }
 

@@ -94,7 +94,7 @@ class Run {
                                                   OutputMetadata(), globals_.interrupts));
     Progress progress("dequantizing", total_bytes, globals_.quiet);
     QUANTD_RETURN_IF_ERROR(RunJobs(*writer, progress));
-    QUANTD_RETURN_IF_ERROR(FileError(file_.input->CheckUnchanged()));
+    QUANTD_RETURN_IF_ERROR(file_.input->CheckUnchanged());
     elapsed_ = progress.elapsed();
     return Named(ShownOutput(options_.output), writer->Finish(OutputMetadata()));
   }
@@ -182,9 +182,8 @@ class Run {
         if (tensor.saturated > 0) {
           absl::StrAppend(&note, "; ", SaturatedText(tensor.saturated, tensor.desc.dtype));
         }
-        table.AddRow({Printable(tensor.desc.name), ShapeText(tensor.desc.shape),
-                      type, HumanBytes(packed_bytes),
-                      HumanBytes(value_bytes), Printable(note)});
+        table.AddRow({Printable(tensor.desc.name), ShapeText(tensor.desc.shape), type,
+                      HumanBytes(packed_bytes), HumanBytes(value_bytes), Printable(note)});
       }
       Json& json = list.emplace_back();
       json["name"] = tensor.desc.name;

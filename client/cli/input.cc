@@ -188,7 +188,7 @@ bool Input::Reads(const FileId& file) const {
 }
 
 absl::Status Input::CheckUnchanged() const {
-  return file_ == nullptr ? absl::OkStatus() : file_->CheckUnchanged();
+  return file_ == nullptr ? absl::OkStatus() : FileError(file_->CheckUnchanged());
 }
 
 absl::Status CheckOverwrites(const std::string& output, const Input& input,

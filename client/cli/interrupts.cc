@@ -131,6 +131,7 @@ absl::Status GuardedWriter::Finish(const Metadata& metadata) {
     QUANTD_RETURN_IF_ERROR(FileError(writer_->Finish(metadata)));
     if (spool_ == nullptr) return absl::OkStatus();
     QUANTD_RETURN_IF_ERROR(spool_->Take());
+    interrupts_->spool_ = nullptr;  // nothing is left to remove, and Send goes on with it
   }
   // Under no lock: a reader that does not read must not keep a signal waiting.
   return spool_->Send();

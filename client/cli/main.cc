@@ -106,6 +106,16 @@ std::string UsageError(const CLI::App& app, const CLI::ParseError& error) {
   return error.what();
 }
 
+// Where and how the mistake is to be said: what follows it was not parsed.
+void ReadAheadOfMistake(int argc, char** argv, Globals& globals) {
+  const std::vector<std::string> words(argv, argv + argc);
+  for (size_t i = 1; i < words.size(); ++i) {
+    if (words[i] == "--json") globals.json = true;
+    const bool is_output = words[i - 1] == "-o" || words[i - 1] == "--output";
+    if (is_output ? words[i] == "-" : words[i] == "--output=-") globals.data_to_stdout = true;
+  }
+}
+
 int Main(int argc, char** argv) {
   TuneAllocator();
   TakeGrpcLog();
@@ -130,8 +140,7 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    // What follows the mistake was not read.
-    globals.json = std::any_of(argv, argv + argc, [](absl::string_view word) { return word == "--json"; });
+    ReadAheadOfMistake(argc, argv, globals);
     const auto parsed = app.get_subcommands();
     return Refuse(globals, parsed.empty() ? "" : parsed[0]->get_name(),
                   absl::InvalidArgumentError(

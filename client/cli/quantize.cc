@@ -143,7 +143,7 @@ class Run {
       output->SetDigests(i, results[k]->report.digests);
       results_[i] = *results[k];
     }
-    QUANTD_RETURN_IF_ERROR(FileError(input_->CheckUnchanged()));
+    QUANTD_RETURN_IF_ERROR(input_->CheckUnchanged());
     elapsed_ = progress.elapsed();
     quantized_bytes_ = total_bytes;
     return Named(ShownOutput(options_.output), output->Finish());

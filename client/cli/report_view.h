@@ -36,7 +36,7 @@ std::string ReportTable(const std::vector<TensorRow>& rows, size_t columns);
 // Tensors that are kept, by their reasons, in the order in which they first came.
 class KeptTensors {
  public:
-  // Counts a tensor of `before_bytes`, which are its bytes in the output as well.
+  // Counts a tensor of `size_bytes`, which are its bytes in the output as well.
   void Add(const std::string& name, const std::string& reason, int64_t size_bytes);
 
   struct Line {

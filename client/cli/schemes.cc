@@ -11,6 +11,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
+#include "core/base/similar.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/definitions.h"
 #include "core/scheme/spec_keys.h"
@@ -99,6 +100,7 @@ Table SchemeTable(const std::vector<v1::SchemeDescription>& schemes, bool with_s
 ExitCode PrintDefinitions(bool as_json) {
   if (as_json) {
     Json json;
+    json["command"] = "schemes";
     json["definitions"] = DefinitionsPage();
     PrintJson(json, stdout);
   } else {
@@ -109,16 +111,16 @@ ExitCode PrintDefinitions(bool as_json) {
 
 // Leaves the scheme of this name alone.
 absl::Status KeepScheme(const std::string& name, std::vector<v1::SchemeDescription>& schemes) {
+  std::vector<std::string> names;
   for (v1::SchemeDescription& scheme : schemes) {
+    names.push_back(scheme.name());
     if (scheme.name() != name) continue;
     schemes = {v1::SchemeDescription(scheme)};
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "unknown scheme \"", Printable(name), "\"; known: ",
-      absl::StrJoin(schemes, ", ", [](std::string* out, const v1::SchemeDescription& scheme) {
-        absl::StrAppend(out, scheme.name());
-      })));
+  return absl::InvalidArgumentError(absl::StrCat("unknown scheme \"", name, "\"",
+                                                 DidYouMean(name, names), "; known: ",
+                                                 absl::StrJoin(names, ", ")));
 }
 
 void PrintScheme(const v1::SchemeDescription& scheme) {
@@ -156,7 +158,8 @@ absl::StatusOr<ExitCode> Run(const Globals& globals, const Options& options) {
     absl::PrintF("%s", SchemeTable(schemes, /*with_source=*/true).Markdown());
     return kOk;
   }
-  absl::PrintF("%s\nAs specs, with every default:\n", SchemeTable(schemes, false).Text(globals.columns()));
+  absl::PrintF("%s\nAs specs, with every default:\n",
+               SchemeTable(schemes, false).Text(globals.columns()));
   for (const v1::SchemeDescription& scheme : schemes) {
     absl::PrintF("  %s\n", scheme.default_spec());
   }

@@ -1,6 +1,6 @@
 // Text for people, from files that nobody has to trust. Names may hold any bytes: what a terminal
 // would obey (escape sequences, carriage returns) or what would make one name look like another
-// (marks of direction, invisible spaces) is shown as bytes, "\\x1b[2J".
+// (marks of direction, invisible spaces) is shown as bytes, "\x1b[2J".
 //
 // Tested by tests/client/cli/text_test.cc and tests/e2e/test_terminal.py.
 #include "client/cli/text.h"

@@ -80,12 +80,12 @@ class Run {
       for (size_t k = 0; k < packed.planes.size(); ++k) {
         const size_t place = packed.planes[k];
         row.after_bytes += file_.input->size_bytes(place);
-        const absl::StatusOr<std::string> found = DigestOfAll(*file_.input->MakeSource(place));
-        if (!found.ok()) return FileError(found.status());
+        QUANTD_ASSIGN_OR_RETURN(const std::string found,
+                                DigestOfAll(*file_.input->MakeSource(place)));
         ++num_planes_;
-        if (*found == packed.entry.digests[k]) continue;
+        if (found == packed.entry.digests[k]) continue;
         bad.push_back(packed.entry.planes[k]);
-        problems_.push_back(std::string(DigestDiffers(packed.entry, k, *found).message()));
+        problems_.push_back(std::string(DigestDiffers(packed.entry, k, found).message()));
       }
       const absl::Status planes = CheckPlanes(packed);
       if (!planes.ok()) {
@@ -168,8 +168,8 @@ class Run {
       if (results[k]->saturated == 0) continue;
       absl::StrAppend(&row.note, "; ", SaturatedText(results[k]->saturated, dtype));
     }
-    QUANTD_RETURN_IF_ERROR(FileError(file_.input->CheckUnchanged()));
-    return FileError(original.CheckUnchanged());
+    QUANTD_RETURN_IF_ERROR(file_.input->CheckUnchanged());
+    return original.CheckUnchanged();
   }
 
   // True if the tensors have one type and shape.

@@ -173,3 +173,12 @@ def test_without_loss_is_not_beyond_measure(tmp_path):
     if rows["huge"]["figures"]["overflowed"]:
         assert rows["huge"]["figures"]["lossless"] is False
         assert "overflow" in next(line for line in text.split("\n") if line.startswith("huge"))
+
+
+def test_the_report_of_a_mistake_stays_out_of_the_data(small):
+    for output in (["-o", "-"], ["--output=-"]):
+        result = quantctl("quantize", small, *output, "--json", "--to", "int8", "--bogus", code=2)
+        assert result.stdout == b""
+        assert json.loads(result.stderr[result.stderr.index(b"{"):])["error"]["exit_code"] == 2
+    document = json.loads(quantctl("schemes", "--definitions", "--json").stdout)
+    assert document["command"] == "schemes" and document["definitions"].startswith("# ")
