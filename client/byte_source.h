@@ -44,7 +44,7 @@ class ByteSource {
 };
 
 // Memory that the caller keeps for as long as a call reads the source, or that `owner` keeps: a
-// tensor of the program, a range of a mapped file. Gives pieces without copying.
+// tensor of the program, a buffer that was read. Gives pieces without copying.
 class MemorySource final : public ByteSource {
  public:
   explicit MemorySource(std::span<const std::byte> bytes,

@@ -77,8 +77,8 @@ absl::Status CheckTransport(const ConnectOptions& options) {
 // http:// is a name to it. Names of its own resolvers (xds:, unix:) are its business.
 absl::Status CheckTarget(absl::string_view target) {
   const auto refuse = [&](absl::string_view why, absl::string_view host) {
-    return absl::InvalidArgumentError(absl::StrCat("server address \"", target, "\" ", why, "; use ",
-                                                   host, ":", kUsualPort));
+    return absl::InvalidArgumentError(
+        absl::StrCat("server address \"", target, "\" ", why, "; use ", host, ":", kUsualPort));
   };
   absl::string_view rest = target;
   for (const absl::string_view prefix : {"http://", "https://", "grpc://", "grpcs://", "tcp://"}) {
@@ -96,14 +96,17 @@ absl::Status CheckTarget(absl::string_view target) {
   for (const absl::string_view address : absl::StrSplit(rest, ',')) {
     const size_t colon = address.rfind(':');
     const bool is_bare_ipv6 = address.find(':') != colon && !absl::StartsWith(address, "[");
-    if (is_bare_ipv6) return refuse("is an IPv6 address without brackets", absl::StrCat("[", address, "]"));
+    if (is_bare_ipv6) {
+      return refuse("is an IPv6 address without brackets", absl::StrCat("[", address, "]"));
+    }
     if (colon == absl::string_view::npos || absl::EndsWith(address, "]")) {
       return refuse("has no port", address);
     }
     int port = 0;
     if (colon == 0) return refuse("has no host", "localhost");
     if (absl::SimpleAtoi(address.substr(colon + 1), &port) && port >= 1 && port <= 65535) continue;
-    return refuse(absl::StrCat("has port \"", address.substr(colon + 1), "\", which is no number of 1 to 65535"),
+    return refuse(absl::StrCat("has port \"", address.substr(colon + 1),
+                               "\", which is no number of 1 to 65535"),
                   address.substr(0, colon));
   }
   return absl::OkStatus();

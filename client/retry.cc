@@ -17,6 +17,7 @@ namespace quantd {
 namespace {
 
 constexpr absl::Duration kMaxBackoff = absl::Seconds(1);
+constexpr absl::Duration kLeastPause = absl::Milliseconds(10);
 // A hint beyond this is none: nobody waits for it.
 constexpr absl::Duration kMaxHint = absl::Minutes(10);
 
@@ -89,7 +90,9 @@ std::optional<absl::Duration> RetrySchedule::Next(std::span<const absl::Status> 
   std::optional<absl::Duration> pause;
   if (hint.has_value()) {
     if (!crowded_since_.has_value()) crowded_since_ = now;
-    if (now - *crowded_since_ < options_.crowd_patience) pause = *hint * Between(1, 2);
+    if (now - *crowded_since_ < options_.crowd_patience) {
+      pause = std::max(*hint, kLeastPause) * Between(1, 2);  // a hint of 0 would be a busy loop
+    }
   }
   if (is_away && ++failures_ < options_.max_attempts) {
     const absl::Duration backoff =
