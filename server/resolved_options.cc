@@ -14,6 +14,7 @@
 #include "core/base/status_macros.h"
 #include "core/session/planner.h"
 #include "core/simd/targets.h"
+#include "server/admit/waiting_room.h"
 #include "server/net/listen.h"
 #include "server/observe/metrics_endpoint.h"
 
@@ -23,8 +24,9 @@ namespace {
 // Responses that wait in a stream. A window's output comes on top.
 constexpr int64_t kMaxQueuedBytes = int64_t{4} << 20;
 constexpr int64_t kMaxFrameBytes = int64_t{4} << 20;
-// What else a server has open: libraries, gRPC's pollers, sockets that listen.
-constexpr int64_t kOtherDescriptors = 64;
+// What else a server has open: libraries, gRPC's pollers, sockets that listen, scrapes of metrics,
+// connections that are closing.
+constexpr int64_t kOtherDescriptors = 256;
 
 // A tensor of 4 KiB, which each server should have room for.
 absl::Status CheckRoomForATensor(const ServerOptions& resolved) {
@@ -148,8 +150,11 @@ std::string ResolvedText(const ServerOptions& resolved) {
   return absl::StrCat("# memory=", resolved.memory_budget_bytes,
                       "\n# tensor-memory=", resolved.session_budget_bytes,
                       "\n# caller-memory=", resolved.caller_budget_bytes,
-                      "\n# threads=", resolved.threads, "\n# simd=\"", ChosenSimdTarget(), "\"\n# waiting-streams=",
-                      EffectiveMaxWaiting(resolved), "\n");
+                      "\n# threads=", resolved.threads, "\n# simd=\"", ChosenSimdTarget(),
+                      "\"\n# waiting-streams=",
+                      WaitingRoom::LengthFor(resolved.memory_budget_bytes,
+                                             resolved.max_waiting_calls),
+                      "\n");
 }
 
 }  // namespace quantd

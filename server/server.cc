@@ -216,11 +216,16 @@ absl::Status CheckOptions(const ServerOptions& options) {
   return CheckIsAllowed(address, /*encrypted=*/false, options);
 }
 
-int64_t EffectiveMaxWaiting(const ServerOptions& options) {
-  return WaitingRoom::LengthFor(options.memory_budget_bytes, options.max_waiting_calls);
-}
-
 absl::string_view Version() { return QUANTD_VERSION; }
+
+// Who may send more metadata may send longer blocks of it, of fields that take 32 bytes and more.
+GuardLimits GuardLimitsOf(const ServerOptions& options) {
+  GuardLimits limits;
+  const int64_t metadata_bytes = options.access.max_metadata_bytes;
+  limits.block_bytes = std::max(limits.block_bytes, metadata_bytes + (int64_t{4} << 10));
+  limits.block_fields = std::max(limits.block_fields, metadata_bytes / 32);
+  return limits;
+}
 
 QuantdServer::QuantdServer(const ServerOptions& options)
     : budget_(options.memory_budget_bytes),
@@ -247,7 +252,8 @@ QuantdServer::QuantdServer(const ServerOptions& options)
                [this](std::function<void()> task) { small_calls_.Submit(std::move(task)); }),
       executor_(options.threads),
       small_calls_(1),
-      admission_timer_(admission_) {
+      admission_timer_(admission_),
+      readers_timer_(readers_) {
   budget_.SetReleaseListener([this] { admission_.Pump(); });
   reading_room_->SetReleaseListener([this] { readers_.Pump(); });
   const int64_t kept_bytes = std::min(kMaxKeptBytes, options.memory_budget_bytes / 4);
@@ -276,12 +282,12 @@ QuantdServer::QuantdServer(const ServerOptions& options)
           .max_per_address = options.access.max_per_address,
           .max_unproven = static_cast<int>(std::clamp(
               options.memory_budget_bytes / kBudgetPerUnproven, kMinUnproven, kMaxUnproven)),
+          .guard = GuardLimitsOf(options),
           .allowed_uids = options.access.allowed_uids,
           .every_second =
               [this] {
                 if (tls_ != nullptr) tls_->Refresh();
                 idle_watch_.Look();
-                readers_.Expire(absl::Now());
                 failed_logins_->LogRest();
               },
           .on_guard_end = [this](GuardReason why) { context_.metrics.CountGuardEnd(NameOf(why)); },

@@ -136,6 +136,7 @@ class QuantdServer {
   Executor executor_;
   Executor small_calls_;
   AdmissionTimer admission_timer_;
+  AdmissionTimer readers_timer_;
   std::unique_ptr<grpc::Service> service_, health_service_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> server_;
@@ -144,9 +145,6 @@ class QuantdServer {
   Mutex shutdown_mutex_;
   bool is_shut_down_ ABSL_GUARDED_BY(shutdown_mutex_) = false;
 };
-
-// Returns how many streams find a place in the waiting room and may wait for memory in it.
-int64_t EffectiveMaxWaiting(const ServerOptions& options);
 
 // Returns the version of quantd.
 absl::string_view Version();

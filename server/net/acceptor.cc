@@ -11,7 +11,7 @@
 // while many are closing, and while guards end them.
 //
 // Entries: Start, Stop; Run is the thread. Tested by tests/server/net/access_test.cc and
-// tests/e2e/test_unix_peers.py, under attack by tests/attack.
+// tests/e2e/test_unix_peers.py, places and shares by interpose_test.cc, under attack by tests/attack.
 #include "server/net/acceptor.h"
 
 #include <fcntl.h>
@@ -24,6 +24,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -44,13 +45,20 @@ constexpr uint64_t kFirstConnection = uint64_t{1} << 32;
 constexpr int kAcceptsPerTurn = 64;
 // What the kernel takes of a response before the client has read it; cut to net.core.wmem_max.
 constexpr int kUnixSendBytes = 1 << 20;
-// Connections that were shut down here, and that gRPC has not closed yet: with more of them nothing
-// is accepted, lest a flood of connections grow faster than they go.
+// Connections that were shut down here, and of which that was not yet heard: with more of them
+// nothing is accepted, lest a flood of connections grow faster than they go.
 constexpr int64_t kMaxClosing = 64;
-// While guards end connections, others are accepted so much later for each, and at most that much, or
-// who comes again at once is faster than gRPC is done with what was ended.
+// While guards end connections, others are accepted so much later for each, and at most that much,
+// or who comes again at once is faster than gRPC is done with what was ended; gRPC does not say when
+// it is.
 constexpr int64_t kPausePerEndNs = 5'000'000;
 constexpr int64_t kMaxPauseNs = 50'000'000;
+
+// A clock that nobody sets back.
+int64_t SteadyNs() {
+  return absl::ToInt64Nanoseconds(
+      absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch()));
+}
 
 // Returns the address of a TCP peer as the bound of connections has it: one customer's network of
 // IPv6 counts as one.
@@ -132,7 +140,7 @@ void Acceptor::Stop() {
 
 void Acceptor::Run() {
   std::array<epoll_event, 64> events;
-  absl::Time next_tick = absl::Now();
+  int64_t next_tick_ns = SteadyNs();
   for (;;) {
     const int timeout_ms = options_.every_second != nullptr ? 1000 : -1;
     const int count = epoll_wait(epoll_, events.data(), events.size(), timeout_ms);
@@ -145,16 +153,17 @@ void Acceptor::Run() {
         AcceptFrom(key);
       }
     }
-    if (options_.every_second != nullptr && absl::Now() >= next_tick) {
+    if (options_.every_second != nullptr && SteadyNs() >= next_tick_ns) {
       options_.every_second();
-      next_tick = absl::Now() + absl::Seconds(1);
+      next_tick_ns = SteadyNs() + 1'000'000'000;
     }
   }
 }
 
 void Acceptor::AcceptFrom(size_t listener) {
   for (int i = 0; i < kAcceptsPerTurn; ++i) {
-    if (closing_ >= kMaxClosing || absl::GetCurrentTimeNanos() < pause_until_ns_) {
+    // Only what gRPC gets waits for gRPC.
+    if (listeners_[listener].is_grpc && (closing_ >= kMaxClosing || SteadyNs() < pause_until_ns_)) {
       absl::SleepFor(absl::Milliseconds(1));  // what has closed is heard of next
       return;
     }
@@ -211,14 +220,14 @@ void Acceptor::TakeConnection(size_t listener, int fd, const sockaddr_storage& a
   ++from.open;
   open_.fetch_add(1);
   GuardTable::handed_over() = guarded;
-  HandOver(from, fd);
+  HandOver(from, fd, guarded.get());
   GuardTable::handed_over() = nullptr;
 }
 
-void Acceptor::HandOver(const Listener& listener, int fd) {
+void Acceptor::HandOver(const Listener& listener, int fd, const GuardedConnection* guarded) {
   std::optional<HandshakeScope> handshakes;
-  if (!listener.socket.is_unix() && options_.failed_logins != nullptr) {
-    handshakes.emplace(PeerOf(fd), options_.failed_logins);
+  if (listener.is_encrypted && options_.failed_logins != nullptr) {
+    handshakes.emplace(guarded->peer, options_.failed_logins);
   }
   listener.take(fd);
 }
@@ -239,7 +248,9 @@ absl::StatusOr<Acceptor::Peer> Acceptor::PeerOfSocket(const Listener& listener, 
     }
     return absl::PermissionDeniedError(reason);
   }
-  return Peer{UnixPeerOf(peer.uid, next_id_), absl::StrCat("user ", peer.uid)};
+  // Of the process, as the table of guards is, where names must not meet.
+  static std::atomic<uint64_t> next_name = 0;
+  return Peer{UnixPeerOf(peer.uid, next_name++), absl::StrCat("user ", peer.uid)};
 }
 
 absl::Status Acceptor::MakeRoom(size_t listener, const std::string& address) {
@@ -318,7 +329,7 @@ void Acceptor::Reporter::Report(GuardReason reason) {
 
 void Acceptor::OnGuardEnd(GuardReason reason) {
   if (options_.on_guard_end != nullptr) options_.on_guard_end(reason);
-  const int64_t now_ns = absl::GetCurrentTimeNanos();
+  const int64_t now_ns = SteadyNs();
   int64_t until_ns = pause_until_ns_, next_ns = 0;
   do {
     next_ns = std::min(std::max(until_ns, now_ns) + kPausePerEndNs, now_ns + kMaxPauseNs);

@@ -117,7 +117,7 @@ class Acceptor {
   template <typename MayGo>
   bool Displace(const MayGo& may_go);
   // Hands a connection over to its owner.
-  void HandOver(const Listener& listener, int fd);
+  void HandOver(const Listener& listener, int fd, const GuardedConnection* guarded);
   void Refuse(const std::string& reason);
   void OnGuardEnd(GuardReason reason);
   // Logs, at most once a second, with the number of what was left out.

@@ -222,8 +222,9 @@ void ConnectionGuard::MaybeEndBlock() {
 }
 
 void ConnectionGuard::OnReset(uint32_t stream) {
-  resets_ = std::max(0.0, resets_ - absl::ToDoubleSeconds(now_ - resets_at_) *
-                                        limits_.resets_per_second);
+  // Never less than 0: a clock that was set back would fill the bucket.
+  const double seconds = std::max(0.0, absl::ToDoubleSeconds(now_ - resets_at_));
+  resets_ = std::max(0.0, resets_ - seconds * limits_.resets_per_second);
   resets_at_ = now_;
   if (++resets_ > (is_proven() ? limits_.reset_burst : limits_.unproven_reset_burst)) {
     Break(GuardReason::kResets);
@@ -268,8 +269,10 @@ bool ConnectionGuard::MustWait() const {
 }
 
 void ConnectionGuard::Settle() {
-  total_pending_ += Pending() - counted_;
-  counted_ = Pending();
+  if (const int64_t pending = Pending(); pending != counted_) {  // all connections share the sum
+    total_pending_ += pending - counted_;
+    counted_ = pending;
+  }
   if (!is_held_ || MustWait()) return;
   is_held_ = false;
   resume_();

@@ -52,7 +52,7 @@ struct GuardLimits {
 
 // What one connection may do before gRPC sees what it does: the bytes of both directions pass by,
 // and the guard says when nothing more shall be read for now, and when the connection must end. It
-// knows no socket; connection_guards.h brings the bytes. A connection is unproven until a call of
+// knows no socket; server/interpose.cc brings the bytes. A connection is unproven until a call of
 // it is let in. Thread-safe; each direction's bytes come in order.
 class ConnectionGuard {
  public:

@@ -15,6 +15,7 @@
 
 #include <cstring>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
@@ -27,6 +28,7 @@ constexpr absl::string_view kUnixPeerPrefix = "unix-abstract:quantd-";
 
 // Returns `peer` without gRPC's escapes and without a scope.
 std::string KeyOf(absl::string_view peer) {
+  if (!absl::StrContains(peer, '%')) return std::string(peer);
   std::string key = absl::StrReplaceAll(peer, {{"%5B", "["}, {"%5D", "]"}});
   if (const size_t scope = key.find('%'); scope != std::string::npos) {
     if (const size_t end = key.find(']', scope); end != std::string::npos) {

@@ -113,19 +113,6 @@ absl::StatusOr<ListenAddress> ParseListenAddress(absl::string_view text) {
   return address;
 }
 
-std::string PeerOf(int fd) {
-  sockaddr_storage address = {};
-  socklen_t size = sizeof(address);
-  char host[INET6_ADDRSTRLEN], port[8];
-  if (getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
-      getnameinfo(reinterpret_cast<sockaddr*>(&address), size, host, sizeof(host), port,
-                  sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
-    return "unknown";
-  }
-  if (address.ss_family == AF_INET) return absl::StrCat("ipv4:", host, ":", port);
-  return absl::StrCat("ipv6:[", host, "]:", port);
-}
-
 absl::StatusOr<SocketLock> SocketLock::Acquire(const std::string& socket_path) {
   const std::string path = socket_path + ".lock";
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);

@@ -30,10 +30,6 @@ struct ListenAddress {
 // is the side socket of another.
 absl::StatusOr<ListenAddress> ParseListenAddress(absl::string_view text);
 
-// Returns the address at the other end of the TCP connection `fd` as gRPC writes it:
-// "ipv4:192.0.2.1:443", "ipv6:[2001:db8::1]:443"; "unknown" where there is none any more.
-std::string PeerOf(int fd);
-
 // Holds the lock file beside a UNIX socket, PATH.lock, while it lives: without it a second server
 // would take the path over, and the first one's exit would remove it. The file stays. Movable.
 class SocketLock {

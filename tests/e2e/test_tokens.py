@@ -2,6 +2,7 @@
 
 import os
 import queue
+import secrets
 import signal
 
 import grpc
@@ -116,6 +117,18 @@ def test_long_headers_end_their_call_alone(tmp_path, stubs):
             requests.put(messages.StreamingQuantizeRequest(tensor_id=1, end=messages.TensorEnd()))
             requests.put(None)
             assert [frame.WhichOneof("frame") for frame in neighbour][-1] == "end"
+
+
+def test_headers_may_be_as_long_as_is_set(tmp_path, stubs):
+    messages, services = stubs
+    value = secrets.token_hex(30_000)
+    with running_server(tmp_path / "s", "--max-metadata", 100_000) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            stub = services.QuantizationServiceStub(channel)
+            ask = lambda *metadata: stub.GetServerInfo(messages.GetServerInfoRequest(),  # noqa: E731
+                                                       metadata=metadata, timeout=60)
+            assert ask(("x", value)).version
+            assert ask(*[(f"k{i}", "v") for i in range(1000)]).version
 
 
 def test_streams_of_a_revoked_token_end(tmp_path, stubs):

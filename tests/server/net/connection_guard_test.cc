@@ -111,6 +111,16 @@ TEST(ConnectionGuard, EndsRapidResets) {
   }
 }
 
+TEST(ConnectionGuard, BearsAClockThatIsSetBack) {
+  Guarded peer;
+  peer.Prove();
+  for (int i = 0; i < 10; ++i) {
+    ASSERT_FALSE(peer.Call("\x82"));
+    ASSERT_FALSE(peer.Receive(Reset(peer.stream()))) << i;
+    peer.Sleep(-absl::Hours(1));
+  }
+}
+
 TEST(ConnectionGuard, EndsPeersThatTakeNoAnswers) {
   for (const uint8_t type : {kSettingsFrame, kPingFrame}) {
     Guarded peer;
