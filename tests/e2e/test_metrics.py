@@ -13,7 +13,7 @@ import urllib.request
 import grpc
 import numpy as np
 import pytest
-from conftest import QUANTD, ROOT, clean_env, error_of, quantctl, running_server
+from conftest import QUANTD, ROOT, clean_env, error_of, quantctl, running_server, wait_until
 from safetensors.numpy import save_file
 
 DEPLOY = ROOT / "deploy"
@@ -53,6 +53,10 @@ def value(found, name, **labels):
     return found.get((name, tuple(sorted(labels.items()))), 0.0)
 
 
+def active_calls(server):
+    return sum(count for (name, _), count in samples(scrape(server)).items() if name == "quantd_active_calls")
+
+
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory, stubs):
     """A server that has done, failed and refused something of each kind, and what it was sent."""
@@ -74,6 +78,8 @@ def busy(tmp_path_factory, stubs):
             stubs[1].QuantizationServiceStub(channel).Quantize(pb.QuantizeRequest(
                 start=pb.QuantizeStart(tensor=tensor, spec=pb.QuantizationSpec(text="int8"))))
         assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        # A call is counted when it is over for the server, a moment after its client has the answer.
+        wait_until(lambda: active_calls(server) == 0, "calls that are over")
         yield server, x
 
 
