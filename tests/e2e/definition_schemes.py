@@ -4,6 +4,7 @@ decode(scheme, spec, shape, planes, u) gives the values in u (f32 or f64), encod
 x, dtype) the planes by name, of x in T.
 """
 
+import definition_ggml
 import definition_q4_k
 import numpy as np
 from definitions import (F32_MAX, flat_groups, groups_of, narrow, noise_of, pack_nibbles, ranges_of,
@@ -33,17 +34,21 @@ def decode(scheme, spec, shape, planes, u):
         return values
     if scheme == "q4_k":
         return definition_q4_k.decode(spec, shape, planes, u)
+    if scheme in definition_ggml.SCHEMES:
+        return definition_ggml.decode(scheme, shape, planes, u)
     return globals()[f"decode_{scheme}"](spec, shape, planes, u)
 
 
 def encode(scheme, spec, name, x, dtype):
-    clean = x if spec["nonfinite"] == "propagate" else saturated(x, 32 if scheme == "q8_0" else None)
+    clean = x if spec["nonfinite"] == "propagate" else saturated(x, definition_ggml.BLOCKS.get(scheme))
     if scheme in INTEGERS:
         return encode_integers(scheme, spec, name, x, clean)
     if scheme in FLOATS:
         return encode_floats(scheme, spec, name, x, clean)
     if scheme == "q4_k":
         return {"codes": definition_q4_k.encode(x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in definition_ggml.SCHEMES:
+        return {"codes": definition_ggml.encode(scheme, clean)}
     return globals()[f"encode_{scheme}"](spec, x, clean, dtype)
 
 

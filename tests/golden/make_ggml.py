@@ -1,36 +1,87 @@
-"""Makes the golden file of q4_k with ggml's own quantizer (see make_golden.py).
+"""Makes the golden files of ggml's formats with ggml's own quantizers (see make_golden.py, which has
+q8_0).
 
     python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements.txt
-    venv/bin/python tests/golden/make_ggml.py
+    venv/bin/python tests/golden/make_ggml.py [q4_0 q4_k ..]
 """
 
 import ctypes
 import pathlib
+import sys
 
 import libggml
 import numpy as np
 
-from hard_values import hard_groups
+from hard_values import hard_groups, neighbours
 from make_golden import GoldenFile, versions
 
 COMMAND = "python tests/golden/make_ggml.py"
-Q4_K = 12  # GGML_TYPE_Q4_K
-BLOCK, BLOCK_BYTES = 256, 144
+FORMATS = {  # GGML_TYPE_, elements of a block, its bytes, name in function names
+    "q4_0": (2, 32, 18, "q4_0"),
+    "q4_1": (3, 32, 20, "q4_1"),
+    "q5_0": (6, 32, 22, "q5_0"),
+    "q5_1": (7, 32, 24, "q5_1"),
+    "q4_k": (12, 256, 144, "q4_K"),
+}
 
 
-def run_ggml(x, importance=None):
+def run_ggml(scheme, x, importance=None):
     """Returns the codes plane of x (rows, columns) and what ggml decodes it to."""
+    number, block, block_bytes, name = FORMATS[scheme]
     base = ctypes.CDLL(str(next(pathlib.Path(libggml.__file__).parent.rglob("libggml-base.so"))))
     base.ggml_quantize_chunk.restype = ctypes.c_size_t
     pointer = lambda a: None if a is None else a.ctypes.data_as(ctypes.c_void_p)
     rows, columns = x.shape
-    codes = np.zeros((rows, columns // BLOCK * BLOCK_BYTES), np.uint8)
-    count = base.ggml_quantize_chunk(Q4_K, pointer(x), pointer(codes), ctypes.c_int64(0),
+    codes = np.zeros((rows, columns // block * block_bytes), np.uint8)
+    count = base.ggml_quantize_chunk(number, pointer(x), pointer(codes), ctypes.c_int64(0),
                                      ctypes.c_int64(rows), ctypes.c_int64(columns), pointer(importance))
     assert count == codes.size
     decoded = np.zeros_like(x)
-    base.dequantize_row_q4_K(pointer(codes), pointer(decoded), ctypes.c_int64(x.size))
+    getattr(base, f"dequantize_row_{name}")(pointer(codes), pointer(decoded), ctypes.c_int64(x.size))
     return {"codes": codes}, decoded
+
+
+def golden_file(scheme):
+    return GoldenFile(scheme, f"ggml_quantize_chunk and dequantize_row_{FORMATS[scheme][3]} of ggml (" +
+                      versions("libggml-python") + "), which is built without fused multiply-add",
+                      COMMAND)
+
+
+def make_simple(scheme):
+    """Formats whose scales follow from a block's extremes."""
+    rng = np.random.default_rng(20240605)
+    file = golden_file(scheme)
+    largest = 6e4 if scheme.endswith("1") else 5e5  # so that the parameters fit f16
+    fit = lambda x: np.where(np.abs(x) > largest, np.sign(x) * largest, x)
+    steps = np.arange(-64, 65) * 0.25
+    ties = np.concatenate([steps, neighbours(steps)])
+    ties = np.resize(ties, (32, 31)) * rng.choice([1, 2.0**-20, 0.1], (32, 1))
+    far = np.abs(ties).max(axis=1, keepdims=True)
+    both = np.where(rng.random((24, 32)) < 0.2, 1, rng.uniform(0, 1, (24, 32)))
+    inputs = {
+        "random": rng.standard_normal((6, 96)) * np.exp(rng.uniform(-2, 2, (6, 1))),
+        "positive": np.abs(rng.standard_normal((2, 64))) + 0.5,
+        "negative": -np.abs(rng.standard_normal((2, 64))) - 0.5,
+        "levels": rng.integers(-16, 16, (6, 64)) * rng.choice([0.25, 0.1, 3.0], (6, 1)),
+        # The extremes are 8 (16, 7.5, ..) steps from 0, the others half and quarter steps.
+        "ties": np.concatenate([ties, far], axis=1)[rng.permutation(32)],
+        "ties_below": np.concatenate([-far, ties], axis=1),
+        # Of +a and -a the first is the one that counts.
+        "both_ends": both * rng.choice([-1, 1], (24, 32)),
+        "hard": fit(hard_groups(32, rng)),
+        # d: f16's normals, subnormals, 0, and subnormals of f32 whose inverse is infinite
+        "magnitudes": rng.standard_normal((64, 32)) * 10.0 ** np.linspace(-45, 3, 64)[:, None],
+        "zeros": np.where(np.arange(32) % 7 < 3, 0.0, np.where(rng.random((8, 32)) < 0.5, -0.0, 0.0)),
+        "zeros_and_positive": np.where(rng.random((8, 32)) < 0.3, -0.0, rng.choice([0.0, 1.5], (8, 32))),
+        "largest": fit(rng.standard_normal((4, 64)) * 1e6),
+        "rank3": rng.uniform(-1, 1, (3, 64)),
+    }
+    for label, x in inputs.items():
+        x = np.ascontiguousarray(x.astype(np.float32))
+        planes, decoded = run_ggml(scheme, x)
+        assert np.isfinite(decoded).all(), label
+        file.add(label, scheme, x.shape, x, planes=planes, decoded=decoded, digest=True)
+    file.write()
 
 
 def offset_blocks(rng):
@@ -62,11 +113,10 @@ def make_importance(kind, columns, rng):
     return np.ones(columns)
 
 
-def make_q4_k():
+def make_k(scheme):
+    """Formats whose scales are searched for, with importance and without."""
     rng = np.random.default_rng(20240605)
-    file = GoldenFile("q4_k", "ggml_quantize_chunk and dequantize_row_q4_K of ggml (" +
-                      versions("libggml-python") + "), which is built without fused multiply-add",
-                      COMMAND)
+    file = golden_file(scheme)
     hard = hard_groups(32, rng)
     hard = np.where(np.abs(hard) > 1e7, np.sign(hard) * 1e6, hard)  # so that the scale fits f16
     runs = hard[rng.permutation(np.resize(np.arange(len(hard)), 40))]
@@ -98,16 +148,17 @@ def make_q4_k():
             if kind in ("equal", "wide", "one") and label not in ("runs", "mixed", "levels"):
                 continue
             importance = kind and make_importance(kind, x.shape[1], rng).astype(np.float32)
-            planes, decoded = run_ggml(x, importance)
+            planes, decoded = run_ggml(scheme, x, importance)
             if kind:
                 planes["importance"] = importance
             if not np.isfinite(decoded).all():
                 assert label == "overflow"
                 decoded = None
-            file.add(f"{label}_{kind or 'plain'}", "q4_k", x.shape, shared=key, planes=planes,
+            file.add(f"{label}_{kind or 'plain'}", scheme, x.shape, shared=key, planes=planes,
                      decoded=decoded, digest=True)
     file.write()
 
 
 if __name__ == "__main__":
-    make_q4_k()
+    for wanted in sys.argv[1:] or FORMATS:
+        (make_k if FORMATS[wanted][1] == 256 else make_simple)(wanted)

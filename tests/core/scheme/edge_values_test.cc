@@ -111,7 +111,9 @@ TEST_P(EdgeValuesTest, StraysSaturate) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   const std::vector<double> decoded =
       RoundTrip(std::vector<float>{std::nanf(""), kInf, -kInf, 1, -1}, ":nonfinite=saturate");
-  EXPECT_EQ(decoded[0], 0);
+  // Minima inside, which these formats' levels begin with, put 0 between two of them.
+  const absl::string_view name = GetParam()->info.name;
+  EXPECT_NEAR(decoded[0], 0, name == "q4_1" ? 0.07 : name == "q5_1" ? 0.035 : 0);
   EXPECT_GT(decoded[1], 0.7);
   EXPECT_LT(decoded[2], -0.7);
   EXPECT_EQ(report_.non_finite, 3);

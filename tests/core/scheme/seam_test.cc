@@ -92,7 +92,8 @@ std::vector<float> Decode(const Trial& trial, const std::vector<std::byte>& code
 // Codes hold their parameters, so that there is nothing that can be given.
 bool HasParamsInside(const Plan& plan) {
   const double bits = plan.scheme->info.bits_per_code;
-  return plan.resolved.layout.trailer_bytes > 0 || bits != std::floor(bits);
+  const PackedLayout& layout = plan.resolved.layout;
+  return layout.trailer_bytes > 0 || layout.atom_scales || bits != std::floor(bits);
 }
 
 bool RoundsToNearest(const Plan& plan) {
