@@ -5,7 +5,7 @@ x, dtype) the planes by name, of x in T.
 """
 
 import definition_ggml
-import definition_q4_k
+import definition_k
 import numpy as np
 from definitions import (F32_MAX, flat_groups, groups_of, narrow, noise_of, pack_nibbles, ranges_of,
                          rounded, saturated, stored_scales, unpack_nibbles, widen)
@@ -32,8 +32,8 @@ def decode(scheme, spec, shape, planes, u):
         if "scale" in planes:
             values = values * planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
         return values
-    if scheme == "q4_k":
-        return definition_q4_k.decode(spec, shape, planes, u)
+    if scheme in definition_k.FORMATS:
+        return definition_k.decode(scheme, shape, planes, u)
     if scheme in definition_ggml.SCHEMES:
         return definition_ggml.decode(scheme, shape, planes, u)
     return globals()[f"decode_{scheme}"](spec, shape, planes, u)
@@ -45,8 +45,8 @@ def encode(scheme, spec, name, x, dtype):
         return encode_integers(scheme, spec, name, x, clean)
     if scheme in FLOATS:
         return encode_floats(scheme, spec, name, x, clean)
-    if scheme == "q4_k":
-        return {"codes": definition_q4_k.encode(x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in definition_k.FORMATS:
+        return {"codes": definition_k.encode(scheme, x).reshape(x.shape[:-1] + (-1,))}
     if scheme in definition_ggml.SCHEMES:
         return {"codes": definition_ggml.encode(scheme, clean)}
     return globals()[f"encode_{scheme}"](spec, x, clean, dtype)

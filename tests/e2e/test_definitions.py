@@ -1,11 +1,11 @@
 """The page of definitions says how every byte follows: decoders and encoders that were written from
-it alone (definitions.py, definition_schemes.py, definition_ggml.py, definition_q4_k.py) give what the programs give."""
+it alone (definitions.py, definition_schemes.py, definition_ggml.py, definition_k.py) give what the programs give."""
 
 import json
 import struct
 
 import definition_ggml
-import definition_q4_k
+import definition_k
 import grpc
 import numpy as np
 import pytest
@@ -18,7 +18,8 @@ INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "
 ROUNDINGS = ["half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"]
 SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3",
            "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "nvfp4",
-           "fbgemm_rowwise8", "lloyd", "mlx_q3", "q4_k"]
+           "fbgemm_rowwise8", "lloyd", "mlx_q3",
+           "q2_k", "q4_k", "q5_k"]
 # Of tensors of a shape that all schemes take.
 SPECS = [
     *SCHEMES,
@@ -244,18 +245,19 @@ def test_real_model(scheme, tmp_path):
     check_file(MODEL, f"{scheme}:incompatible=keep{tail}", tmp_path, ["f32"])
 
 
-def test_importance(stubs, server):
+@pytest.mark.parametrize("scheme", ["q2_k", "q4_k", "q5_k"])
+def test_importance(stubs, server, scheme):
     pb, services = stubs
     rng = np.random.default_rng(5)
     x = (rng.standard_normal((12, 512)) * 10.0 ** rng.integers(-3, 3, (12, 1))).astype(np.float32)
     x[3] = 0
     weights = rng.random(512).astype(np.float32)
     start = pb.QuantizeStart(tensor=pb.TensorDescriptor(name="w", data_type=pb.DATA_TYPE_F32, shape=x.shape),
-                             spec=pb.QuantizationSpec(text="q4_k"), importance=weights)
+                             spec=pb.QuantizationSpec(text=scheme), importance=weights)
     with grpc.insecure_channel(server.address) as channel:
         stub = services.QuantizationServiceStub(channel)
         response = stub.Quantize(pb.QuantizeRequest(start=start, data=x.tobytes()))
-    assert definition_q4_k.encode(x, np.tile(weights, (12, 1))).tobytes() == response.planes[0].data
+    assert definition_k.encode(scheme, x, np.tile(weights, (12, 1))).tobytes() == response.planes[0].data
 
 
 def test_schemes_are_defined_wherever_they_are_listed(stubs, server):

@@ -21,7 +21,9 @@ FORMATS = {  # GGML_TYPE_, elements of a block, its bytes, name in function name
     "q4_1": (3, 32, 20, "q4_1"),
     "q5_0": (6, 32, 22, "q5_0"),
     "q5_1": (7, 32, 24, "q5_1"),
+    "q2_k": (10, 256, 84, "q2_K"),
     "q4_k": (12, 256, 144, "q4_K"),
+    "q5_k": (13, 256, 176, "q5_K"),
 }
 
 
@@ -140,6 +142,7 @@ def make_k(scheme):
         "overflow": rng.standard_normal((4, 256)) * np.array([[1e8], [1e10], [1e13], [1e16]]),
     }
     for label, x in inputs.items():
+        x = x * 0.25 if scheme == "q2_k" else x  # for which 1e6 is too much
         x = np.ascontiguousarray(x.astype(np.float32))
         key = file.share(f"inputs/{label}", x)
         for kind in [None, "equal", "random", "wide", "zeros", "one"]:
