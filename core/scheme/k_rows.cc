@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
+#include "core/base/copy_bytes.h"
 #include "core/scheme/float_tile.h"
 #include "core/scheme/k_quant_codes.h"
 
@@ -86,20 +86,20 @@ void UnpackScalesOf6Bits(const uint8_t* from, KScaleCodes& to) {
   }
 }
 
-void FillEnergies(const float* values, int64_t num_elems, float factor, int64_t run_elems,
+void FillEnergies(const float* values, int64_t num_elems, const EnergyOfBlocks& of,
                   float* energies) {
-  for (int64_t block = 0; block < num_elems; block += kSuperBlockElems) {
+  for (int64_t block = 0; block < num_elems; block += of.block_elems) {
     float squares = 0;
-    for (int64_t i = block; i < block + kSuperBlockElems; ++i) squares += values[i] * values[i];
-    std::fill_n(energies + block / run_elems, kSuperBlockElems / run_elems,
-                factor * squares / kSuperBlockElems);
+    for (int64_t i = block; i < block + of.block_elems; ++i) squares += values[i] * values[i];
+    std::fill_n(energies + block / of.run_elems, of.block_elems / of.run_elems,
+                of.factor * squares * of.share);
   }
 }
 
-void CopyImportance(const Segment& segment, float* importance) {
-  for (int64_t i = 0; i < segment.values.num_elems; i += kSuperBlockElems) {
-    std::memcpy(importance + i, segment.importance->At(segment.first_elem + i),
-                kSuperBlockElems * sizeof(float));
+void CopyImportance(const Segment& segment, int64_t block_elems, float* importance) {
+  for (int64_t i = 0; i < segment.values.num_elems; i += block_elems) {
+    CopyBytes(importance + i, segment.importance->At(segment.first_elem + i),
+              static_cast<size_t>(block_elems) * sizeof(float));
   }
 }
 
@@ -111,8 +111,9 @@ void EncodeKRow(const KRowFormat& format, const Segment& segment, std::span<std:
   KRuns found;
   if (weighted) {
     float importance[kTileElems], energies[kMaxKRuns];
-    CopyImportance(segment, importance);
-    FillEnergies(tile.values(), tile.num_elems(), format.energy_factor, format.plain.run_elems,
+    CopyImportance(segment, kSuperBlockElems, importance);
+    FillEnergies(tile.values(), tile.num_elems(),
+                 {kSuperBlockElems, format.plain.run_elems, format.energy_factor, 1.0f / 256},
                  energies);
     SearchKRuns(format.weighted, tile.values(), num_runs, {importance, energies}, found);
   } else {

@@ -39,7 +39,7 @@ struct KRowFormat {
   int highest;            // of codes, from 0 on
   int max_scale_code;     // which the largest scale has
   int clamp_scale_code;   // what codes of scales are clamped to without importance
-  float energy_factor;    // with importance: of a block's mean square (KWeights::energies)
+  float energy_factor;    // with importance: EnergyOfBlocks::factor
   KSearch plain, weighted;
   // All of a block but d and dmin; codes have a byte each.
   void (*pack)(const KScaleCodes& scales, uint8_t* block);
@@ -66,13 +66,18 @@ std::string KRowDefinition(const KRowFormat& format, absl::string_view layout);
 void PackScalesOf6Bits(const KScaleCodes& from, uint8_t* to);
 void UnpackScalesOf6Bits(const uint8_t* from, KScaleCodes& to);
 
-// Fills `energies` of each run of a segment: `factor` times the mean square of its block. `values`
-// has whole blocks.
-void FillEnergies(const float* values, int64_t num_elems, float factor, int64_t run_elems,
+// What weights with importance take of blocks: of each run (factor * the sum of squares of its block)
+// * share, with factors that are powers of two.
+struct EnergyOfBlocks {
+  int64_t block_elems, run_elems;
+  float factor, share;
+};
+// `values` has whole blocks.
+void FillEnergies(const float* values, int64_t num_elems, const EnergyOfBlocks& of,
                   float* energies);
 
-// Copies the weights of a segment's columns, a weight for each value.
-void CopyImportance(const Segment& segment, float* importance);
+// Copies the weights of a segment's columns, a weight for each value, of rows of whole blocks.
+void CopyImportance(const Segment& segment, int64_t block_elems, float* importance);
 
 }  // namespace quantd
 

@@ -8,13 +8,6 @@
 namespace quantd {
 namespace {
 
-constexpr char kHead[] =
-    R"(Blocks of 256 values of a row of the last axis, which must be whole blocks: RUNS runs of SIZE. Everything is
-in f32, each operation rounded, sums in the order of elements from 0 on unless said. Values of f64
-beyond f32's largest are that, and all are rounded to f32. A block is BYTES bytes:
-
-)";
-
 constexpr char kRest[] = R"(
     x' = (d * sc) * code - (dmin * mn)                   in f32; wider types take that value
 
@@ -73,10 +66,11 @@ t is not finite, or t is 0 and dmin * mn not finite; all of a block whose d was 
 std::string KRowDefinition(const KRowFormat& format, absl::string_view layout) {
   const KSearch& search = format.plain;
   const bool halves = format.energy_factor == 1;
+  const std::string runs =
+      absl::StrCat(format.runs_per_block(), " runs of ", search.run_elems);
   return absl::StrReplaceAll(
-      absl::StrCat(kHead, layout, kRest),
+      SuperBlockDefinition(absl::StrCat(layout, kRest), runs, format.block_bytes),
       {{"RUNS", absl::StrCat(format.runs_per_block())},
-       {"SIZE", absl::StrCat(search.run_elems)},
        {"BYTES", absl::StrCat(format.block_bytes)},
        {"PLAINW", search.adds_average
                       ? absl::StrCat("w = sqrt(sum of x * x / ", search.run_elems, ") + |x|")

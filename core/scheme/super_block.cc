@@ -45,6 +45,15 @@ SchemeInfo SuperBlockInfo(absl::string_view name, absl::string_view summary,
   return info;
 }
 
+std::string SuperBlockDefinition(absl::string_view rest, absl::string_view runs,
+                                 int64_t block_bytes) {
+  return absl::StrCat(
+      "Blocks of 256 values of a row of the last axis, which must be whole blocks: ", runs,
+      ". Everything is\nin f32, each operation rounded, sums in the order of elements from 0 on unless "
+      "said. Values of f64\nbeyond f32's largest are that, and all are rounded to f32. A block is ",
+      block_bytes, " bytes:\n\n", rest);
+}
+
 void PackPairsOfBits(const int8_t* codes, uint8_t* to) {
   for (int64_t half = 0; half < 2; ++half, codes += 128, to += 32) {
     for (int64_t l = 0; l < 32; ++l) {

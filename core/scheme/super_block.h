@@ -2,6 +2,7 @@
 #define QUANTD_CORE_SCHEME_SUPER_BLOCK_H_
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -23,6 +24,10 @@ absl::StatusOr<PackedLayout> PlanSuperBlocks(const QuantSpec& spec, const Tensor
 // searched for and may overflow.
 SchemeInfo SuperBlockInfo(absl::string_view name, absl::string_view summary,
                           absl::string_view source, int bits, int64_t block_bytes);
+
+// Returns the definition of a row: `runs` ("16 runs of 16"), what all have, and then `rest`.
+std::string SuperBlockDefinition(absl::string_view rest, absl::string_view runs,
+                                 int64_t block_bytes);
 
 // Pack 256 codes of 2 bits: byte l of 32 for each 128 values has those of values l, l + 32, l + 64 and
 // l + 96, from the low bits on. What codes have above is left out.

@@ -6,6 +6,7 @@ x, dtype) the planes by name, of x in T.
 
 import definition_ggml
 import definition_k
+import definition_scales
 import numpy as np
 from definitions import (F32_MAX, flat_groups, groups_of, narrow, noise_of, pack_nibbles, ranges_of,
                          rounded, saturated, stored_scales, unpack_nibbles, widen)
@@ -34,6 +35,8 @@ def decode(scheme, spec, shape, planes, u):
         return values
     if scheme in definition_k.FORMATS:
         return definition_k.decode(scheme, shape, planes, u)
+    if scheme in definition_scales.BLOCK_BYTES:
+        return definition_scales.decode(scheme, shape, planes, u)
     if scheme in definition_ggml.SCHEMES:
         return definition_ggml.decode(scheme, shape, planes, u)
     return globals()[f"decode_{scheme}"](spec, shape, planes, u)
@@ -47,6 +50,8 @@ def encode(scheme, spec, name, x, dtype):
         return encode_floats(scheme, spec, name, x, clean)
     if scheme in definition_k.FORMATS:
         return {"codes": definition_k.encode(scheme, x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in definition_scales.BLOCK_BYTES:
+        return {"codes": definition_scales.encode(scheme, x).reshape(x.shape[:-1] + (-1,))}
     if scheme in definition_ggml.SCHEMES:
         return {"codes": definition_ggml.encode(scheme, clean)}
     return globals()[f"encode_{scheme}"](spec, x, clean, dtype)

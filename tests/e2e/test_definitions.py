@@ -1,11 +1,12 @@
 """The page of definitions says how every byte follows: decoders and encoders that were written from
-it alone (definitions.py, definition_schemes.py, definition_ggml.py, definition_k.py) give what the programs give."""
+it alone (definitions.py, definition_*.py) give what the programs give."""
 
 import json
 import struct
 
 import definition_ggml
 import definition_k
+import definition_scales
 import grpc
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ ROUNDINGS = ["half_even", "half_away", "half_up", "half_down", "truncate", "floo
 SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3",
            "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "nvfp4",
            "fbgemm_rowwise8", "lloyd", "mlx_q3",
-           "q2_k", "q4_k", "q5_k"]
+           "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]
 # Of tensors of a shape that all schemes take.
 SPECS = [
     *SCHEMES,
@@ -245,7 +246,7 @@ def test_real_model(scheme, tmp_path):
     check_file(MODEL, f"{scheme}:incompatible=keep{tail}", tmp_path, ["f32"])
 
 
-@pytest.mark.parametrize("scheme", ["q2_k", "q4_k", "q5_k"])
+@pytest.mark.parametrize("scheme", [*definition_k.FORMATS, *definition_scales.BLOCK_BYTES])
 def test_importance(stubs, server, scheme):
     pb, services = stubs
     rng = np.random.default_rng(5)
@@ -257,7 +258,8 @@ def test_importance(stubs, server, scheme):
     with grpc.insecure_channel(server.address) as channel:
         stub = services.QuantizationServiceStub(channel)
         response = stub.Quantize(pb.QuantizeRequest(start=start, data=x.tobytes()))
-    assert definition_k.encode(scheme, x, np.tile(weights, (12, 1))).tobytes() == response.planes[0].data
+    page = definition_k if scheme in definition_k.FORMATS else definition_scales
+    assert page.encode(scheme, x, np.tile(weights, (12, 1))).tobytes() == response.planes[0].data
 
 
 def test_schemes_are_defined_wherever_they_are_listed(stubs, server):

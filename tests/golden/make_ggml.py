@@ -22,8 +22,10 @@ FORMATS = {  # GGML_TYPE_, elements of a block, its bytes, name in function name
     "q5_0": (6, 32, 22, "q5_0"),
     "q5_1": (7, 32, 24, "q5_1"),
     "q2_k": (10, 256, 84, "q2_K"),
+    "q3_k": (11, 256, 110, "q3_K"),
     "q4_k": (12, 256, 144, "q4_K"),
     "q5_k": (13, 256, 176, "q5_K"),
+    "q6_k": (14, 256, 210, "q6_K"),
 }
 
 
