@@ -1,14 +1,14 @@
-"""ggml's formats of core/scheme/DEFINITIONS.md but q8_0 and q4_k, by that page alone."""
+"""ggml's q4_0, q4_1, q5_0, q5_1, tq1_0 and tq2_0 of core/scheme/DEFINITIONS.md, by that page alone."""
 
 import numpy as np
 from definitions import F32_MAX, narrow, widen
 
 f32 = np.float32
 SIMPLE = {"q4_0": (4, False), "q4_1": (4, True), "q5_0": (5, False), "q5_1": (5, True)}  # bits, minimum
-BLOCK_BYTES = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24}
+BLOCK_BYTES = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "tq1_0": 54, "tq2_0": 66}
 SCHEMES = list(BLOCK_BYTES)
 # Those that take tail=pad and nonfinite=saturate: elements of a block.
-BLOCKS = {"q8_0": 32, "q4_0": 32, "q4_1": 32, "q5_0": 32, "q5_1": 32}
+BLOCKS = {"q8_0": 32, "q4_0": 32, "q4_1": 32, "q5_0": 32, "q5_1": 32, "tq1_0": 256, "tq2_0": 256}
 
 
 def decode(scheme, shape, planes, u):
@@ -20,7 +20,7 @@ def decode(scheme, shape, planes, u):
 def encode(scheme, x):
     """The codes plane of x in T, of which none is NaN or infinite."""
     x = np.clip(x, -F32_MAX, F32_MAX).astype(f32)
-    size = BLOCKS.get(scheme, 256)
+    size = BLOCKS[scheme]
     pad = np.zeros(x.shape[:-1] + (-x.shape[-1] % size,), f32)
     blocks = np.concatenate([x, pad], axis=-1).reshape(x.shape[:-1] + (-1, size))
     made = globals()["encode_" + ("simple" if scheme in SIMPLE else scheme)](scheme, blocks)
@@ -83,3 +83,56 @@ def encode_simple(scheme, x):
     if bits == 5:
         parts.append(np.packbits((codes >> 4).astype("u1"), axis=-1, bitorder="little"))
     return np.concatenate([*parts, nibbles(codes)], axis=-1)
+
+
+# --- Ternary ---
+
+def trit_places():
+    """Byte and trit, from the most significant on, of each value of tq1_0."""
+    n = np.arange(256)
+    byte = np.where(n < 160, n % 32, np.where(n < 240, 32 + (n - 160) % 16, 48 + (n - 240) % 4))
+    return byte, np.where(n < 160, n // 32, np.where(n < 240, (n - 160) // 16, (n - 240) // 4))
+
+
+def pair_places():
+    """Byte and shift of each value of tq2_0."""
+    n = np.arange(256)
+    return n // 128 * 32 + n % 32, n % 128 // 32 * 2
+
+
+def decode_tq1_0(scheme, blocks):
+    byte, trit = trit_places()
+    codes = (blocks[..., byte].astype(np.int64) * 3**trit % 256) * 3 // 256
+    return half_at(blocks, 52) * (codes - 1).astype(f32)
+
+
+def decode_tq2_0(scheme, blocks):
+    byte, shift = pair_places()
+    return half_at(blocks, 64) * ((blocks[..., byte] >> shift & 3).astype(np.int64) - 1).astype(f32)
+
+
+def ternary_codes(x):
+    """d and codes."""
+    d = np.abs(x).max(-1, keepdims=True)
+    d = np.where(d >= 65520, f32(65504), d)
+    i = np.where(np.isinf(f32(1) / d), f32(0), f32(1) / d)
+    v = x * i
+    return d, np.where(v >= 0.5, 2, np.where(v <= -0.5, 0, 1))
+
+
+def encode_tq1_0(scheme, x):
+    d, codes = ternary_codes(x)
+    byte, trit = trit_places()
+    sums = np.zeros(x.shape[:-1] + (52,), np.int64)
+    for n in range(256):
+        sums[..., byte[n]] += codes[..., n] * 3 ** (4 - trit[n])
+    return np.concatenate([-(-256 * sums // 243), half_bytes(d)], axis=-1)
+
+
+def encode_tq2_0(scheme, x):
+    d, codes = ternary_codes(x)
+    byte, shift = pair_places()
+    packed = np.zeros(x.shape[:-1] + (64,), np.int64)
+    for n in range(256):
+        packed[..., byte[n]] |= codes[..., n] << shift[n]
+    return np.concatenate([packed, half_bytes(d)], axis=-1)

@@ -5,6 +5,7 @@ x, dtype) the planes by name, of x in T.
 """
 
 import definition_ggml
+import definition_iq4
 import definition_k
 import definition_scales
 import numpy as np
@@ -18,6 +19,10 @@ NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.394917488098144
                 -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
                 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
                 0.7229568362236023, 1], f32)
+# ggml's formats that search for scales, and take importance.
+SEARCHED = {**dict.fromkeys(definition_k.FORMATS, definition_k),
+            **dict.fromkeys(definition_scales.BLOCK_BYTES, definition_scales),
+            **dict.fromkeys(definition_iq4.BLOCK_BYTES, definition_iq4)}
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 np.seterr(all="ignore")
 
@@ -33,10 +38,8 @@ def decode(scheme, spec, shape, planes, u):
         if "scale" in planes:
             values = values * planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
         return values
-    if scheme in definition_k.FORMATS:
-        return definition_k.decode(scheme, shape, planes, u)
-    if scheme in definition_scales.BLOCK_BYTES:
-        return definition_scales.decode(scheme, shape, planes, u)
+    if scheme in SEARCHED:
+        return SEARCHED[scheme].decode(scheme, shape, planes, u)
     if scheme in definition_ggml.SCHEMES:
         return definition_ggml.decode(scheme, shape, planes, u)
     return globals()[f"decode_{scheme}"](spec, shape, planes, u)
@@ -48,10 +51,8 @@ def encode(scheme, spec, name, x, dtype):
         return encode_integers(scheme, spec, name, x, clean)
     if scheme in FLOATS:
         return encode_floats(scheme, spec, name, x, clean)
-    if scheme in definition_k.FORMATS:
-        return {"codes": definition_k.encode(scheme, x).reshape(x.shape[:-1] + (-1,))}
-    if scheme in definition_scales.BLOCK_BYTES:
-        return {"codes": definition_scales.encode(scheme, x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in SEARCHED:
+        return {"codes": SEARCHED[scheme].encode(scheme, x).reshape(x.shape[:-1] + (-1,))}
     if scheme in definition_ggml.SCHEMES:
         return {"codes": definition_ggml.encode(scheme, clean)}
     return globals()[f"encode_{scheme}"](spec, x, clean, dtype)

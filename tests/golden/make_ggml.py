@@ -26,7 +26,12 @@ FORMATS = {  # GGML_TYPE_, elements of a block, its bytes, name in function name
     "q4_k": (12, 256, 144, "q4_K"),
     "q5_k": (13, 256, 176, "q5_K"),
     "q6_k": (14, 256, 210, "q6_K"),
+    "iq4_nl": (20, 32, 18, "iq4_nl"),
+    "iq4_xs": (23, 256, 136, "iq4_xs"),
+    "tq1_0": (34, 256, 54, "tq1_0"),
+    "tq2_0": (35, 256, 66, "tq2_0"),
 }
+SIMPLE = ["q4_0", "q4_1", "q5_0", "q5_1", "tq1_0", "tq2_0"]
 
 
 def run_ggml(scheme, x, importance=None):
@@ -55,7 +60,8 @@ def make_simple(scheme):
     """Formats whose scales follow from a block's extremes."""
     rng = np.random.default_rng(20240605)
     file = golden_file(scheme)
-    largest = 6e4 if scheme.endswith("1") else 5e5  # so that the parameters fit f16
+    ternary, block = scheme.startswith("tq"), FORMATS[scheme][1]
+    largest = 6e4 if scheme.endswith("1") or ternary else 5e5  # so that the parameters fit f16
     fit = lambda x: np.where(np.abs(x) > largest, np.sign(x) * largest, x)
     steps = np.arange(-64, 65) * 0.25
     ties = np.concatenate([steps, neighbours(steps)])
@@ -78,9 +84,14 @@ def make_simple(scheme):
         "zeros": np.where(np.arange(32) % 7 < 3, 0.0, np.where(rng.random((8, 32)) < 0.5, -0.0, 0.0)),
         "zeros_and_positive": np.where(rng.random((8, 32)) < 0.3, -0.0, rng.choice([0.0, 1.5], (8, 32))),
         "largest": fit(rng.standard_normal((4, 64)) * 1e6),
-        "rank3": rng.uniform(-1, 1, (3, 64)),
+        "uniform": rng.uniform(-1, 1, (3, 64)),
     }
+    if ternary:
+        inputs["levels"] = rng.integers(-1, 2, (3, 512)) * rng.choice([0.25, 0.1, 3.0], (3, 1))
     for label, x in inputs.items():
+        if block == 256:  # each block of 32 as one of 256, of the same values and others between them
+            between = x.reshape(-1, 32, 1) * np.where(np.arange(8) == 0, 1, rng.uniform(-1, 1, 8))
+            x = between.reshape(-1, 256) if x.size >= 256 and label != "levels" else np.resize(x, (2, 256))
         x = np.ascontiguousarray(x.astype(np.float32))
         planes, decoded = run_ggml(scheme, x)
         assert np.isfinite(decoded).all(), label
@@ -117,7 +128,7 @@ def make_importance(kind, columns, rng):
     return np.ones(columns)
 
 
-def make_k(scheme):
+def make_searched(scheme):
     """Formats whose scales are searched for, with importance and without."""
     rng = np.random.default_rng(20240605)
     file = golden_file(scheme)
@@ -139,9 +150,10 @@ def make_k(scheme):
         "outlier": np.where(np.arange(256) == 77, 1e6, rng.standard_normal((1, 256))),
         "magnitudes": rng.standard_normal((7, 256)) * 10.0 ** np.linspace(-12, 6, 7)[:, None],
         "offset": offset_blocks(rng),
-        # Beyond f16: d and dmin are infinite. Where x * x overflows f32 as well, NaN gets into the
-        # block, with a sign that depends on the processor: no case.
-        "overflow": rng.standard_normal((4, 256)) * np.array([[1e8], [1e10], [1e13], [1e16]]),
+        # Beyond f16: d and dmin are infinite. Where x * x (iq4: times x) overflows f32 as well, NaN
+        # gets into the block, with a sign that depends on the processor: no case.
+        "overflow": rng.standard_normal((4, 256)) * np.array(
+            [[1e8], [1e9], [1e10], [1e11]] if "iq4" in scheme else [[1e8], [1e10], [1e13], [1e16]]),
     }
     for label, x in inputs.items():
         x = x * 0.25 if scheme == "q2_k" else x  # for which 1e6 is too much
@@ -166,4 +178,4 @@ def make_k(scheme):
 
 if __name__ == "__main__":
     for wanted in sys.argv[1:] or FORMATS:
-        (make_k if FORMATS[wanted][1] == 256 else make_simple)(wanted)
+        (make_simple if wanted in SIMPLE else make_searched)(wanted)
