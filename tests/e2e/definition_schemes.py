@@ -4,7 +4,10 @@ decode(scheme, spec, shape, planes, u) gives the values in u (f32 or f64), encod
 x, dtype) the planes by name, of x in T.
 """
 
-import definition_q4_k
+import definition_ggml
+import definition_iq4
+import definition_k
+import definition_scales
 import numpy as np
 from definitions import (F32_MAX, flat_groups, groups_of, narrow, noise_of, pack_nibbles, ranges_of,
                          rounded, saturated, stored_scales, unpack_nibbles, widen)
@@ -16,6 +19,10 @@ NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.394917488098144
                 -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
                 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
                 0.7229568362236023, 1], f32)
+# ggml's formats that search for scales, and take importance.
+SEARCHED = {**dict.fromkeys(definition_k.FORMATS, definition_k),
+            **dict.fromkeys(definition_scales.BLOCK_BYTES, definition_scales),
+            **dict.fromkeys(definition_iq4.BLOCK_BYTES, definition_iq4)}
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 np.seterr(all="ignore")
 
@@ -31,19 +38,23 @@ def decode(scheme, spec, shape, planes, u):
         if "scale" in planes:
             values = values * planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
         return values
-    if scheme == "q4_k":
-        return definition_q4_k.decode(spec, shape, planes, u)
+    if scheme in SEARCHED:
+        return SEARCHED[scheme].decode(scheme, shape, planes, u)
+    if scheme in definition_ggml.SCHEMES:
+        return definition_ggml.decode(scheme, shape, planes, u)
     return globals()[f"decode_{scheme}"](spec, shape, planes, u)
 
 
 def encode(scheme, spec, name, x, dtype):
-    clean = x if spec["nonfinite"] == "propagate" else saturated(x, 32 if scheme == "q8_0" else None)
+    clean = x if spec["nonfinite"] == "propagate" else saturated(x, definition_ggml.BLOCKS.get(scheme))
     if scheme in INTEGERS:
         return encode_integers(scheme, spec, name, x, clean)
     if scheme in FLOATS:
         return encode_floats(scheme, spec, name, x, clean)
-    if scheme == "q4_k":
-        return {"codes": definition_q4_k.encode(x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in SEARCHED:
+        return {"codes": SEARCHED[scheme].encode(scheme, x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in definition_ggml.SCHEMES:
+        return {"codes": definition_ggml.encode(scheme, clean)}
     return globals()[f"encode_{scheme}"](spec, x, clean, dtype)
 
 
