@@ -21,6 +21,7 @@
 #include "core/base/minifloat.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/mlx_codes.h"
+#include "core/simd/bits.h"
 #include "core/simd/convert.h"
 
 namespace quantd {
@@ -149,43 +150,6 @@ class Runs {
   size_t count_ = 0;
 };
 
-// Packs eight codes at a time into `bits` bytes; stores eight while what lies behind is still to
-// come.
-void PackStream(int bits, const uint8_t* codes, int64_t num_codes, std::byte* out) {
-  const std::byte* end = out + num_codes / 8 * bits;
-  for (int64_t i = 0; i < num_codes; i += 8, out += bits) {
-    uint64_t x;
-    std::memcpy(&x, codes + i, 8);
-    x = (x & 0x00FF00FF00FF00FF) | (x >> 8 & 0x00FF00FF00FF00FF) << bits;
-    x = (x & 0x0000FFFF0000FFFF) | (x >> 16 & 0x0000FFFF0000FFFF) << (2 * bits);
-    x = (x & 0x00000000FFFFFFFF) | x >> 32 << (4 * bits);
-    if (end - out >= 8) {
-      std::memcpy(out, &x, 8);
-    } else {
-      std::memcpy(out, &x, static_cast<size_t>(bits));
-    }
-  }
-}
-
-void UnpackStream(int bits, const std::byte* packed, int64_t num_codes, uint8_t* codes) {
-  const uint64_t mask = (uint64_t{1} << bits) - 1;
-  const uint64_t quads = (uint64_t{1} << (4 * bits)) - 1;
-  const std::byte* end = packed + num_codes / 8 * bits;
-  for (int64_t i = 0; i < num_codes; i += 8, packed += bits) {
-    uint64_t x = 0;
-    if (end - packed >= 8) {
-      std::memcpy(&x, packed, 8);
-    } else {
-      std::memcpy(&x, packed, static_cast<size_t>(bits));
-    }
-    x = (x & quads) | (x >> (4 * bits) & quads) << 32;
-    const uint64_t pairs = (uint64_t{1} << (2 * bits)) - 1;
-    x = (x & pairs * 0x0000000100000001) | (x >> (2 * bits) & pairs * 0x0000000100000001) << 16;
-    x = (x & mask * 0x0001000100010001) | (x >> bits & mask * 0x0001000100010001) << 8;
-    std::memcpy(codes + i, &x, 8);
-  }
-}
-
 void EncodeMlx(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                Counts* counts, Meter* meter) {
   const TileView& values = segment.values;
@@ -195,13 +159,14 @@ void EncodeMlx(const Resolved& resolved, const Segment& segment, std::span<std::
     const Runs<T> runs(resolved, segment.params, segment.first_elem, values.num_elems);
     return MlxTable().Of<T>().encode((1 << bits) - 1, runs, from, codes, LanesOf<T>(meter));
   });
-  PackStream(bits, codes, values.num_elems, out.data());
+  PackBits(codes, values.num_elems, bits, reinterpret_cast<uint8_t*>(out.data()));
 }
 
 void DecodeMlx(const Resolved& resolved, std::span<const std::byte> packed, const ParamView& params,
                int64_t first_elem, TileSpan out) {
   uint8_t codes[kTileElems];
-  UnpackStream(resolved.info->bits, packed.data(), RoundUp(out.num_elems, 8), codes);
+  UnpackBits(reinterpret_cast<const uint8_t*>(packed.data()), out.num_elems, resolved.info->bits,
+             codes);
   out.Visit([&]<typename T>(T* to) {
     const Runs<T> runs(resolved, params, first_elem, out.num_elems);
     MlxTable().Of<T>().decode(runs, codes, to);

@@ -16,6 +16,7 @@ NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.394917488098144
                 -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
                 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
                 0.7229568362236023, 1], f32)
+MLX = {f"mlx_q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 np.seterr(all="ignore")
 
@@ -33,6 +34,8 @@ def decode(scheme, spec, shape, planes, u):
         return values
     if scheme == "q4_k":
         return definition_q4_k.decode(spec, shape, planes, u)
+    if scheme in MLX:
+        return decode_mlx(MLX[scheme], spec, shape, planes, u)
     return globals()[f"decode_{scheme}"](spec, shape, planes, u)
 
 
@@ -44,6 +47,8 @@ def encode(scheme, spec, name, x, dtype):
         return encode_floats(scheme, spec, name, x, clean)
     if scheme == "q4_k":
         return {"codes": definition_q4_k.encode(x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in MLX:
+        return encode_mlx(MLX[scheme], spec, x, clean, dtype)
     return globals()[f"encode_{scheme}"](spec, x, clean, dtype)
 
 
@@ -259,39 +264,40 @@ def encode_fbgemm_rowwise8(spec, x, clean, dtype):
     return {"codes": np.concatenate([codes, tail], axis=1).reshape(x.shape[:-1] + (-1,))}
 
 
-def decode_mlx_q3(spec, shape, planes, u):
+def decode_mlx(width, spec, shape, planes, u):
     n = int(np.prod(shape, dtype=np.int64))
-    bits = np.unpackbits(planes["codes"].reshape(-1).view("u1"), bitorder="little")[: 3 * n].reshape(n, 3)
-    codes = (bits.astype(np.int64) * [1, 2, 4]).sum(axis=1)
+    bits = np.unpackbits(planes["codes"].reshape(-1).view("u1"), bitorder="little")[: width * n]
+    codes = (bits.reshape(n, width).astype(np.int64) << np.arange(width)).sum(axis=1)
     groups = np.arange(n) // int(spec["group"])
     kind = planes["kind"]
     scale, bias = (scale_values(planes[p].reshape(-1), kind)[groups].astype(u) for p in ("scale", "bias"))
     return (codes.astype(u) * scale + bias).reshape(shape)
 
 
-def encode_mlx_q3(spec, x, clean, dtype):
+def encode_mlx(width, spec, x, clean, dtype):
     t, size = x.dtype, int(spec["group"])
     groups, plane = groups_of(x.shape, spec)
+    most = f32(2**width - 1)
     low, high = ranges(x, spec, groups, plane, atom=32)
     low, high = (np.clip(v, -F32_MAX, F32_MAX).astype(f32) for v in (low, high))
-    width = np.maximum(np.minimum(high - low, f32(F32_MAX)) / f32(7), f32(1e-7))
+    step = np.maximum(np.minimum(high - low, f32(F32_MAX)) / most, f32(1e-7))
     negative = np.abs(low) > np.abs(high)
-    scale, edge = np.where(negative, width, -width), np.where(negative, low, high)
+    scale, edge = np.where(negative, step, -step), np.where(negative, low, high)
     e = np.rint(edge / scale)
     scale, bias = np.where(e != 0, edge / e, scale).astype(f32), np.where(e != 0, edge, f32(0)).astype(f32)
     if t == f32:
-        most = toward_zero(np.array(F32_MAX / 7), "f32")
-        scale = np.where(np.isinf(scale * f32(7)), np.copysign(most, scale), scale).astype(f32)
+        largest = toward_zero(np.array(F32_MAX / float(most)), "f32")
+        scale = np.where(np.isinf(scale * most), np.copysign(largest, scale), scale).astype(f32)
     v = (clean - bias[groups].astype(t)) / scale[groups].astype(t)
-    codes = np.rint(np.clip(v, t.type(0), t.type(7))).astype(np.int64).reshape(-1)
-    stream = (codes[:, None] >> np.arange(3) & 1).astype("u1").reshape(-1)
+    codes = np.rint(np.clip(v, t.type(0), t.type(most))).astype(np.int64).reshape(-1)
+    stream = (codes[:, None] >> np.arange(width) & 1).astype("u1").reshape(-1)
     words = np.packbits(stream, bitorder="little").view("<u4")
     planes = {"codes": words.reshape(x.shape[:-1] + (-1,)), "scale": scale, "bias": bias}
     for p in ("scale", "bias"):
         held = planes[p]
         if dtype in ("f16", "bf16"):
             held = narrow(held, dtype).astype("<u2")
-            held = held - (np.isinf(widen(held, dtype, f32) * f32(7)) if p == "scale" else 0)
+            held = held - (np.isinf(widen(held, dtype, f32) * most) if p == "scale" else 0)
             held = held.astype("<u2")
         planes[p] = held.reshape(plane)
     return planes

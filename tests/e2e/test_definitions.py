@@ -16,7 +16,7 @@ INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "
                "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16", "U32": "uint32"}
 ROUNDINGS = ["half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"]
 SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3", "q8_0", "nf4", "nvfp4",
-           "fbgemm_rowwise8", "lloyd", "mlx_q3", "q4_k"]
+           "fbgemm_rowwise8", "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8", "q4_k"]
 # Of tensors of a shape that all schemes take.
 SPECS = [
     *SCHEMES,
@@ -32,7 +32,7 @@ SPECS = [
     "fp8_e4m3:per=tensor", "fp8_e4m3:axis=0,round=stochastic,seed=3", "fp8_e4m3:block=4x100",
     "fp8_e4m3:group=32,dialect=compressed_tensors", "fp8_e4m3:range=-1..1",
     "nf4:group=128", "nf4:scale_type=nested8", "nf4:range=-0.5..0.25", "fbgemm_rowwise8:range=-1..1",
-    "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2",
+    "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2", "mlx_q5:group=128",
 ]
 SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,range=3sigma", "int8:axis=1,range=1sigma",
           "int4:group=10,range=2sigma,tail=short", "fp8_e4m3:per=tensor,range=3sigma", "nf4:range=2sigma",

@@ -1,4 +1,4 @@
-"""Makes the golden file of mlx_q3 with MLX on the CPU (see make_golden.py).
+"""Makes the golden files of MLX's formats with MLX on the CPU (see make_golden.py).
 
     python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements-mlx.txt
     venv/bin/python tests/golden/make_mlx.py
@@ -29,26 +29,27 @@ def to_numpy(x, dtype):
     return np.array(mx.view(x, mx.uint16)).view(dtype)
 
 
-def run_mlx(x, group, kind):
+def run_mlx(x, bits, group, kind):
     """Returns the planes of x and what MLX decodes them to (in the type of x)."""
     dtype, mlx_dtype = TYPES[kind]
-    words, scale, bias = mx.quantize(to_mlx(x, mlx_dtype), group_size=group, bits=3)
-    decoded = mx.dequantize(words, scale, bias, group_size=group, bits=3)
+    words, scale, bias = mx.quantize(to_mlx(x, mlx_dtype), group_size=group, bits=bits)
+    decoded = mx.dequantize(words, scale, bias, group_size=group, bits=bits)
     planes = {"codes": np.array(words), "scale": to_numpy(scale, dtype), "bias": to_numpy(bias, dtype)}
     return planes, to_numpy(decoded, dtype).astype(np.float32)
 
 
-def tie_groups(rng):
+def tie_groups(bits, rng):
     """Groups of 32 with values on and beside (k + 1/2) * scale + bias, as MLX gives these."""
     blocks = np.zeros((24, 32), np.float32)
     blocks[:, :2] = rng.uniform(-4, 4, (24, 2))
-    blocks[0, :2] = -3, 4  # a step of 1
-    blocks[1, :2] = -3.5, 3.5  # the edge itself lies halfway
+    most = 2**bits - 1
+    blocks[0, :2] = -(most // 2), most // 2 + 1  # a step of 1
+    blocks[1, :2] = -most / 2, most / 2  # the edge itself lies halfway
     for block in blocks:
         block[2:] = block[0]
-        planes, _ = run_mlx(block[None, :], 32, "f32")
+        planes, _ = run_mlx(block[None, :], bits, 32, "f32")
         scale, bias = planes["scale"][0, 0], planes["bias"][0, 0]
-        near = neighbours((np.arange(-1, 8) + np.float32(0.5)) * scale + bias)
+        near = neighbours((np.arange(-1, most + 1) + np.float32(0.5)) * scale + bias)
         near = near[(near <= block[:2].max()) & (near >= block[:2].min())]
         block[2:] = rng.choice(near, 30)
     return blocks
@@ -62,23 +63,44 @@ def hard_rows(kind, rng):
     return rows if kind == "f32" else rows[::2]
 
 
-def make_mlx():
-    rng = np.random.default_rng(20240604)
-    file = GoldenFile("mlx_q3", "quantize and dequantize of " + versions("mlx", "mlx-cpu"), COMMAND)
-    for kind, (dtype, _) in TYPES.items():
+def add_cases(file, bits, rng, prefix, kinds, groups, shared=None):
+    """Cases of one width; inputs but the ties are those of `shared`, by key, where it has them."""
+    for kind in kinds:
+        dtype = TYPES[kind][0]
         inputs = {
             "random": rng.standard_normal((4, 256)) * np.exp(rng.uniform(-3, 3, (4, 1))),
-            "ties": tie_groups(rng).reshape(6, 128),
+            "ties": tie_groups(bits, rng).reshape(6, 128),
             "hard": hard_rows(kind, rng),
             "rank3": rng.uniform(-1, 1, (2, 2, 128)),
         }
         for label, x in inputs.items():
-            x = np.ascontiguousarray(x.astype(dtype))
-            key = file.share(f"inputs/{kind}_{label}", x)
-            for group in (32, 64, 128):
-                planes, decoded = run_mlx(x, group, kind)
-                file.add(f"{kind}_group{group}_{label}", f"mlx_q3:group={group}", x.shape, shared=key,
-                         planes=planes, decoded=decoded if kind == "f32" else None, digest=True)
+            key = f"inputs/{kind}_{label}" if label != "ties" else f"inputs/{prefix}{kind}_{label}"
+            if shared is not None and key in shared:
+                x = shared[key]
+            else:
+                x = np.ascontiguousarray(x.astype(dtype))
+                file.share(key, x)
+            for group in groups:
+                planes, decoded = run_mlx(x, bits, group, kind)
+                file.add(f"{prefix}{kind}_group{group}_{label}", f"mlx_q{bits}:group={group}", x.shape,
+                         shared=key, planes=planes, decoded=decoded if kind == "f32" else None,
+                         digest=True)
+
+
+def affine_file(name):
+    return GoldenFile(name, "quantize and dequantize of " + versions("mlx", "mlx-cpu"), COMMAND)
+
+
+def make_mlx():
+    file = affine_file("mlx_q3")
+    add_cases(file, 3, np.random.default_rng(20240604), "", TYPES, (32, 64, 128))
+    file.write()
+    file = affine_file("mlx_affine")
+    rng = np.random.default_rng(20240605)
+    for bits in (2, 4, 5, 6, 8):
+        prefix = f"q{bits}_"
+        add_cases(file, bits, rng, prefix, ("f32",), (32, 64, 128), file.tensors)
+        add_cases(file, bits, rng, prefix, ("f16", "bf16"), (64,), file.tensors)
     file.write()
 
 
