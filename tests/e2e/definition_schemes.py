@@ -17,6 +17,8 @@ NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.394917488098144
                 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
                 0.7229568362236023, 1], f32)
 MLX = {f"mlx_q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
+MX = {"mxfp8_e4m3": ("e4m3", 8, 8), "mxfp8_e5m2": ("e5m2", 8, 15), "mxfp6_e2m3": ("e2m3", 6, 2),
+      "mxfp6_e3m2": ("e3m2", 6, 4), "mxfp4": ("e2m1", 4, 2), "mxint8": ("int8", 8, 0)}  # bits, exponent
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 np.seterr(all="ignore")
 
@@ -34,6 +36,8 @@ def decode(scheme, spec, shape, planes, u):
         return values
     if scheme == "q4_k":
         return definition_q4_k.decode(spec, shape, planes, u)
+    if scheme in MX:
+        return decode_mx(*MX[scheme][:2], shape, planes, u)
     if scheme in MLX:
         return decode_mlx(MLX[scheme], spec, shape, planes, u)
     return globals()[f"decode_{scheme}"](spec, shape, planes, u)
@@ -47,6 +51,8 @@ def encode(scheme, spec, name, x, dtype):
         return encode_floats(scheme, spec, name, x, clean)
     if scheme == "q4_k":
         return {"codes": definition_q4_k.encode(x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in MX:
+        return encode_mx(*MX[scheme], x, clean)
     if scheme in MLX:
         return encode_mlx(MLX[scheme], spec, x, clean, dtype)
     return globals()[f"encode_{scheme}"](spec, x, clean, dtype)
@@ -264,11 +270,41 @@ def encode_fbgemm_rowwise8(spec, x, clean, dtype):
     return {"codes": np.concatenate([codes, tail], axis=1).reshape(x.shape[:-1] + (-1,))}
 
 
+def unpack_bits(packed, width):
+    """The codes of whole bytes of a stream, the first in the lowest bits."""
+    bits = np.unpackbits(packed.reshape(-1).view("u1"), bitorder="little").reshape(-1, width)
+    return (bits.astype(np.int64) << np.arange(width)).sum(axis=1)
+
+
+def pack_bits(codes, width):
+    return np.packbits((codes.reshape(-1, 1) >> np.arange(width) & 1).astype("u1"), bitorder="little")
+
+
+def decode_mx(kind, width, shape, planes, u):
+    codes = unpack_bits(planes["codes"], width).reshape(tuple(shape[:-1]) + (-1, 32))
+    if kind == "int8":
+        values = np.where(codes < 128, codes, codes - 256).astype(u) / u(64)
+    else:
+        values = widen(codes, kind, u)
+    e = planes["scale"].astype(np.int32)[..., None]
+    return cut_rows(np.where(e == 255, u(np.nan), np.ldexp(u(1), e - 127) * values), shape)
+
+
+def encode_mx(kind, width, exponent, x, clean):
+    t, known = x.dtype, np.where(np.isfinite(x), x, 0).astype(np.float64)
+    absmax = np.minimum(np.abs(blocks_of(known, 32)).max(axis=-1), F32_MAX)
+    e = np.where(absmax == 0, 0, np.clip(np.frexp(absmax)[1] - 1 - exponent + 127, 0, 254 - exponent))
+    q = blocks_of(clean, 32) / np.ldexp(t.type(1), (e - 127).astype(np.int32))[..., None]
+    if kind == "int8":
+        codes = np.rint(np.clip(q * 64, -127, 127)).astype(np.int64) & 255
+    else:
+        codes = narrow(q, kind)
+    return {"codes": pack_bits(codes, width).reshape(x.shape[:-1] + (-1,)), "scale": e.astype("u1")}
+
+
 def decode_mlx(width, spec, shape, planes, u):
-    n = int(np.prod(shape, dtype=np.int64))
-    bits = np.unpackbits(planes["codes"].reshape(-1).view("u1"), bitorder="little")[: width * n]
-    codes = (bits.reshape(n, width).astype(np.int64) << np.arange(width)).sum(axis=1)
-    groups = np.arange(n) // int(spec["group"])
+    codes = unpack_bits(planes["codes"], width)
+    groups = np.arange(len(codes)) // int(spec["group"])
     kind = planes["kind"]
     scale, bias = (scale_values(planes[p].reshape(-1), kind)[groups].astype(u) for p in ("scale", "bias"))
     return (codes.astype(u) * scale + bias).reshape(shape)
@@ -290,8 +326,7 @@ def encode_mlx(width, spec, x, clean, dtype):
         scale = np.where(np.isinf(scale * most), np.copysign(largest, scale), scale).astype(f32)
     v = (clean - bias[groups].astype(t)) / scale[groups].astype(t)
     codes = np.rint(np.clip(v, t.type(0), t.type(most))).astype(np.int64).reshape(-1)
-    stream = (codes[:, None] >> np.arange(width) & 1).astype("u1").reshape(-1)
-    words = np.packbits(stream, bitorder="little").view("<u4")
+    words = pack_bits(codes, width).view("<u4")
     planes = {"codes": words.reshape(x.shape[:-1] + (-1,)), "scale": scale, "bias": bias}
     for p in ("scale", "bias"):
         held = planes[p]

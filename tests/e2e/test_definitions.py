@@ -9,14 +9,15 @@ import grpc
 import numpy as np
 import pytest
 from conftest import MODEL, ROOT, error_of, quantctl, quantctl_json
-from definition_schemes import decode, encode
+from definition_schemes import MX, decode, encode
 from definitions import FILE_TYPES, decoded, narrow, packed_tensors, parse_spec, read_file, working
 
 INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "int8", "I16": "int16",
                "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16", "U32": "uint32"}
 ROUNDINGS = ["half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"]
 SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3", "q8_0", "nf4", "nvfp4",
-           "fbgemm_rowwise8", "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8", "q4_k"]
+           "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "fbgemm_rowwise8",
+           "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8", "q4_k"]
 # Of tensors of a shape that all schemes take.
 SPECS = [
     *SCHEMES,
@@ -43,7 +44,8 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), "int8:axis=0,mode=ful
        *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
        "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32"]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
-       "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "nvfp4:tail=pad", "nf4", "lloyd", "fbgemm_rowwise8"]
+       "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "nvfp4:tail=pad",
+       *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "fbgemm_rowwise8"]
 
 
 def write_file(path, tensors):
@@ -216,6 +218,7 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
 @pytest.mark.parametrize("spec", ["int8:nonfinite=saturate", "uint4:axis=0,nonfinite=saturate",
                                   "int4:group=32,range=3sigma,nonfinite=saturate", "lloyd:nonfinite=saturate",
                                   "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "nvfp4:nonfinite=saturate",
+                                  *(f"{s}:nonfinite=saturate" for s in MX),
                                   "fp8_e4m3:axis=0,nonfinite=saturate",
                                   *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "fp8_e4m3")
                                     for p in ("saturate", "propagate"))])
@@ -236,7 +239,7 @@ def test_files(inputs, scheme, tmp_path):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_real_model(scheme, tmp_path):
-    tail = ",tail=pad" if scheme in ("q8_0", "nvfp4") else ""
+    tail = ",tail=pad" if scheme in ("q8_0", "nvfp4", *MX) else ""
     check_file(MODEL, f"{scheme}:incompatible=keep{tail}", tmp_path, ["f32"])
 
 
