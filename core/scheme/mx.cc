@@ -27,6 +27,7 @@ namespace {
 using mx::kBlockElems;
 
 constexpr size_t kScalePlane = 1;
+constexpr float kLargest = std::numeric_limits<float>::max();
 
 // E5M2's upper codes are infinity and NaN, E4M3's last one is NaN; the others have numbers alone.
 constexpr std::array<mx::Element, 6> kElements = {{
@@ -58,20 +59,44 @@ absl::StatusOr<PackedLayout> Plan(MxElement element, const QuantSpec& spec,
   return layout;
 }
 
-// The exponent of the largest magnitude, at most f32's; below all others if there is none.
-int ExponentOf(const Range& range) {
-  const double reach =
-      range.min <= range.max ? std::max(std::fabs(range.min), std::fabs(range.max)) : 0;
+// Returns the absmax; 0 without finite values.
+double ReachOf(const Range& range) {
+  return range.min <= range.max ? std::max(std::fabs(range.min), std::fabs(range.max)) : 0;
+}
+
+// The exponent of a magnitude, at most f32's; below all others of 0.
+int ExponentOf(double reach) {
   const auto biased = static_cast<int>(std::bit_cast<uint64_t>(reach) >> 52);
   return std::min(biased - 1023, 127);
 }
 
-void Resolve(MxElement element, std::span<const Range> ranges, ParamPlanes out) {
-  const int bias = mx::kScaleBias - ElementOf(element).max_exponent;
+bool IsMlx(const Resolved& resolved) { return resolved.spec.dialect == "mlx"; }
+
+int ScaleOf(const mx::Element& element, double reach) {
+  return std::max(ExponentOf(reach) - element.max_exponent + mx::kScaleBias, 0);
+}
+
+int MlxScaleOf(const mx::Element& element, double reach) {
+  const float held = static_cast<float>(std::min<double>(reach, kLargest));
+  const float s = held / static_cast<float>(element.largest);
+  if (s == 0) return mx::kScaleBias;
+  const auto bits = std::bit_cast<uint32_t>(s);
+  if (s < std::numeric_limits<float>::min()) return s > 0x1p-127f ? 1 : 0;
+  return static_cast<int>(bits >> 23) + ((bits & 0x7FFFFF) != 0);
+}
+
+void Resolve(MxElement which, const Resolved& resolved, std::span<const Range> ranges,
+             ParamPlanes out) {
+  const mx::Element& element = ElementOf(which);
+  const auto scale_of = IsMlx(resolved) ? MlxScaleOf : ScaleOf;
   for (size_t i = 0; i < ranges.size(); ++i) {
-    out.planes[kScalePlane][i] =
-        static_cast<std::byte>(std::max(ExponentOf(ranges[i]) + bias, 0));
+    out.planes[kScalePlane][i] = static_cast<std::byte>(scale_of(element, ReachOf(ranges[i])));
   }
+}
+
+mx::Habits HabitsOf(MxElement which, const Resolved& resolved) {
+  if (!IsMlx(resolved)) return {};
+  return {.any = true, .ties_toward_zero = which == MxElement::kE2m1};
 }
 
 // Returns the scales of a segment, which lies in one layout row: group after group.
@@ -89,7 +114,7 @@ void Encode(MxElement which, const Resolved& resolved, const Segment& segment,
   const bool in_place = element.bits() == 8;
   counts->clipped += segment.values.Visit([&]<typename T>(const T* values) {
     return mx::ChosenTable().Of<T>().encode(
-        element, {}, ScalesAt(resolved, segment.params, segment.first_elem), values, num_elems,
+        element, HabitsOf(which, resolved), ScalesAt(resolved, segment.params, segment.first_elem), values, num_elems,
         in_place ? packed : codes, LanesOf<T>(meter));
   });
   if (!in_place) PackBits(codes, RoundUp(num_elems, kBlockElems), element.bits(), packed);
@@ -115,8 +140,8 @@ struct Row {
                                            const TensorDesc& tensor) {
     return quantd::Plan(kElement, spec, tensor);
   }
-  static void Resolve(const Resolved&, std::span<const Range> ranges, ParamPlanes out) {
-    quantd::Resolve(kElement, ranges, out);
+  static void Resolve(const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out) {
+    quantd::Resolve(kElement, resolved, ranges, out);
   }
   static void Encode(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                      Counts* counts, Meter* meter) {
@@ -156,11 +181,22 @@ absmax is the larger one of |min| and |max|, at most f32's largest:
 
 $3What rounds to more than $2 becomes that, with its sign. Clipped: |x / 2^(e - 127)| of $4 and
 more. A scale of 255 is decoded to NaN.
-
+$7
 | plane | dtype | shape |
 | --- | --- | --- |
 | codes | uint8 | [.., ceil(L / 32) * $5]: $6 |
 | scale | uint8 | [.., ceil(L / 32)]: e |
+)";
+
+constexpr absl::string_view kMlxDialect =
+    R"(
+Dialect mlx has, with absmax rounded to f32 (beyond it: its largest):
+
+    s = absmax / $0, in f32
+    e = 127 where s is 0, else max(ceil(log2(s)) + 127, 0); log2 is exact
+$1
+Where f32 does not hold the largest value times 2^(e - 127), the largest value of which it does takes
+its place; clipped is then what lies half a step of the element or more beyond that.
 )";
 
 // How a format of floats reads.
@@ -182,6 +218,17 @@ std::string ElementText(MxElement which) {
   return absl::Substitute(kFloatElement, format.exp_bits, format.bias, format.man_bits, special);
 }
 
+bool HasMlx(MxElement which) {
+  return which == MxElement::kE2m1 || which == MxElement::kE4m3;
+}
+
+std::string MlxText(MxElement which) {
+  if (!HasMlx(which)) return "";
+  return absl::Substitute(
+      kMlxDialect, ElementOf(which).largest,
+      which == MxElement::kE2m1 ? "\nTies go toward zero, and code 0 has no sign." : "");
+}
+
 std::string DefinitionOf(MxElement which) {
   const mx::Element& element = ElementOf(which);
   const bool twos = element.twos_complement;
@@ -193,7 +240,7 @@ std::string DefinitionOf(MxElement which) {
   return absl::Substitute(kDefinition, element.max_exponent, 254 - element.max_exponent,
                           twos ? "127 / 64" : absl::StrCat(element.largest), ElementText(which),
                           twos ? "127.5 / 64" : absl::StrCat(element.clip),
-                          kBlockElems / 8 * element.bits(), packing);
+                          kBlockElems / 8 * element.bits(), packing, MlxText(which));
 }
 
 }  // namespace
@@ -212,6 +259,7 @@ Scheme MxScheme(MxElement element, absl::string_view name, absl::string_view sum
   info.granularities = {{.kind = GranularityKind::kGroup, .group_elems = kBlockElems}};
   info.roundings = {Rounding::kHalfEven};
   info.dialects = {{.name = "ocp"}};
+  if (HasMlx(element)) info.dialects.push_back({.name = "mlx"});
   info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
   info.tails = {Tail::kReject, Tail::kPad};
   return scheme;

@@ -26,10 +26,17 @@ namespace quantd {
 // well. Codes of 8 bits take a byte, of 4 a nibble, the first in the low one, of 6 bits lie in a
 // stream, the first in the lowest bits: 4 codes in 3 bytes.
 //
+// Dialect mlx, of E2M1 and E4M3, has another scale, with which nothing is clipped, and ties of its own:
+//
+//   s = absmax / largest value, in f32;  e = ceil(log2(s)) + 127, at least 0, and 127 where s is 0
+//
+// where E2M1 rounds ties toward zero and never writes -0. Beyond MLX, whose e wraps below 0: where
+// f32 does not hold code * 2^(e - 127), for absmax near its end, the next code that it holds.
+//
 // Costs what nvfp4 does: the range of each block, one product, one rounding by an addition.
 //
 // Source: OCP Microscaling Formats (MX) 1.0, sections 5 and 6; what it leaves open, which is int8's
-// -2, as microxcaling has it.
+// -2, as microxcaling has it. MLX 0.32.4, mx.quantize in modes mxfp4 and mxfp8.
 
 enum class MxElement : uint8_t { kE5m2, kE4m3, kE3m2, kE2m3, kE2m1, kInt8 };
 

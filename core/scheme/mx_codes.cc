@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 
 #include "core/base/copy_bytes.h"
@@ -45,8 +46,8 @@ HWY_INLINE T PowerOf(int code) {
   return std::bit_cast<T>(static_cast<Bits>(exponent) << FloatBits<T>::kMan);
 }
 
-// The arithmetic of an element.
-template <bool kTiesTowardZero, class D>
+// The arithmetic of an element; only kHabits looks at Habits.
+template <bool kHabits, class D>
 class Coder {
  public:
   using T = hn::TFromD<D>;
@@ -63,10 +64,24 @@ class Coder {
         raise_(hn::Set(du_, static_cast<Bits>(shift_) << F::kMan)),
         sign_(hn::Set(du_, element.twos_complement ? 0 : Bits{1} << element.format.sign_shift())),
         negates_(hn::Set(du_, element.twos_complement ? ~Bits{0} : 0)),
-        unsigned_(hn::Set(di_, habits.drops_negative_zero ? 0 : -1)),
+        ties_(hn::Set(du_, habits.ties_toward_zero ? ~Bits{0} : 0)),
+        element_(element),
         largest_(hn::Set(d_, static_cast<T>(element.largest))),
         clip_(hn::Set(d_, static_cast<T>(element.clip))),
         clipped_(hn::Zero(du_)) {}
+
+  // Says of what scale the next values are.
+  HWY_INLINE void Begin(int scale) {
+    if constexpr (kHabits) {
+      // 2^k is what f32 does not hold of the scale.
+      const int k = 128 + mx::kScaleBias - scale;
+      if (k > element_.max_exponent) {
+        return Limit(element_.largest, element_.clip);
+      }
+      const double step = std::ldexp(1.0, k - 1 - element_.format.man_bits);
+      Limit(std::ldexp(1.0, k) - step, std::ldexp(1.0, k) - step / 2);
+    }
+  }
 
   // Returns the codes of `v`, what was divided by the scale, and their values.
   HWY_INLINE Narrowed<D> Encode(V v) {
@@ -83,17 +98,19 @@ class Coder {
     V value = hn::Sub(sum, magic);
     VU code = hn::Add(hn::Sub(hn::BitCast(du_, sum), magic_bits),
                       hn::ShiftRightSame(hn::Sub(exponent, least_), shift_));
-    if constexpr (kTiesTowardZero) {
+    const VU negative = hn::BitCast(du_, hn::BroadcastSignBit(hn::BitCast(di_, v)));
+    VU sign = hn::And(negative, sign_);
+    if constexpr (kHabits) {
       const V unit = hn::Mul(magic, hn::Set(d_, std::numeric_limits<T>::epsilon()));
       const V half = hn::Mul(unit, hn::Set(d_, static_cast<T>(0.5)));
-      const auto up = hn::Eq(hn::Sub(value, a), half);
-      value = hn::Sub(value, hn::IfThenElseZero(up, unit));
-      code = hn::Add(code, hn::BitCast(du_, hn::VecFromMask(d_, up)));
+      const VU up = hn::And(
+          hn::BitCast(du_, hn::VecFromMask(d_, hn::Eq(hn::Sub(value, a), half))), ties_);
+      value = hn::Sub(value, hn::And(hn::BitCast(d_, up), unit));
+      code = hn::Add(code, up);
+      const auto is_zero = hn::VecFromMask(du_, hn::Eq(code, hn::Zero(du_)));
+      sign = hn::AndNot(hn::And(is_zero, ties_), sign);
     }
-    const VU negative = hn::BitCast(du_, hn::BroadcastSignBit(hn::BitCast(di_, v)));
-    const auto keeps = hn::RebindMask(du_, hn::Gt(hn::BitCast(di_, code), unsigned_));
     const VU turned = hn::And(negative, negates_);
-    const VU sign = hn::IfThenElseZero(keeps, hn::And(negative, sign_));
     return {hn::Or(hn::Sub(hn::Xor(code, turned), turned), sign), hn::CopySignToAbs(value, v)};
   }
 
@@ -106,17 +123,22 @@ class Coder {
   }
 
  private:
+  HWY_INLINE void Limit(double largest, double clip) {
+    largest_ = hn::Set(d_, static_cast<T>(largest));
+    clip_ = hn::Set(d_, static_cast<T>(clip));
+  }
+
   const D d_;
   const DU du_;
   const DI di_;
   const int shift_;
-  const VU least_, raise_, sign_, negates_;
-  const hn::VFromD<DI> unsigned_;  // the last code that loses its sign
-  const V largest_, clip_;
+  const VU least_, raise_, sign_, negates_, ties_;
+  const Element& element_;
+  V largest_, clip_;
   VU clipped_;
 };
 
-template <bool kTiesTowardZero, class Regs, typename T>
+template <bool kHabits, class Regs, typename T>
 HWY_NOINLINE int64_t EncodeBlocks(const Element& element, const Habits& habits,
                                   const uint8_t* HWY_RESTRICT scales, const T* HWY_RESTRICT values,
                                   int64_t num_elems, uint8_t* HWY_RESTRICT codes,
@@ -127,13 +149,14 @@ HWY_NOINLINE int64_t EncodeBlocks(const Element& element, const Habits& habits,
   const int64_t num_blocks = num_elems / kBlockElems, rest = num_elems % kBlockElems;
   T padded[kBlockElems] = {};
   CopyBytes(padded, values + num_blocks * kBlockElems, static_cast<size_t>(rest) * sizeof(T));
-  Coder<kTiesTowardZero, std::remove_const_t<decltype(d)>> coder(element, habits);
+  Coder<kHabits, std::remove_const_t<decltype(d)>> coder(element, habits);
   for (int64_t k = 0; k < 16; k += kWidth) {
     Regs regs(d, lanes, static_cast<size_t>(k));
     for (int64_t block = 0; block < num_blocks; ++block) {
       const auto inverse = hn::Set(d, PowerOf<T>(mx::kMaxScale - scales[block]));
       const auto scale = hn::Set(d, PowerOf<T>(scales[block]));
       const int64_t begin = block * kBlockElems + k;
+      coder.Begin(scales[block]);
       for (int64_t i = begin; i < begin + kBlockElems; i += 16) {
         PrefetchBehind(values + i);
         const auto x = hn::LoadU(d, values + i);
@@ -142,6 +165,7 @@ HWY_NOINLINE int64_t EncodeBlocks(const Element& element, const Habits& habits,
         regs.Add(d, x, hn::Mul(made.value, scale));
       }
     }
+    if (rest > 0) coder.Begin(scales[num_blocks]);
     for (int64_t i = k; rest > 0 && i < kBlockElems; i += 16) {
       const auto x = hn::LoadU(d, padded + i);
       const auto made =
@@ -161,7 +185,7 @@ int64_t Encode(const Element& element, const Habits& habits, const uint8_t* scal
                const T* values, int64_t num_elems, uint8_t* codes, MeterLanes<T>* meter) {
   return WithMeter(meter, [&]<class Regs>(std::type_identity<Regs>, MeterLanes<T>& lanes) {
     const auto encode =
-        habits.ties_toward_zero ? EncodeBlocks<true, Regs, T> : EncodeBlocks<false, Regs, T>;
+        habits.any ? EncodeBlocks<true, Regs, T> : EncodeBlocks<false, Regs, T>;
     return encode(element, habits, scales, values, num_elems, codes, lanes);
   });
 }

@@ -30,10 +30,11 @@ struct Element {
   constexpr int bits() const { return format.sign_shift() + 1; }
 };
 
-// What projects do differently from ties to even and the sign of x.
+// What else there is to do than to round to even and to saturate at the largest value. If `any`,
+// values saturate where f32 holds the product with the scale.
 struct Habits {
-  bool ties_toward_zero = false;
-  bool drops_negative_zero = false;
+  bool any = false;
+  bool ties_toward_zero = false;  // and then code 0 has no sign
 };
 
 template <typename T>

@@ -29,8 +29,18 @@ int ScaleRef(const Resolved& resolved, const ParamView& params, int64_t elem) {
   return std::to_integer<int>(params.planes[1][static_cast<size_t>(group)]);
 }
 
+// The code of the largest value; in dialect mlx of which f32 holds the product with the scale.
+uint32_t LargestRef(MxElement which, const Resolved& resolved, int scale) {
+  const MiniFormat& format = FormatOf(which);
+  uint32_t code = format.max_code;
+  if (resolved.spec.dialect != "mlx") return code;
+  const float power = std::ldexp(1.0f, scale - 127);
+  while (std::isinf(WidenFloat<float>(format, code) * power)) --code;
+  return code;
+}
+
 template <typename T>
-uint32_t CodeRef(MxElement which, T q, Counts* counts) {
+uint32_t CodeRef(MxElement which, const Resolved& resolved, T q, int scale, Counts* counts) {
   if (which == MxElement::kInt8) {
     const T steps = 64 * q;
     counts->clipped += std::fabs(steps) >= static_cast<T>(127.5);
@@ -38,10 +48,15 @@ uint32_t CodeRef(MxElement which, T q, Counts* counts) {
     return static_cast<uint32_t>(static_cast<int>(whole)) & 0xFF;
   }
   const MiniFormat& format = FormatOf(which);
-  const T largest = WidenFloat<T>(format, format.max_code);
-  const T step = largest - WidenFloat<T>(format, format.max_code - 1);
+  const uint32_t last = LargestRef(which, resolved, scale);
+  const T largest = WidenFloat<T>(format, last);
+  const T step = largest - WidenFloat<T>(format, last - 1);
   counts->clipped += std::fabs(q) >= largest + step / 2;
-  return NarrowFloat(format, q, Rounding::kHalfEven, /*saturate=*/true);
+  const bool down = resolved.spec.dialect == "mlx" && which == MxElement::kE2m1;
+  const uint32_t code =
+      NarrowFloat(format, std::fabs(q), down ? Rounding::kHalfDown : Rounding::kHalfEven, true);
+  const bool negative = std::signbit(q) && !(down && code == 0);
+  return std::min(code, last) | (negative ? 1u << format.sign_shift() : 0);
 }
 
 template <typename T>
@@ -63,7 +78,7 @@ void EncodeMxRef(MxElement which, const Resolved& resolved, const Segment& segme
     const int scale = ScaleRef(resolved, segment.params, segment.first_elem + i);
     const uint32_t code = segment.values.Visit([&]<typename T>(const T* values) {
       const T q = LoadAt(values, i) / std::ldexp(T{1}, scale - 127);
-      return CodeRef(which, q, counts);
+      return CodeRef(which, resolved, q, scale, counts);
     });
     for (int bit = 0; bit < bits; ++bit) {
       const auto at = static_cast<size_t>(i * bits + bit);

@@ -6,7 +6,7 @@ x, dtype) the planes by name, of x in T.
 
 import definition_q4_k
 import numpy as np
-from definitions import (F32_MAX, flat_groups, groups_of, narrow, noise_of, pack_nibbles, ranges_of,
+from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, pack_nibbles, ranges_of,
                          rounded, saturated, stored_scales, unpack_nibbles, widen)
 
 f32 = np.float32
@@ -52,7 +52,7 @@ def encode(scheme, spec, name, x, dtype):
     if scheme == "q4_k":
         return {"codes": definition_q4_k.encode(x).reshape(x.shape[:-1] + (-1,))}
     if scheme in MX:
-        return encode_mx(*MX[scheme], x, clean)
+        return encode_mx(*MX[scheme], spec, x, clean)
     if scheme in MLX:
         return encode_mlx(MLX[scheme], spec, x, clean, dtype)
     return globals()[f"encode_{scheme}"](spec, x, clean, dtype)
@@ -290,9 +290,11 @@ def decode_mx(kind, width, shape, planes, u):
     return cut_rows(np.where(e == 255, u(np.nan), np.ldexp(u(1), e - 127) * values), shape)
 
 
-def encode_mx(kind, width, exponent, x, clean):
+def encode_mx(kind, width, exponent, spec, x, clean):
     t, known = x.dtype, np.where(np.isfinite(x), x, 0).astype(np.float64)
     absmax = np.minimum(np.abs(blocks_of(known, 32)).max(axis=-1), F32_MAX)
+    if spec["dialect"] == "mlx":
+        return encode_mx_as_mlx(kind, width, absmax, x, clean)
     e = np.where(absmax == 0, 0, np.clip(np.frexp(absmax)[1] - 1 - exponent + 127, 0, 254 - exponent))
     q = blocks_of(clean, 32) / np.ldexp(t.type(1), (e - 127).astype(np.int32))[..., None]
     if kind == "int8":
@@ -300,6 +302,25 @@ def encode_mx(kind, width, exponent, x, clean):
     else:
         codes = narrow(q, kind)
     return {"codes": pack_bits(codes, width).reshape(x.shape[:-1] + (-1,)), "scale": e.astype("u1")}
+
+
+def encode_mx_as_mlx(kind, width, absmax, x, clean):
+    t, values = x.dtype, widen(np.arange(HALF[kind][3] + 1), kind, np.float64)
+    s = (absmax.astype(f32) / f32(values[-1])).astype(np.float64)
+    fraction, power = np.frexp(s)
+    e = np.where(s == 0, 127, np.maximum(power - (fraction == 0.5) + 127, 0))
+    scale = np.ldexp(1.0, (e - 127).astype(np.int32))[..., None]
+    q = blocks_of(clean, 32) / scale.astype(t)
+    if kind == "e2m1":
+        code = below(np.abs(q).astype(np.float64), (values[1:] + values[:-1]) / 2)
+        sign = (np.signbit(q) & (code > 0)) << 3
+    else:
+        both = narrow(q, kind)
+        code, sign = both & 127, both & 128
+    held = np.isfinite((values * scale).astype(f32)).sum(axis=-1, keepdims=True) - 1
+    code = np.minimum(code, held)
+    packed = pack_bits(code | sign, width)
+    return {"codes": packed.reshape(x.shape[:-1] + (-1,)), "scale": e.astype("u1")}
 
 
 def decode_mlx(width, spec, shape, planes, u):

@@ -91,6 +91,54 @@ def affine_file(name):
     return GoldenFile(name, "quantize and dequantize of " + versions("mlx", "mlx-cpu"), COMMAND)
 
 
+def run_mode(x, mode, bits, group, kind):
+    """Returns the codes and scales of a mode of floats, and what MLX decodes them to as f32."""
+    words, scale = mx.quantize(to_mlx(x, TYPES[kind][1]), group_size=group, bits=bits, mode=mode)
+    decoded = mx.dequantize(words, scale, group_size=group, bits=bits, mode=mode, dtype=mx.float32)
+    codes = np.array(words).view(np.uint8).reshape(x.shape[:-1] + (x.shape[-1] * bits // 8,))
+    return {"codes": codes, "scale": np.array(scale)}, np.array(decoded)
+
+
+def float_blocks(values, group, top, rng):
+    """Blocks of `group` that begin with `top` times a power of two: middles of the element's values
+    and their neighbours, of scales that keep them exact."""
+    middles = (values[1:] + values[:-1]) / 2
+    near = neighbours(np.concatenate([middles, -middles, values, -values]))
+    near = near[np.abs(near) <= top]
+    blocks = np.resize(rng.permutation(near), (16, group - 1))
+    blocks = np.concatenate([np.full((16, 1), top), blocks], axis=1)
+    return (blocks * 2.0 ** rng.integers(-6, 6, (16, 1))).astype(np.float32)
+
+
+def make_modes():
+    """mxfp4 and mxfp8, and values in reach of all their scales: below them MLX's wrap, and near f32's
+    end it decodes infinities."""
+    rng = np.random.default_rng(20240606)
+    file = affine_file("mlx_modes")
+    e2m1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    e4m3 = np.arange(127, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    scales = neighbours(2.0 ** rng.integers(-115, 120, 48))
+    for scheme, mode, bits, values in (("mxfp4", "mxfp4", 4, e2m1), ("mxfp8_e4m3", "mxfp8", 8, e4m3)):
+        absmax = np.zeros((scales.size, 32))
+        absmax[:, 0] = scales * values[-1]
+        inputs = {
+            "random": rng.standard_normal((4, 256)) * np.exp(rng.uniform(-3, 3, (4, 1))),
+            "ties": float_blocks(values, 32, values[-1], rng).reshape(4, 128),
+            "absmax": absmax.reshape(-1, 96),
+            "zeros": np.where(rng.random((2, 64)) < 0.5, -0.0, 0.0),
+            "hard": hard_groups(32, rng)[[0, 3, 4, 5, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]],
+        }
+        for kind in TYPES:
+            for label, x in inputs.items():
+                if kind != "f32" and label not in ("random", "ties"):
+                    continue
+                x = np.ascontiguousarray(x.astype(TYPES[kind][0]))
+                planes, decoded = run_mode(x, mode, bits, 32, kind)
+                file.add(f"{scheme}_{kind}_{label}", f"{scheme}:dialect=mlx", x.shape, x, planes=planes,
+                         decoded=decoded if kind == "f32" else None, digest=True)
+    file.write()
+
+
 def make_mlx():
     file = affine_file("mlx_q3")
     add_cases(file, 3, np.random.default_rng(20240604), "", TYPES, (32, 64, 128))
@@ -106,3 +154,4 @@ def make_mlx():
 
 if __name__ == "__main__":
     make_mlx()
+    make_modes()
