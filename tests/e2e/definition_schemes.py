@@ -20,6 +20,8 @@ MLX = {f"mlx_q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
 MX = {"mxfp8_e4m3": ("e4m3", 8, 8), "mxfp8_e5m2": ("e5m2", 8, 15), "mxfp6_e2m3": ("e2m3", 6, 2),
       "mxfp6_e3m2": ("e3m2", 6, 4), "mxfp4": ("e2m1", 4, 2), "mxint8": ("int8", 8, 0)}  # bits, exponent
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+FP4 = np.array([0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4], f32)
+BOOKS = {"nf4": (NF4, 7), "fp4": (np.concatenate([FP4, -FP4]) + f32(0), 0)}  # levels by code, code of 0
 np.seterr(all="ignore")
 
 
@@ -36,6 +38,8 @@ def decode(scheme, spec, shape, planes, u):
         return values
     if scheme == "q4_k":
         return definition_q4_k.decode(spec, shape, planes, u)
+    if scheme in BOOKS:
+        return decode_bitsandbytes(spec, shape, planes, u)
     if scheme in MX:
         return decode_mx(*MX[scheme][:2], shape, planes, u)
     if scheme in MLX:
@@ -51,6 +55,8 @@ def encode(scheme, spec, name, x, dtype):
         return encode_floats(scheme, spec, name, x, clean)
     if scheme == "q4_k":
         return {"codes": definition_q4_k.encode(x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in BOOKS:
+        return encode_bitsandbytes(*BOOKS[scheme], spec, x, clean)
     if scheme in MX:
         return encode_mx(*MX[scheme], spec, x, clean)
     if scheme in MLX:
@@ -390,7 +396,7 @@ def encode_nvfp4(spec, x, clean, dtype):
 
 # --- Codebooks ---
 
-def decode_nf4(spec, shape, planes, u):
+def decode_bitsandbytes(spec, shape, planes, u):
     n = int(np.prod(shape, dtype=np.int64))
     s = planes["scale"].reshape(-1)
     if spec["scale_type"] == "nested8":
@@ -406,7 +412,7 @@ def below(values, middles):
     return np.searchsorted(middles, values, side="left")
 
 
-def encode_nf4(spec, x, clean, dtype):
+def encode_bitsandbytes(book, zero, spec, x, clean):
     t = x.dtype
     groups, plane = flat_groups(x.size, int(spec["group"]))
     count = plane[0]
@@ -414,9 +420,10 @@ def encode_nf4(spec, x, clean, dtype):
     absmax = np.minimum(np.maximum(np.abs(low), np.abs(high)), F32_MAX).astype(f32)
     s = np.where(absmax == 0, f32(1), np.maximum(absmax, f32(2.0**-128 + 2.0**-149)))
     v = clean.reshape(-1) * (t.type(1) / s.astype(t))[groups]
-    wide = NF4.astype(np.float64)
-    codes = below(v, ((wide[:-1] + wide[1:]) / 2).astype(f32).astype(t))
-    planes = {"codes": pack_nibbles(codes, high_first=True, beside=7), "scale": s, "codebook": NF4}
+    ascending = np.argsort(book, kind="stable")
+    wide = book[ascending].astype(np.float64)
+    codes = ascending[below(v, ((wide[:-1] + wide[1:]) / 2).astype(f32).astype(t))]
+    planes = {"codes": pack_nibbles(codes, high_first=True, beside=zero), "scale": s, "codebook": book}
     if spec["scale_type"] == "nested8":
         planes.update(nested_scales(absmax))
     return planes

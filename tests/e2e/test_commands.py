@@ -9,7 +9,7 @@ import pytest
 import reference
 from conftest import load_file, MODEL, error_of, quantctl, quantctl_json
 from safetensors.numpy import save_file
-SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3", "q8_0", "nf4", "nvfp4",
+SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3", "q8_0", "nf4", "fp4", "nvfp4",
            "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "fbgemm_rowwise8",
            "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8", "q4_k"]
 

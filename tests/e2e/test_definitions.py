@@ -15,7 +15,7 @@ from definitions import FILE_TYPES, decoded, narrow, packed_tensors, parse_spec,
 INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "int8", "I16": "int16",
                "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16", "U32": "uint32"}
 ROUNDINGS = ["half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"]
-SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3", "q8_0", "nf4", "nvfp4",
+SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3", "q8_0", "nf4", "fp4", "nvfp4",
            "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "fbgemm_rowwise8",
            "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8", "q4_k"]
 # Of tensors of a shape that all schemes take.
@@ -32,7 +32,7 @@ SPECS = [
     *(f"{s}:round={r}" for s in ("fp16", "bf16", "fp8_e4m3") for r in ROUNDINGS),
     "fp8_e4m3:per=tensor", "fp8_e4m3:axis=0,round=stochastic,seed=3", "fp8_e4m3:block=4x100",
     "fp8_e4m3:group=32,dialect=compressed_tensors", "fp8_e4m3:range=-1..1",
-    "nf4:group=128", "nf4:scale_type=nested8", "nf4:range=-0.5..0.25", "fbgemm_rowwise8:range=-1..1",
+    "nf4:group=128", "nf4:scale_type=nested8", "fp4:group=4096", "fp4:scale_type=nested8", "nf4:range=-0.5..0.25", "fbgemm_rowwise8:range=-1..1",
     "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2", "mlx_q5:group=128",
     "mxfp4:dialect=mlx", "mxfp8_e4m3:dialect=mlx",
 ]
@@ -46,7 +46,7 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), "int8:axis=0,mode=ful
        "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32",
        "mxfp4:dialect=mlx", "mxfp8_e4m3:dialect=mlx"]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
-       "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "nvfp4:tail=pad",
+       "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "nvfp4:tail=pad", "fp4",
        *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "fbgemm_rowwise8"]
 
 
@@ -204,7 +204,7 @@ def test_every_type(inputs, call, spec):
 
 @pytest.mark.parametrize("spec", ODD)
 def test_odd_shapes(inputs, call, spec):
-    call(inputs["odd"], spec, only="" if "per" in spec or spec in ("lloyd", "nf4") else "ü")
+    call(inputs["odd"], spec, only="" if "per" in spec or spec in ("lloyd", "nf4", "fp4") else "ü")
 
 
 @pytest.mark.parametrize("spec", SIGMAS)
