@@ -366,7 +366,9 @@ def encode_mlx(width, spec, x, clean, dtype):
 
 
 def decode_nvfp4(spec, shape, planes, u):
-    d = widen(planes["scale"], "e4m3", f32) / planes["global_scale"].astype(f32)
+    d = widen(planes["scale"], "e4m3", f32)
+    if spec["dialect"] != "mlx":
+        d = d / planes["global_scale"].astype(f32)
     codes = unpack_nibbles(planes["codes"], 2 * planes["codes"].size).reshape(tuple(shape[:-1]) + (-1, 16))
     values = np.where(codes & 8, -1.0, 1.0) * E2M1[codes & 7]
     y = values.astype(u) * d[..., None].astype(u)
@@ -379,6 +381,8 @@ def encode_nvfp4(spec, x, clean, dtype):
     t, known = x.dtype, np.where(np.isfinite(x), x, 0)
     blocks = blocks_of(np.minimum(np.abs(known.astype(np.float64)), F32_MAX).astype(f32), 16)
     absmax = blocks.max(axis=-1)
+    if spec["dialect"] == "mlx":
+        return encode_nvfp4_as_mlx(absmax, x, clean)
     g = (f32(1) / np.maximum(absmax.max(), f32(2.0**-126))) * f32(2688)
     g = f32(1) if np.isinf(g) else g
     s = narrow(np.minimum(g * (absmax / f32(6)), f32(448)), "e4m3").astype("u1")
@@ -392,6 +396,16 @@ def encode_nvfp4(spec, x, clean, dtype):
     code = np.where((at == after) & (code % 2 == 1), following, code) | np.where(q < 0, 8, 0)
     return {"codes": pack_nibbles(code.reshape(-1)).reshape(x.shape[:-1] + (-1,)), "scale": s,
             "global_scale": np.array([g], f32)}
+
+
+def encode_nvfp4_as_mlx(absmax, x, clean):
+    t = x.dtype
+    s = narrow(np.minimum(absmax / f32(6), f32(448)), "e4m3").astype("u1")
+    d = widen(s, "e4m3", f32)[..., None].astype(t)
+    q = np.where(d == 0, t.type(0), blocks_of(clean, 16) / d)
+    code = below(np.abs(q).astype(np.float64), (E2M1[1:] + E2M1[:-1]) / 2)
+    code = code | np.where((q < 0) & (code > 0), 8, 0)
+    return {"codes": pack_nibbles(code.reshape(-1)).reshape(x.shape[:-1] + (-1,)), "scale": s}
 
 
 # --- Codebooks ---
