@@ -123,7 +123,8 @@ size_t QuotaBytes(const ServerOptions& options) {
 }
 
 void SetChannelArguments(const ServerOptions& options, grpc::ServerBuilder& builder) {
-  builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
+  // gRPC looks at a message's size when it holds all of it, so that calls can as well, and say more.
+  builder.SetMaxReceiveMessageSize(-1);
   builder.SetMaxSendMessageSize(-1);  // what may be sent is decided by the calls
   // gRPC looks at the size of a compressed message once it has unpacked all of it, and 1 MiB may
   // hold 1 GiB. Such calls end with UNIMPLEMENTED; tensors hardly shrink anyway.

@@ -50,9 +50,10 @@ Family<prometheus::Histogram>& AddHistogram(Registry& registry, const char* name
 constexpr char kNoScheme[] = "none";
 // The limits that statuses name (WithLimit); a test compares.
 constexpr const char* kRefusalReasons[] = {"caller_streams",      "failed_tensors",
-                                           "memory_bytes",        "metadata_bytes",
-                                           "open_tensors",        "tensor_memory_bytes",
-                                           "unary_response_bytes", "waiting_room_bytes"};
+                                           "memory_bytes",        "message_bytes",
+                                           "metadata_bytes",      "open_tensors",
+                                           "tensor_memory_bytes", "unary_response_bytes",
+                                           "waiting_room_bytes"};
 constexpr int kMaxStatusCode = static_cast<int>(absl::StatusCode::kUnauthenticated);
 
 std::string CodeName(int code) {
