@@ -31,6 +31,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "server/net/guard_table.h"
+#include "server/net/handshakes.h"
 
 namespace quantd {
 namespace {
@@ -178,6 +179,11 @@ SSL* SSL_new(SSL_CTX* context) {
     SSL_set_ex_data(ssl, ConnectionIndex(), new std::shared_ptr<GuardedConnection>(connection));
   }
   return ssl;
+}
+
+int SSL_do_handshake(SSL* ssl) {
+  static auto* const real = quantd::RealOf(&SSL_do_handshake, "SSL_do_handshake");
+  return quantd::Handshake(ssl, real);
 }
 
 int SSL_read(SSL* ssl, void* buffer, int size) {

@@ -18,9 +18,8 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& glob
       return absl::InvalidArgumentError(
           absl::StrCat("transport ", NameOf(transport), " needs a --server"));
     }
-    QUANTD_ASSIGN_OR_RETURN(connection->embedded_, EmbeddedService::Start(globals.embedded));
-    connection->client_ =
-        std::make_unique<Client>(connection->embedded_->Channel(), Transport::kInProcess);
+    QUANTD_ASSIGN_OR_RETURN(connection->service_, InProcessService::Start(globals.in_process));
+    connection->client_ = std::make_unique<Client>(connection->service_->MakeClient());
     connection->where_ = "this process";
   } else {
     QUANTD_ASSIGN_OR_RETURN(ConnectOptions options,

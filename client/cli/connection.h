@@ -9,9 +9,9 @@
 
 #include "absl/status/statusor.h"
 #include "client/cli/credentials.h"
-#include "client/cli/embedded.h"
 #include "client/cli/table.h"
 #include "client/client.h"
+#include "client/in_process.h"
 
 namespace quantd::cli {
 
@@ -25,7 +25,7 @@ struct Globals {
   bool json = false;
   bool quiet = false;
   double timeout_s = 0;  // 0: none
-  EmbeddedOptions embedded;
+  InProcessOptions in_process;
   Interrupts* interrupts = nullptr;
   bool data_to_stdout = false;  // -o -: what is said of it goes to stderr
 
@@ -54,7 +54,7 @@ class Connection {
  private:
   Connection() = default;
 
-  std::unique_ptr<EmbeddedService> embedded_;
+  std::unique_ptr<InProcessService> service_;
   std::unique_ptr<Client> client_;  // goes before the service
   std::string where_;
   double timeout_s_ = 0;
