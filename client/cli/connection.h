@@ -16,6 +16,7 @@
 namespace quantd::cli {
 
 class Interrupts;
+class Progress;
 
 // What every command may be told.
 struct Globals {
@@ -43,6 +44,8 @@ class Connection {
   const Client& client() const { return *client_; }
   // Returns options with the deadline that starts now.
   CallOptions call_options() const;
+  // Likewise, of calls whose bytes `progress`, which outlives them, counts.
+  CallOptions call_options(Progress& progress) const;
   // Returns e.g. "127.0.0.1:7001", "this process".
   const std::string& where() const { return where_; }
   // Returns what carries tensors, as NameOf(Transport).
