@@ -115,9 +115,9 @@ and then k += 0x9E3779B9, l += 0xBB67AE85 (mod 2^32).
 ### Values that are not finite
 
 `nonfinite=reject` refuses them. Under `saturate` NaN is encoded as 0 and an infinity as the largest
-finite value of T with its sign; neither is in a range. In q8_0, which takes its scale from the values
-of a block, an infinity counts as the largest finite |x| there, if that is not 0. `propagate` is for
-codes that are floats.
+finite value of T with its sign; neither is in a range. In ggml's formats, which take a scale from the
+values of a block, an infinity counts as the largest finite |x| there, if that is not 0. `propagate` is
+for codes that are floats.
 
 ### Values near a type's end
 

@@ -17,6 +17,7 @@ second; or if descriptors, threads or reserved memory were left at the end.
 import argparse
 import collections
 import contextlib
+import os
 import pathlib
 import random
 import re
@@ -247,7 +248,8 @@ def judge(soak, idle, means):
 
     def at_rest():
         _, descriptors, threads = state_of(soak.server.pid)
-        return descriptors <= idle[1] and threads <= idle[2] + 4  # gRPC keeps some for a while
+        # gRPC's pools grow to twice the CPUs each, and stay.
+        return descriptors <= idle[1] and threads <= idle[2] + 4 * os.cpu_count()
 
     with contextlib.suppress(AssertionError):
         wait_until(at_rest, "rest", 60)

@@ -4,7 +4,10 @@ decode(scheme, spec, shape, planes, u) gives the values in u (f32 or f64), encod
 x, dtype) the planes by name, of x in T.
 """
 
-import definition_q4_k
+import definition_ggml
+import definition_iq4
+import definition_k
+import definition_scales
 import numpy as np
 from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, pack_nibbles, ranges_of,
                          rounded, saturated, stored_scales, unpack_nibbles, widen)
@@ -19,6 +22,10 @@ NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.394917488098144
 MLX = {f"mlx_q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
 MX = {"mxfp8_e4m3": ("e4m3", 8, 8), "mxfp8_e5m2": ("e5m2", 8, 15), "mxfp6_e2m3": ("e2m3", 6, 2),
       "mxfp6_e3m2": ("e3m2", 6, 4), "mxfp4": ("e2m1", 4, 2), "mxint8": ("int8", 8, 0)}  # bits, exponent
+# ggml's formats that search for scales, and take importance.
+SEARCHED = {**dict.fromkeys(definition_k.FORMATS, definition_k),
+            **dict.fromkeys(definition_scales.BLOCK_BYTES, definition_scales),
+            **dict.fromkeys(definition_iq4.BLOCK_BYTES, definition_iq4)}
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 FP4 = np.array([0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4], f32)
 BOOKS = {"nf4": (NF4, 7), "fp4": (np.concatenate([FP4, -FP4]) + f32(0), 0)}  # levels by code, code of 0
@@ -36,8 +43,10 @@ def decode(scheme, spec, shape, planes, u):
         if "scale" in planes:
             values = values * planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
         return values
-    if scheme == "q4_k":
-        return definition_q4_k.decode(spec, shape, planes, u)
+    if scheme in SEARCHED:
+        return SEARCHED[scheme].decode(scheme, shape, planes, u)
+    if scheme in definition_ggml.SCHEMES:
+        return definition_ggml.decode(scheme, shape, planes, u)
     if scheme in BOOKS:
         return decode_bitsandbytes(spec, shape, planes, u)
     if scheme in MX:
@@ -48,13 +57,15 @@ def decode(scheme, spec, shape, planes, u):
 
 
 def encode(scheme, spec, name, x, dtype):
-    clean = x if spec["nonfinite"] == "propagate" else saturated(x, 32 if scheme == "q8_0" else None)
+    clean = x if spec["nonfinite"] == "propagate" else saturated(x, definition_ggml.BLOCKS.get(scheme))
     if scheme in INTEGERS:
         return encode_integers(scheme, spec, name, x, clean)
     if scheme in FLOATS:
         return encode_floats(scheme, spec, name, x, clean)
-    if scheme == "q4_k":
-        return {"codes": definition_q4_k.encode(x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in SEARCHED:
+        return {"codes": SEARCHED[scheme].encode(scheme, x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in definition_ggml.SCHEMES:
+        return {"codes": definition_ggml.encode(scheme, clean)}
     if scheme in BOOKS:
         return encode_bitsandbytes(*BOOKS[scheme], spec, x, clean)
     if scheme in MX:

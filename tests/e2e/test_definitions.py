@@ -1,23 +1,25 @@
 """The page of definitions says how every byte follows: decoders and encoders that were written from
-it alone (definitions.py, definition_schemes.py, definition_q4_k.py) give what the programs give."""
+it alone (definitions.py, definition_*.py) give what the programs give."""
 
 import json
 import struct
 
-import definition_q4_k
+import definition_ggml
 import grpc
 import numpy as np
 import pytest
 from conftest import MODEL, ROOT, error_of, quantctl, quantctl_json
-from definition_schemes import MX, decode, encode
+from definition_schemes import MX, SEARCHED, decode, encode
 from definitions import FILE_TYPES, decoded, narrow, packed_tensors, parse_spec, read_file, working
 
 INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "int8", "I16": "int16",
                "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16", "U32": "uint32"}
 ROUNDINGS = ["half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"]
-SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3", "q8_0", "nf4", "fp4", "nvfp4",
-           "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "fbgemm_rowwise8",
-           "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8", "q4_k"]
+SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3",
+           "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "fp4", "nvfp4",
+           "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8",
+           "fbgemm_rowwise8", "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8",
+           "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0"]
 # Of tensors of a shape that all schemes take.
 SPECS = [
     *SCHEMES,
@@ -47,8 +49,8 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), "int8:axis=0,mode=ful
        "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32",
        "mxfp4:dialect=mlx", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx"]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
-       "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "nvfp4:tail=pad", "fp4",
-       *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "fbgemm_rowwise8",
+       "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "q4_0:tail=pad", "q5_1:tail=pad", "tq1_0:tail=pad",
+       "nvfp4:tail=pad", *(f"{s}:tail=pad" for s in MX), "nf4", "fp4", "lloyd", "fbgemm_rowwise8",
        "lloyd:levels=8", "lloyd:levels=128"]
 
 
@@ -221,7 +223,8 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
 
 @pytest.mark.parametrize("spec", ["int8:nonfinite=saturate", "uint4:axis=0,nonfinite=saturate",
                                   "int4:group=32,range=3sigma,nonfinite=saturate", "lloyd:nonfinite=saturate",
-                                  "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "nvfp4:nonfinite=saturate",
+                                  "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "q4_0:nonfinite=saturate",
+                                  "q5_1:nonfinite=saturate", "tq2_0:nonfinite=saturate", "nvfp4:nonfinite=saturate",
                                   *(f"{s}:nonfinite=saturate" for s in MX),
                                   "fp8_e4m3:axis=0,nonfinite=saturate",
                                   *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "fp8_e4m3")
@@ -243,22 +246,24 @@ def test_files(inputs, scheme, tmp_path):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_real_model(scheme, tmp_path):
-    tail = ",tail=pad" if scheme in ("q8_0", "nvfp4", *MX) else ""
+    blocks = {*definition_ggml.BLOCKS, *MX, "nvfp4"}
+    tail = ",tail=pad" if scheme in blocks else ""
     check_file(MODEL, f"{scheme}:incompatible=keep{tail}", tmp_path, ["f32"])
 
 
-def test_importance(stubs, server):
+@pytest.mark.parametrize("scheme", SEARCHED)
+def test_importance(stubs, server, scheme):
     pb, services = stubs
     rng = np.random.default_rng(5)
     x = (rng.standard_normal((12, 512)) * 10.0 ** rng.integers(-3, 3, (12, 1))).astype(np.float32)
     x[3] = 0
     weights = rng.random(512).astype(np.float32)
     start = pb.QuantizeStart(tensor=pb.TensorDescriptor(name="w", data_type=pb.DATA_TYPE_F32, shape=x.shape),
-                             spec=pb.QuantizationSpec(text="q4_k"), importance=weights)
+                             spec=pb.QuantizationSpec(text=scheme), importance=weights)
     with grpc.insecure_channel(server.address) as channel:
         stub = services.QuantizationServiceStub(channel)
         response = stub.Quantize(pb.QuantizeRequest(start=start, data=x.tobytes()))
-    assert definition_q4_k.encode(x, np.tile(weights, (12, 1))).tobytes() == response.planes[0].data
+    assert SEARCHED[scheme].encode(scheme, x, np.tile(weights, (12, 1))).tobytes() == response.planes[0].data
 
 
 def test_schemes_are_defined_wherever_they_are_listed(stubs, server):
