@@ -72,7 +72,7 @@ struct EnergyOfBlocks {
   int64_t block_elems, run_elems;
   float factor, share;
 };
-// `values` has whole blocks.
+// `values` has whole blocks, at any alignment.
 void FillEnergies(const float* values, int64_t num_elems, const EnergyOfBlocks& of,
                   float* energies);
 
