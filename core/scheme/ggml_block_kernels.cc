@@ -223,9 +223,10 @@ enum class BatchKind { kFar, kWithoutMin, kWithMin };
 
 // Codes and figures of a batch. Returns how many values are above the codes.
 template <BatchKind kKind, class Regs>
-HWY_NOINLINE int64_t EncodeGgmlCodes(const GgmlBlockFormat& format, const float* HWY_RESTRICT values,
-                                   int64_t num_blocks, const GgmlBatch& batch,
-                                   uint8_t* HWY_RESTRICT out, MeterLanes<float>& lanes) {
+HWY_NOINLINE int64_t EncodeGgmlCodes(const GgmlBlockFormat& format,
+                                     const float* HWY_RESTRICT values, int64_t num_blocks,
+                                     const GgmlBatch& batch, uint8_t* HWY_RESTRICT out,
+                                     MeterLanes<float>& lanes) {
   const DG d;
   const hn::RebindToUnsigned<DG> du;
   const VG zero = hn::Zero(d), limit = hn::Set(d, static_cast<float>(format.max_code()));

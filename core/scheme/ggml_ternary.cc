@@ -88,7 +88,8 @@ void EncodeTernary(const TernaryFormat& format, const Segment& segment, std::spa
 
 void DecodeTernary(const TernaryFormat& format, std::span<const std::byte> packed, TileSpan out) {
   DecodeTile(out, kElems, [&](int64_t first, int64_t num_blocks, float* values) {
-    const auto* block = reinterpret_cast<const uint8_t*>(packed.data()) + first * format.block_bytes;
+    const auto* block =
+        reinterpret_cast<const uint8_t*>(packed.data()) + first * format.block_bytes;
     int8_t levels[kTileElems];
     KRunParams params[kTileElems / kElems];
     for (int64_t i = 0; i < num_blocks; ++i, block += format.block_bytes) {

@@ -1,5 +1,5 @@
-// Entries: EncodeIq4 and DecodeIq4. Tested by tests/core/scheme/segments_test.cc, reference_test.cc and
-// golden_test.cc, through the schemes.
+// Entries: EncodeIq4 and DecodeIq4. Tested by tests/core/scheme/segments_test.cc, reference_test.cc
+// and golden_test.cc, through the schemes.
 #include "core/scheme/iq4.h"
 
 #include <algorithm>

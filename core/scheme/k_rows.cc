@@ -145,7 +145,8 @@ void EncodeKRow(const KRowFormat& format, const Segment& segment, std::span<std:
 
 void DecodeKRow(const KRowFormat& format, std::span<const std::byte> packed, TileSpan out) {
   DecodeTile(out, kSuperBlockElems, [&](int64_t first, int64_t num_blocks, float* values) {
-    const auto* block = reinterpret_cast<const uint8_t*>(packed.data()) + first * format.block_bytes;
+    const auto* block =
+        reinterpret_cast<const uint8_t*>(packed.data()) + first * format.block_bytes;
     const int64_t num_runs = format.runs_per_block();
     int8_t codes[kTileElems];
     KRunParams params[kMaxKRuns];

@@ -6,10 +6,10 @@
 // rounding in between. Where a vector has 8 lanes or more, it holds the tables of the two lower
 // halvings, else the 15 middles are compared with one after the other.
 //
-//   x = -3.2, as -6.4:  against -9 above (8 ..), 63 below (.. 11), 14 below (.. 9): level 1 of index 8
+//   -3.2, as -6.4: not below -9 (8 .. 15), below 63 (.. 11), 38 (.. 9) and 14: index 8, level 1
 //
-// Entries: SearchScales, DescendScales and EncodeIq4Runs. Tested by tests/core/scheme/segments_test.cc,
-// reference_test.cc and golden_test.cc, through the schemes.
+// Entries: SearchScales, DescendScales and EncodeIq4Runs. Tested by
+// tests/core/scheme/segments_test.cc, reference_test.cc and golden_test.cc, through the schemes.
 #include "core/scheme/scale_search.h"
 
 #include <algorithm>

@@ -5,8 +5,8 @@
 //
 //   scales  as q4_k's (k_rows.h)
 //   high    bit j of byte l is bit 4 of the code of value 32 * j + l
-//   codes   byte l of 32 for each 64 values: low 4 bits of value l in the low nibble, of value l + 32 in
-//           the high one
+//   codes   byte l of 32 for each 64 values: low 4 bits of value l in the low nibble, of value l +
+//           32 in the high one
 //
 //   x' = (d * scale) * code - (dmin * min)                 each product and the sum rounded
 //
@@ -80,8 +80,9 @@ constexpr KRowFormat kFormat = {
     .weighted = {31, -0.9f, 0.05f, 36, 32, false, false},
     .pack = [](const KScaleCodes& codes,
                uint8_t* block) { PackScalesOf6Bits(codes, block + offsetof(Block, scales)); },
-    .unpack = [](const uint8_t* block,
-                 KScaleCodes& codes) { UnpackScalesOf6Bits(block + offsetof(Block, scales), codes); },
+    .unpack = [](const uint8_t* block, KScaleCodes& codes) {
+      UnpackScalesOf6Bits(block + offsetof(Block, scales), codes);
+    },
     .pack_codes = PackCodes,
     .unpack_codes = UnpackCodes,
 };
@@ -93,10 +94,12 @@ const Scheme& q5_k_scheme() {
     Scheme scheme = {
         .info = SuperBlockInfo(
             "q5_k", "ggml super-blocks of 256 in 5 bits, scales and minima searched for",
-            "ggml 0.20.2 quantize_row_q5_K_ref, _impl, built without FMA, while f16 holds the scales",
+            "ggml 0.20.2 quantize_row_q5_K_ref, _impl, built without FMA, while f16 holds the "
+            "scales",
             5, sizeof(Block)),
-        .plan = [](const SchemeInfo&, const QuantSpec& spec,
-                   const TensorDesc& tensor) { return PlanSuperBlocks(spec, tensor, sizeof(Block)); },
+        .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
+          return PlanSuperBlocks(spec, tensor, sizeof(Block));
+        },
         .resolve_constants = nullptr,
         .resolve = nullptr,
         .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,
