@@ -64,7 +64,7 @@ the deviation of the population. m and M are summed in this order:
    place within 65,536 elements of its beginning where a run (`block`: a band of R rows; `nested8`:
    256 groups) and an atom end together, or at the tensor's end. Where there is none, what lies up
    to the first such place is cut into stripes of 65,536. An atom is 1 element, of 4-bit codes 2, of
-   mlx_q3 32.
+   mlx_q2 to mlx_q8 32.
 2. *Tiles* are 4,096 elements of a stripe, from its beginning. *Runs* are elements of a tile that
    lie next to each other and have one group.
 3. *Of a run*, element j goes to lane j mod 16; lane sums are in T: S of x, Q of x * x (product, then

@@ -142,6 +142,10 @@ void UnpackSignedNibbles(const uint8_t* packed, int64_t num_codes, bool first_hi
 
 void PackBits(const uint8_t* codes, int64_t num_codes, int width, uint8_t* packed) {
   if (width == 4) return PackNibbles(codes, num_codes, /*first_high=*/false, packed);
+  if (width == 8) {
+    std::memcpy(packed, codes, static_cast<size_t>(num_codes));
+    return;
+  }
   const BitSteps steps(width);
   // A word is stored whole, and what is beyond its codes by the next one, as long as that fits.
   int64_t i = 0;
@@ -162,6 +166,10 @@ void PackBits(const uint8_t* codes, int64_t num_codes, int width, uint8_t* packe
 
 void UnpackBits(const uint8_t* packed, int64_t num_codes, int width, uint8_t* codes) {
   if (width == 4) return UnpackNibbles(packed, num_codes, /*first_high=*/false, codes);
+  if (width == 8) {
+    std::memcpy(codes, packed, static_cast<size_t>(num_codes));
+    return;
+  }
   const BitSteps steps(width);
   int64_t i = 0;
   for (; i + 64 <= num_codes; i += 8, packed += width) {  // there are 8 bytes and more to read

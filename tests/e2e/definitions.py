@@ -10,7 +10,8 @@ import numpy as np
 import xxhash
 
 F32_MAX = float(np.finfo(np.float32).max)
-HALF = {"f16": (5, 10, 15, 0x7BFF), "bf16": (8, 7, 127, 0x7F7F), "e4m3": (4, 3, 7, 0x7E)}
+HALF = {"f16": (5, 10, 15, 0x7BFF), "bf16": (8, 7, 127, 0x7F7F), "e4m3": (4, 3, 7, 0x7E),
+        "e5m2": (5, 2, 15, 0x7B), "e3m2": (3, 2, 3, 0x1F), "e2m3": (2, 3, 1, 0x1F), "e2m1": (2, 1, 1, 7)}
 STRIPE, TILE = 65536, 4096
 
 
@@ -120,7 +121,7 @@ def narrow(x, kind, rounding="half_even", propagate=False, noise=None):
         else:
             up = (rest > 0) & always[rounding]
     codes = ((unit - least).astype(np.int64) << man_bits) + (whole + up).astype(np.int64)
-    has_infinity = kind != "e4m3"
+    has_infinity = kind in ("f16", "bf16")
     overflow = largest + 1 if propagate and has_infinity else largest
     codes = np.where((codes > largest) | ~finite, overflow, codes)
     is_nan = np.isnan(x)

@@ -9,15 +9,16 @@ import grpc
 import numpy as np
 import pytest
 from conftest import MODEL, ROOT, error_of, quantctl, quantctl_json
-from definition_schemes import SEARCHED, decode, encode
+from definition_schemes import MX, SEARCHED, decode, encode
 from definitions import FILE_TYPES, decoded, narrow, packed_tensors, parse_spec, read_file, working
 
 INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "int8", "I16": "int16",
                "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16", "U32": "uint32"}
 ROUNDINGS = ["half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"]
 SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3",
-           "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "nvfp4",
-           "fbgemm_rowwise8", "lloyd", "mlx_q3",
+           "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "fp4", "nvfp4",
+           "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "fbgemm_rowwise8",
+           "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8",
            "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0"]
 # Of tensors of a shape that all schemes take.
 SPECS = [
@@ -33,8 +34,9 @@ SPECS = [
     *(f"{s}:round={r}" for s in ("fp16", "bf16", "fp8_e4m3") for r in ROUNDINGS),
     "fp8_e4m3:per=tensor", "fp8_e4m3:axis=0,round=stochastic,seed=3", "fp8_e4m3:block=4x100",
     "fp8_e4m3:group=32,dialect=compressed_tensors", "fp8_e4m3:range=-1..1",
-    "nf4:group=128", "nf4:scale_type=nested8", "nf4:range=-0.5..0.25", "fbgemm_rowwise8:range=-1..1",
-    "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2",
+    "nf4:group=128", "nf4:scale_type=nested8", "fp4:group=4096", "fp4:scale_type=nested8", "nf4:range=-0.5..0.25", "fbgemm_rowwise8:range=-1..1",
+    "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2", "mlx_q5:group=128",
+    "mxfp4:dialect=mlx", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
 ]
 SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,range=3sigma", "int8:axis=1,range=1sigma",
           "int4:group=10,range=2sigma,tail=short", "fp8_e4m3:per=tensor,range=3sigma", "nf4:range=2sigma",
@@ -43,10 +45,11 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), "int8:axis=0,mode=ful
        *(f"int8:axis=0,mode=asymmetric,scale_type={t}" for t in ("f16", "bf16", "pow2")),
        "int4:group=64,scale_type=f16",
        *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
-       "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32"]
+       "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32",
+       "mxfp4:dialect=mlx", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx"]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
        "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "q4_0:tail=pad", "q5_1:tail=pad", "tq1_0:tail=pad",
-       "nvfp4:tail=pad", "nf4", "lloyd", "fbgemm_rowwise8"]
+       "nvfp4:tail=pad", "fp4", *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "fbgemm_rowwise8"]
 
 
 def write_file(path, tensors):
@@ -203,7 +206,7 @@ def test_every_type(inputs, call, spec):
 
 @pytest.mark.parametrize("spec", ODD)
 def test_odd_shapes(inputs, call, spec):
-    call(inputs["odd"], spec, only="" if "per" in spec or spec in ("lloyd", "nf4") else "ü")
+    call(inputs["odd"], spec, only="" if "per" in spec or spec in ("lloyd", "nf4", "fp4") else "ü")
 
 
 @pytest.mark.parametrize("spec", SIGMAS)
@@ -220,6 +223,7 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
                                   "int4:group=32,range=3sigma,nonfinite=saturate", "lloyd:nonfinite=saturate",
                                   "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "q4_0:nonfinite=saturate",
                                   "q5_1:nonfinite=saturate", "tq2_0:nonfinite=saturate", "nvfp4:nonfinite=saturate",
+                                  *(f"{s}:nonfinite=saturate" for s in MX),
                                   "fp8_e4m3:axis=0,nonfinite=saturate",
                                   *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "fp8_e4m3")
                                     for p in ("saturate", "propagate"))])
@@ -240,7 +244,7 @@ def test_files(inputs, scheme, tmp_path):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_real_model(scheme, tmp_path):
-    tail = ",tail=pad" if scheme in definition_ggml.BLOCKS or scheme == "nvfp4" else ""
+    tail = ",tail=pad" if scheme in definition_ggml.BLOCKS or scheme in ("nvfp4", *MX) else ""
     check_file(MODEL, f"{scheme}:incompatible=keep{tail}", tmp_path, ["f32"])
 
 
