@@ -56,7 +56,8 @@ const Scheme& iq4_nl_scheme() {
     Scheme scheme = {
         .info = SuperBlockInfo(
             "iq4_nl", "ggml blocks of 32 in 4 bits, uneven levels, scale searched for",
-            "ggml 0.20.2 quantize_iq4_nl, built without FMA, while f16 holds the scale", 4, 0),
+            "ggml 0.20.2 quantize_iq4_nl, built without FMA, while f16 holds the scale", 4,
+            kSuperBlockElems / kFormat.block_elems() * kFormat.block_bytes()),
         .plan = [](const SchemeInfo&, const QuantSpec& spec,
                    const TensorDesc& tensor) -> absl::StatusOr<PackedLayout> {
           QUANTD_ASSIGN_OR_RETURN(PackedLayout layout,
@@ -78,7 +79,6 @@ const Scheme& iq4_nl_scheme() {
                          int64_t, TileSpan out) { DecodeIq4Ref(kFormat, packed, out); }};
     SchemeInfo& info = scheme.info;
     info.granularities[0].group_elems = kFormat.block_elems();
-    info.bits_per_code = 4.5;
     info.roundings = {Rounding::kHalfUp};
     info.definition = kDefinition;
     return scheme;

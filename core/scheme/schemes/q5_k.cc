@@ -14,6 +14,8 @@
 // scales where q4_k tries 21, and so costs a little less time.
 //
 // The entry is q5_k_scheme. Tested by tests/core/scheme/segments_test.cc and golden_test.cc.
+#include <cstring>
+
 #include "core/scheme/k_quant_ref.h"
 #include "core/scheme/k_rows.h"
 
@@ -58,12 +60,14 @@ void PackCodes(const int8_t* codes, uint8_t* block) {
 }
 
 void UnpackCodes(const uint8_t* block, int8_t* codes) {
-  const uint8_t* high = block + offsetof(Block, high);
   const uint8_t* from = block + offsetof(Block, codes);
-  for (int64_t i = 0, j = 0; i < kSuperBlockElems / 2; i += 32, j += 2, codes += 64) {
+  uint8_t high[32];  // what is left of them
+  std::memcpy(high, block + offsetof(Block, high), sizeof(high));
+  for (int64_t i = 0; i < kSuperBlockElems / 2; i += 32, codes += 64) {
     for (int64_t l = 0; l < 32; ++l) {
-      codes[l] = static_cast<int8_t>((from[i + l] & 0x0F) | (high[l] >> j & 1) << 4);
-      codes[l + 32] = static_cast<int8_t>(from[i + l] >> 4 | (high[l] >> (j + 1) & 1) << 4);
+      codes[l] = static_cast<int8_t>((from[i + l] & 0x0F) | (high[l] & 1) << 4);
+      codes[l + 32] = static_cast<int8_t>(from[i + l] >> 4 | (high[l] & 2) << 3);
+      high[l] = static_cast<uint8_t>(high[l] >> 2);
     }
   }
 }
