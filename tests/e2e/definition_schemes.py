@@ -49,6 +49,8 @@ def decode(scheme, spec, shape, planes, u):
         return definition_ggml.decode(scheme, shape, planes, u)
     if scheme in BOOKS:
         return decode_bitsandbytes(spec, shape, planes, u)
+    if scheme == "mxfp4" and spec["dialect"] == "ggml":
+        return definition_ggml.decode_mxfp4(shape, planes, u)
     if scheme in MX:
         return decode_mx(*MX[scheme][:2], shape, planes, u)
     if scheme in MLX:
@@ -57,7 +59,9 @@ def decode(scheme, spec, shape, planes, u):
 
 
 def encode(scheme, spec, name, x, dtype):
-    clean = x if spec["nonfinite"] == "propagate" else saturated(x, definition_ggml.BLOCKS.get(scheme))
+    is_ggml_mx = scheme == "mxfp4" and spec["dialect"] == "ggml"
+    block = 32 if is_ggml_mx else definition_ggml.BLOCKS.get(scheme)
+    clean = x if spec["nonfinite"] == "propagate" else saturated(x, block)
     if scheme in INTEGERS:
         return encode_integers(scheme, spec, name, x, clean)
     if scheme in FLOATS:
@@ -68,6 +72,8 @@ def encode(scheme, spec, name, x, dtype):
         return {"codes": definition_ggml.encode(scheme, clean)}
     if scheme in BOOKS:
         return encode_bitsandbytes(*BOOKS[scheme], spec, x, clean)
+    if is_ggml_mx:
+        return {"codes": definition_ggml.encode_mxfp4(clean)}
     if scheme in MX:
         return encode_mx(*MX[scheme], spec, x, clean)
     if scheme in MLX:
