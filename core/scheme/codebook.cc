@@ -7,7 +7,8 @@
 //   high = how many of 3, 7, 11 are below v                  2
 //   low  = how many of 4 high + 0, + 1, + 2 are              1,  code = 4 high + low = 9
 //
-// What a code stands for is looked up in as many registers as 16 levels fill.
+// What a code stands for is looked up in as many registers as 16 levels fill. Of wide codebooks
+// both are gathered: a search in halves, one step for each bit of the code.
 //
 // The entry is CodebookTable. Tested by tests/core/scheme/reference_test.cc, through the schemes.
 #include "core/scheme/codebook.h"
@@ -114,15 +115,42 @@ class CodeFinder {
   V tables_[3];  // the middles behind those of every fourth, by how many of these are below
 };
 
-template <typename T>
-int64_t Encode(const Codebook<T>& book, std::span<const CodebookRun<T>> runs, const T* values,
-               uint8_t* codes, MeterLanes<T>* meter) {
+// 16 levels and more.
+template <class D>
+class WideTable {
+ public:
+  using T = hn::TFromD<D>;
+  using V = hn::VFromD<D>;
+  using DI = hn::RebindToSigned<D>;
+  using VI = hn::VFromD<DI>;
+
+  HWY_INLINE explicit WideTable(const WideCodebook<T>& book) : book_(book) {}
+
+  HWY_INLINE VI Find(D d, V v) const {
+    const DI di;
+    VI code = hn::Zero(di);
+    for (int step = 1 << (book_.bits - 1); step > 0; step /= 2) {
+      const V middle = hn::GatherIndex(d, book_.middles.data() + step - 1, code);
+      const auto above = hn::RebindMask(di, hn::Gt(v, middle));
+      code = hn::IfThenElse(above, hn::Add(code, hn::Set(di, step)), code);
+    }
+    return code;
+  }
+  HWY_INLINE V At(D d, VI code) const { return hn::GatherIndex(d, book_.levels.data(), code); }
+
+ private:
+  const WideCodebook<T>& book_;
+};
+
+// `finder` gives codes, `levels` what they stand for; `book` knows what is clipped.
+template <class Book, class Finder, class Levels, typename T>
+HWY_INLINE int64_t EncodeBy(const Book& book, const Finder& finder, const Levels& levels,
+                            std::span<const CodebookRun<T>> runs, const T* values, uint8_t* codes,
+                            MeterLanes<T>* meter) {
   const auto encode = [&]<class Regs>(std::type_identity<Regs>, MeterLanes<T>& lanes) HWY_ATTR {
     const hn::CappedTag<T, 16> d;
     using D = std::remove_const_t<decltype(d)>;
-    const LevelTable<D> levels(d, book.levels);
-    const CodeFinder<D> finder(d, book.middles);
-    auto lowest = hn::Set(d, book.middles[7]), highest = lowest;
+    auto lowest = hn::Set(d, book.middles[0]), highest = lowest;
     EncodeRuns<Regs>(d, runs, values, codes, lanes, [&](const CodebookRun<T>& run) HWY_ATTR {
       const auto factor = hn::Set(d, run.factor), scale = hn::Set(d, run.scale);
       return [=, &levels, &finder, &lowest, &highest](auto x) HWY_ATTR {
@@ -144,6 +172,25 @@ int64_t Encode(const Codebook<T>& book, std::span<const CodebookRun<T>> runs, co
     });
   };
   return WithMeter(meter, encode);
+}
+
+template <typename T>
+int64_t Encode(const Codebook<T>& book, std::span<const CodebookRun<T>> runs, const T* values,
+               uint8_t* codes, MeterLanes<T>* meter) {
+  const hn::CappedTag<T, 16> d;
+  using D = std::remove_const_t<decltype(d)>;
+  const LevelTable<D> levels(d, book.levels);
+  const CodeFinder<D> finder(d, book.middles);
+  return EncodeBy(book, finder, levels, runs, values, codes, meter);
+}
+
+template <typename T>
+int64_t EncodeWide(const WideCodebook<T>& book, const T* values, int64_t num_elems, uint8_t* codes,
+                   MeterLanes<T>* meter) {
+  const WideTable<hn::CappedTag<T, 16>> table(book);
+  const CodebookRun<T> run = {num_elems, 1, 1};
+  return EncodeBy(book, table, table, std::span<const CodebookRun<T>>(&run, 1), values, codes,
+                  meter);
 }
 
 template <typename T>
@@ -182,7 +229,9 @@ void Recode(const std::array<uint8_t, 16>& by_place, int64_t num_codes,
 
 const CodebookKernelTable& Table() {
   static constexpr CodebookKernelTable kTable = {
-      {{Encode<float>, Decode<float>}, {Encode<double>, Decode<double>}}, Recode};
+      {{Encode<float>, EncodeWide<float>, Decode<float>},
+       {Encode<double>, EncodeWide<double>, Decode<double>}},
+      Recode};
   return kTable;
 }
 

@@ -13,7 +13,7 @@
 //   v = x * factor,  code = how many of the 15 middles are below v,  y = levels[code] * scale
 //
 // A value on a middle takes the lower code. T, here and below, is float or double: what values come
-// as, and what is computed in.
+// as, and what is computed in. Wide codebooks have up to 256 levels, and no factor and scale.
 
 namespace quantd {
 
@@ -22,6 +22,16 @@ struct Codebook {
   std::array<float, 16> levels;  // ascending
   std::array<T, 15> middles;     // of neighbours, ascending
   // A v of at most `low_clip` or at least `high_clip` is clipped.
+  T low_clip;
+  T high_clip;
+};
+
+// 2^bits levels and the middles between them, ascending.
+template <typename T>
+struct WideCodebook {
+  int bits = 0;
+  std::array<T, 256> levels;
+  std::array<T, 256> middles;
   T low_clip;
   T high_clip;
 };
@@ -41,6 +51,9 @@ struct CodebookKernels {
   // may lie at any alignment.
   int64_t (*encode)(const Codebook<T>& book, std::span<const CodebookRun<T>> runs, const T* values,
                     uint8_t* codes, MeterLanes<T>* lanes);
+  // The same of values without factor and scale, all of them a run.
+  int64_t (*encode_wide)(const WideCodebook<T>& book, const T* values, int64_t num_elems,
+                         uint8_t* codes, MeterLanes<T>* lanes);
   // Writes levels[code] * scale for codes 0 to 15.
   void (*decode)(const std::array<float, 16>& levels, std::span<const CodebookRun<T>> runs,
                  const uint8_t* codes, T* values);

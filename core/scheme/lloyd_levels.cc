@@ -5,13 +5,14 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace quantd {
 namespace {
 
 constexpr int kMaxRounds = 64;
 
-using Levels = std::array<double, 16>;
+using Levels = std::vector<double>;
 
 // True where each bucket can hold one value alone, its edge near zero.
 bool IsOneValueABucket(DType dtype) {
@@ -72,14 +73,15 @@ class Points {
   Span positive_, negative_;
 };
 
-Levels QuantileLevels(const Points& points) {
-  Levels levels = {};
+Levels QuantileLevels(const Points& points, size_t num_levels) {
+  Levels levels(num_levels);
+  const auto parts = static_cast<double>(2 * num_levels);
   size_t next = 0;
   int64_t passed = 0;
   points.ForEach([&](double x, int64_t count) {
     passed += count;
     while (next < levels.size() && static_cast<double>(passed) >=
-                                       static_cast<double>(2 * next + 1) / 32 *
+                                       static_cast<double>(2 * next + 1) / parts *
                                            static_cast<double>(points.total())) {
       levels[next++] = x;
     }
@@ -89,12 +91,12 @@ Levels QuantileLevels(const Points& points) {
 
 // Returns the levels after one round.
 Levels NextLevels(const Points& points, const Levels& levels) {
-  Levels sums = {};
-  std::array<int64_t, 16> counts = {};
+  Levels sums(levels.size());
+  std::vector<int64_t> counts(levels.size());
   double worst = 0, worst_x = 0;
   size_t cell = 0;
   points.ForEach([&](double x, int64_t count) {
-    while (cell < 15 && x > (levels[cell] + levels[cell + 1]) / 2) ++cell;
+    while (cell + 1 < levels.size() && x > (levels[cell] + levels[cell + 1]) / 2) ++cell;
     const double weight = static_cast<double>(count);
     sums[cell] += x * weight;
     counts[cell] += count;
@@ -118,16 +120,41 @@ Levels NextLevels(const Points& points, const Levels& levels) {
   return next;
 }
 
+// Runs rounds until levels stay.
+Levels Settle(const Points& points, Levels levels) {
+  for (int round = 0; round < kMaxRounds; ++round) {
+    Levels next = NextLevels(points, levels);
+    if (next == levels) break;
+    levels = std::move(next);
+  }
+  return levels;
+}
+
+// Returns twice as many levels: of each cell the means of the points up to its level and of those
+// above it, or the level itself where there are none.
+Levels Split(const Points& points, const Levels& levels) {
+  Levels sums(2 * levels.size());
+  std::vector<int64_t> counts(sums.size());
+  size_t cell = 0;
+  points.ForEach([&](double x, int64_t count) {
+    while (cell + 1 < levels.size() && x > (levels[cell] + levels[cell + 1]) / 2) ++cell;
+    const size_t half = 2 * cell + (x > levels[cell] ? 1 : 0);
+    sums[half] += x * static_cast<double>(count);
+    counts[half] += count;
+  });
+  for (size_t k = 0; k < sums.size(); ++k) {
+    sums[k] = counts[k] > 0 ? sums[k] / static_cast<double>(counts[k]) : levels[k / 2];
+  }
+  return sums;
+}
+
 }  // namespace
 
-std::array<double, 16> LloydLevels(const Histogram& histogram, DType dtype) {
+std::vector<double> LloydLevels(const Histogram& histogram, DType dtype, size_t num_levels) {
   const Points points(histogram, dtype);
-  Levels levels = QuantileLevels(points);
-  for (int round = 0; round < kMaxRounds; ++round) {
-    const Levels next = NextLevels(points, levels);
-    if (next == levels) break;
-    levels = next;
-  }
+  constexpr size_t kMostAtOnce = 16;
+  Levels levels = Settle(points, QuantileLevels(points, std::min(num_levels, kMostAtOnce)));
+  while (levels.size() < num_levels) levels = Settle(points, Split(points, levels));
   return levels;
 }
 

@@ -19,13 +19,13 @@ NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.394917488098144
                 -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
                 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
                 0.7229568362236023, 1], f32)
+MLX = {f"mlx_q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
+MX = {"mxfp8_e4m3": ("e4m3", 8, 8), "mxfp8_e5m2": ("e5m2", 8, 15), "mxfp6_e2m3": ("e2m3", 6, 2),
+      "mxfp6_e3m2": ("e3m2", 6, 4), "mxfp4": ("e2m1", 4, 2), "mxint8": ("int8", 8, 0)}  # bits, exponent
 # ggml's formats that search for scales, and take importance.
 SEARCHED = {**dict.fromkeys(definition_k.FORMATS, definition_k),
             **dict.fromkeys(definition_scales.BLOCK_BYTES, definition_scales),
             **dict.fromkeys(definition_iq4.BLOCK_BYTES, definition_iq4)}
-MLX = {f"mlx_q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
-MX = {"mxfp8_e4m3": ("e4m3", 8, 8), "mxfp8_e5m2": ("e5m2", 8, 15), "mxfp6_e2m3": ("e2m3", 6, 2),
-      "mxfp6_e3m2": ("e3m2", 6, 4), "mxfp4": ("e2m1", 4, 2), "mxint8": ("int8", 8, 0)}  # bits, exponent
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 FP4 = np.array([0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4], f32)
 BOOKS = {"nf4": (NF4, 7), "fp4": (np.concatenate([FP4, -FP4]) + f32(0), 0)}  # levels by code, code of 0
@@ -501,8 +501,9 @@ def nested_scales(absmax):
 
 
 def decode_lloyd(spec, shape, planes, u):
-    codes = unpack_nibbles(planes["codes"], int(np.prod(shape, dtype=np.int64)))
-    return planes["codebook"].astype(u)[codes].reshape(shape)
+    bits = int(spec["levels"]).bit_length() - 1
+    n = int(np.prod(shape, dtype=np.int64))
+    return planes["codebook"].astype(u)[unpack_bits(planes["codes"], bits)[:n]].reshape(shape)
 
 
 def lloyd_points(x, dtype):
@@ -520,19 +521,18 @@ def lloyd_points(x, dtype):
     return at[order], weights[order]
 
 
-def encode_lloyd(spec, x, clean, dtype):
-    at, weights = lloyd_points(x, dtype)
-    levels = np.zeros(16)
-    if len(at):
-        passed = np.cumsum(weights)
-        wanted = (2 * np.arange(16) + 1) / 32 * passed[-1]
-        levels = at[np.searchsorted(passed, wanted, side="left")]
+def lloyd_sums(at, weights, cells, count):
+    sums, counts = np.zeros(count), np.zeros(count)
+    for k, point, weight in zip(cells, at, weights):
+        sums[k] += point * weight
+        counts[k] += weight
+    return sums, counts
+
+
+def lloyd_rounds(at, weights, levels):
     for _ in range(64):
         cell = below(at, (levels[:-1] + levels[1:]) / 2)
-        sums, counts = np.zeros(16), np.zeros(16)
-        for k, point, weight in zip(cell, at, weights):
-            sums[k] += point * weight
-            counts[k] += weight
+        sums, counts = lloyd_sums(at, weights, cell, len(levels))
         error = at - levels[cell]
         worst = error * error * weights
         following = np.where(counts > 0, sums / np.maximum(counts, 1), levels)
@@ -543,7 +543,28 @@ def encode_lloyd(spec, x, clean, dtype):
         if (following == levels).all():
             break
         levels = following
-    book = levels.astype(f32)
+    return levels
+
+
+def lloyd_levels(at, weights, count):
+    if count > 16:
+        levels = lloyd_levels(at, weights, count // 2)
+        cell = below(at, (levels[:-1] + levels[1:]) / 2)
+        sums, counts = lloyd_sums(at, weights, 2 * cell + (at > levels[cell]), count)
+        return lloyd_rounds(at, weights, np.where(counts > 0, sums / np.maximum(counts, 1), np.repeat(levels, 2)))
+    levels = np.zeros(count)
+    if len(at):
+        passed = np.cumsum(weights)
+        levels = at[np.searchsorted(passed, (2 * np.arange(count) + 1) / (2 * count) * passed[-1], side="left")]
+    return lloyd_rounds(at, weights, levels)
+
+
+def encode_lloyd(spec, x, clean, dtype):
+    at, weights = lloyd_points(x, dtype)
+    count = int(spec["levels"])
+    book = lloyd_levels(at, weights, count).astype(f32)
     wide = book.astype(np.float64)
     codes = below(clean.reshape(-1).astype(np.float64), (wide[:-1] + wide[1:]) / 2)
-    return {"codes": pack_nibbles(codes), "codebook": book}
+    bits = count.bit_length() - 1
+    padded = np.concatenate([codes, np.zeros(-len(codes) % (8 // np.gcd(8, bits)), codes.dtype)])
+    return {"codes": pack_bits(padded, bits), "codebook": book}
