@@ -117,7 +117,7 @@ int64_t EncodeMxWith(const float* HWY_RESTRICT values, int64_t num_blocks,
         const VX share = hn::IfThenElse(
             above8, hn::Set(d, 0.25f), hn::IfThenElse(above4, half, one));
         VX level = hn::Mul(step, hn::Ceil(hn::Sub(hn::Mul(q, share), half)));
-        level = hn::Min(hn::Max(level, zero), limit);
+        level = hn::Min(hn::Abs(level), limit);  // the one negative is -0
         // 2, 3, 4, 6, .. have codes 2, 3, 4, 5, ..: their exponent and first bit of fraction.
         const auto bits = hn::ShiftRight<22>(hn::BitCast(du, level));
         const auto first = hn::IfThenElseZero(hn::RebindMask(du, hn::Gt(level, zero)),

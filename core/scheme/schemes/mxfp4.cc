@@ -20,8 +20,8 @@ f32's largest are that, and all are rounded to f32.
     code = the i of least |T[i] * d - x|, of two the lower one;  T = 0, 1, 2, 3, 4, 6, 8, 12, then 0, -1 ..
     x' = T[code] * d                                     in f32; wider types take that value
 
-log2 is exact before it is rounded to f32, which takes it up to a whole number where absmax lies up to 44
-ulp below a power of two. Code 8 is never made. Clipped: |x| of 14 * d and more, or where 8 * d is
+log2 is exact before it is rounded to f32, which takes it up to a whole number where absmax lies up to
+44 ulp below a power of two. Code 8 is never made. Clipped: |x| of 14 * d and more, or where 8 * d is
 infinite, which is for e of 253, 7 * d.
 )";
 
@@ -38,6 +38,9 @@ bool IsGgml(const QuantSpec& spec) { return spec.dialect == "ggml"; }
 const Scheme& mxfp4_scheme() {
   static const Scheme kScheme = [] {
     Scheme scheme = Planar();
+    scheme.info.source =
+        "OCP Microscaling Formats (MX) 1.0, as Microsoft's microxcaling has it; dialect ggml: ggml "
+        "0.20.2 quantize_row_mxfp4_ref";
     scheme.info.dialects.push_back({.name = "ggml"});
     absl::StrAppend(&scheme.info.definition, kGgmlDialect);
     scheme.plan = [](const SchemeInfo& info, const QuantSpec& spec, const TensorDesc& tensor) {
