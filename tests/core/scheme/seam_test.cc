@@ -150,9 +150,9 @@ bool MayFindOtherScales(const SchemeInfo& info) {
   return info.takes_importance && info.name != "q4_k";
 }
 
-// With its parameters given: encode(decode(c)) == c for all codes that are emitted. Where parameters
-// lie within blocks, the values stay the same, or where they are searched for, next to them: the
-// energy of the second error is at most a quarter of that of the first.
+// With its parameters given: encode(decode(c)) == c for all codes that are emitted. Where
+// parameters lie within blocks, the values stay the same, or where they are searched for, next to
+// them: the energy of the second error is at most a quarter of that of the first.
 TEST_P(SeamTest, CodesComeBack) {
   ForEachPlan({6, 512}, [&](const Plan& plan) {
     if (!RoundsToNearest(plan)) return;
