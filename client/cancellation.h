@@ -12,8 +12,8 @@
 namespace quantd {
 
 // Ends calls from another thread: those that have it in their options end with kCancelled, soon
-// after Cancel or at once where it came first. A source that waits for its own bytes (a pipe) is not
-// woken. It outlives the calls. Thread-safe.
+// after Cancel or at once where it came first. A source that waits for its own bytes (a pipe) is
+// not woken. It outlives the calls. Thread-safe.
 class Cancellation {
  public:
   Cancellation() = default;

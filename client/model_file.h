@@ -21,8 +21,8 @@ class TensorFile;
 class TensorWriter;
 
 // A file of tensors that is read: .safetensors, .npy (as numpy writes it, of either byte order and
-// in C or Fortran order), a folder of .npy files, raw bytes. Files are read and not mapped: one that
-// shrinks meanwhile, or a disk that fails, is an error. Thread-safe.
+// in C or Fortran order), a folder of .npy files, raw bytes. Files are read and not mapped: one
+// that shrinks meanwhile, or a disk that fails, is an error. Thread-safe.
 class ModelReader {
  public:
   // Opens the file or folder at `path`. Its format is that of its name, or else of its first bytes;
@@ -74,7 +74,8 @@ class ModelWriter {
   ModelWriter& operator=(ModelWriter&&) noexcept;
 
   // Writes bytes of tensor `tensor`, its place in the list, from `offset_bytes` of its values on,
-  // over what was there. kOutOfRange: past the tensor's end, or no such tensor. kResourceExhausted: the disk is full.
+  // over what was there. kOutOfRange: past the tensor's end, or no such tensor. kResourceExhausted:
+  // the disk is full.
   absl::Status WriteAt(size_t tensor, int64_t offset_bytes, std::span<const std::byte> bytes);
 
   // Writes all that `source` gives. Errors are those of the source and of WriteAt.

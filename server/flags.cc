@@ -120,8 +120,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->envname("QUANTD_CALLER_STREAMS")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--max-waiting", flags.max_waiting,
-                 "Calls that may wait for memory at once; a stream takes 320 KiB of at most half of it")
+  app.add_option(
+         "--max-waiting", flags.max_waiting,
+         "Calls that may wait for memory at once; a stream takes 320 KiB of at most half of it")
       ->envname("QUANTD_MAX_WAITING")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();

@@ -1,15 +1,16 @@
 // System calls and TLS calls that gRPC makes, with the guards of connections in between
 // (core/adr/0013-a-guard-before-grpc.md). The program exports these names, so that the dynamic
-// linker binds the libraries' calls to them; each makes the real call, which comes next in the order
-// of libraries, and tells the guard what passed. Where a descriptor has no guard nothing changes.
+// linker binds the libraries' calls to them; each makes the real call, which comes next in the
+// order of libraries, and tells the guard what passed. Where a descriptor has no guard nothing
+// changes.
 //
-//   accept -> GuardTable::Add -> gRPC: getpeername, SSL_new, epoll_ctl        (the connection begins)
-//   recvmsg -> may it be read? -> real recvmsg -> guard: end it?  -> gRPC     (TLS: SSL_read instead)
-//   gRPC -> real sendmsg -> guard                                             (TLS: SSL_write)
-//   gRPC -> close -> GuardTable::Clear                                        (the connection ends)
+//   accept -> GuardTable::Add -> gRPC: getpeername, SSL_new, epoll_ctl      (a connection begins)
+//   recvmsg -> may it be read? -> real recvmsg -> guard: end it?  -> gRPC   (TLS: SSL_read instead)
+//   gRPC -> real sendmsg -> guard                                           (TLS: SSL_write)
+//   gRPC -> close -> GuardTable::Clear                                      (it ends)
 //
-// Linked into the program alone, and into its tests. Tested by tests/server/net/interpose_test.cc and
-// tests/attack.
+// Linked into the program alone, and into its tests. Tested by tests/server/net/interpose_test.cc
+// and tests/attack.
 #include <dlfcn.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>

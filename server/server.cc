@@ -39,7 +39,7 @@ constexpr int64_t kMinMessageBytes = int64_t{64} << 10;
 constexpr int64_t kMinReaders = 2;
 // gRPC's limit of metadata; who exceeds it loses the connection with all its calls.
 constexpr int kMaxMetadataBytes = 64 << 10;
-// What gRPC may hold beside what the budget grants: buffers of sockets, and what a call itself takes.
+// What gRPC may hold beside what the budget grants: buffers of sockets, and what a call takes.
 constexpr int64_t kTransportBytes = int64_t{64} << 20;
 // What a peer has for the handshakes of TLS and HTTP/2; gRPC itself allows two minutes.
 constexpr int kHandshakeTimeoutMs = 20'000;
@@ -113,8 +113,8 @@ int64_t ReadingRoomBytes(const ServerOptions& options) {
   return std::max(readers, kMinReaders) * options.max_message_bytes;
 }
 
-// A backstop: gRPC ends calls of its own choice where it would hold more. Above what could be granted
-// even if gRPC held all of it.
+// A backstop: gRPC ends calls of its own choice where it would hold more. Above what could be
+// granted even if gRPC held all of it.
 size_t QuotaBytes(const ServerOptions& options) {
   const int64_t own_bytes = ReadingRoomBytes(options) + kTransportBytes;
   constexpr int64_t kMaxBytes = std::numeric_limits<int64_t>::max() / 2;  // gRPC computes with it
@@ -123,7 +123,7 @@ size_t QuotaBytes(const ServerOptions& options) {
 }
 
 void SetChannelArguments(const ServerOptions& options, grpc::ServerBuilder& builder) {
-  // gRPC looks at a message's size when it holds all of it, so that calls can as well, and say more.
+  // gRPC looks at a message's size when it holds all of it, so calls can as well, and say more.
   builder.SetMaxReceiveMessageSize(-1);
   builder.SetMaxSendMessageSize(-1);  // what may be sent is decided by the calls
   // gRPC looks at the size of a compressed message once it has unpacked all of it, and 1 MiB may
@@ -164,8 +164,9 @@ class WithoutReflection final : public grpc::ServerBuilderOption {
     });
   }
 };
-// Shuts down by `deadline`, but not later than when no call has anything to do. Calls of reflection,
-// and health watches whose peers do not take the news, would hold it up to the deadline.
+// Shuts down by `deadline`, but not later than when no call has anything to do. Calls of
+// reflection, and health watches whose peers do not take the news, would hold it up to the
+// deadline.
 void ShutdownWhenIdle(grpc::Server& server, std::chrono::system_clock::time_point deadline,
                       const ServiceContext& context) {
   std::atomic<bool> over = false;

@@ -40,8 +40,8 @@ class Interrupts {
 void SayWhatIsLeftBehind(const std::string& path);
 
 // A writer whose files a signal removes; what goes to a pipe (IsPipeOutput) lies in a file until it
-// is complete. At most one at a time. WriteAt may be called from several threads at once; everything
-// else is not thread-safe.
+// is complete. At most one at a time. WriteAt may be called from several threads at once;
+// everything else is not thread-safe.
 class GuardedWriter {
  public:
   // Starts an output as Container::create does; errors name `path`. `interrupts` outlives it.

@@ -125,8 +125,9 @@ absl::Status DigestDiffers(const PackedEntry& entry, size_t plane, const std::st
   const std::string what = absl::StrCat(entry.tensor.name, ": plane ", entry.planes[plane]);
   if (absl::StartsWith(kept, PlaneDigest::kFormerForm)) {
     return absl::UnimplementedError(
-        absl::StrCat(what, " has a digest in the former form ", kept, ", over leaves of 1 MiB, which "
-                     "can no longer be checked; quantize the original again"));
+        absl::StrCat(what, " has a digest in the former form ", kept,
+                     ", over leaves of 1 MiB, which can no longer be checked; "
+                     "quantize the original again"));
   }
   return absl::DataLossError(
       absl::StrCat(what, " has digest ", found, ", the file says ", kept));

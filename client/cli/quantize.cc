@@ -90,8 +90,8 @@ class Run {
     return absl::OkStatus();
   }
 
-  // Returns the ranges of the selected tensor `k`, for the last time where they are its alone: those
-  // of many rows are large.
+  // Returns the ranges of the selected tensor `k`, for the last time where they are its alone:
+  // those of many rows are large.
   CalibratedRanges TakeRanges(size_t k) {
     CalibratedRanges& found = matches_[k]->second;
     CalibratedRanges ranges = options_.ranges_of.empty() ? std::move(found) : found;

@@ -11,9 +11,9 @@
 
 namespace quantd::cli {
 
-// Returns `text` with all that a terminal obeys, or does not show, written as \xNN a byte: controls,
-// marks that turn the direction of writing, invisible spaces, what is not UTF-8. Names come from
-// files.
+// Returns `text` with all that a terminal obeys, or does not show, written as \xNN a byte:
+// controls, marks that turn the direction of writing, invisible spaces, what is not UTF-8. Names
+// come from files.
 std::string Printable(absl::string_view text);
 
 // Returns the columns that printable UTF-8 `text` takes on a terminal.

@@ -21,7 +21,8 @@
 #include <openssl/sha.h>
 #define XXH_STATIC_LINKING_ONLY  // states on the stack
 #if defined(__x86_64__)
-#include <xxh_x86dispatch.h>  // AVX2 and AVX-512 chosen at run time; the package has it for x86 only
+// AVX2 and AVX-512 chosen at run time; the package has it for x86 only.
+#include <xxh_x86dispatch.h>
 #else
 #include <xxhash.h>
 #endif
@@ -44,8 +45,8 @@ void HashLeaf(std::span<const std::byte> leaf, LeafHash& hash) {
                            XXH3_128bits(leaf.data(), leaf.size()));
 }
 
-// Goes over `bytes` leaf by leaf; `open` are those of a leaf that has begun. The hashes of leaves that
-// become whole go to where fn(their number) says.
+// Goes over `bytes` leaf by leaf; `open` are those of a leaf that has begun. The hashes of leaves
+// that become whole go to where fn(their number) says.
 template <typename Fn>
 void HashWhole(std::span<const std::byte> bytes, std::vector<std::byte>& open, Fn fn) {
   if (!open.empty()) {

@@ -15,11 +15,13 @@ struct XXH3_state_s;
 
 namespace quantd {
 
-using LeafHash = std::array<uint8_t, 16>;  // XXH3-128 in canonical form: big-endian, high half first
+// XXH3-128 in canonical form: big-endian, high half first.
+using LeafHash = std::array<uint8_t, 16>;
 
-// What a contiguous part of a plane adds to its digest, made apart from the others: the hashes of the
-// leaves that lie in the part, and the bytes at its two ends that share a leaf with its neighbours.
-// Feeds on the part's bytes in order, in any pieces. May be used again. Not thread-safe.
+// What a contiguous part of a plane adds to its digest, made apart from the others: the hashes of
+// the leaves that lie in the part, and the bytes at its two ends that share a leaf with its
+// neighbours. Feeds on the part's bytes in order, in any pieces. May be used again. Not
+// thread-safe.
 class DigestPart {
  public:
   // Begins the part at byte `offset_bytes` of the plane; it will have about `size_bytes`.
@@ -34,9 +36,10 @@ class DigestPart {
   std::vector<std::byte> tail_;   // of a leaf that is not whole
 };
 
-// The digest of one plane: XXH3-128 over the concatenated XXH3-128 hashes (canonical, big-endian) of
-// the plane's 4 KiB leaves, so that parts can be hashed in parallel. An empty plane has no leaf. Text
-// form: "xxh3_4k:" and 32 hex digits. (Files may name the former form, "xxh3:", of 1 MiB leaves.)
+// The digest of one plane: XXH3-128 over the concatenated XXH3-128 hashes (canonical, big-endian)
+// of the plane's 4 KiB leaves, so that parts can be hashed in parallel. An empty plane has no leaf.
+// Text form: "xxh3_4k:" and 32 hex digits. (Files may name the former form, "xxh3:", of 1 MiB
+// leaves.)
 //
 // Feeds on the plane's bytes in order, in any pieces or parts. Not thread-safe.
 class PlaneDigest {
@@ -60,7 +63,8 @@ class PlaneDigest {
   };
   void AddHashes(std::span<const LeafHash> hashes);
 
-  std::unique_ptr<XXH3_state_s, FreeState> root_;  // over the hashes of whole leaves; null: none yet
+  // Over the hashes of whole leaves; null: none yet.
+  std::unique_ptr<XXH3_state_s, FreeState> root_;
   std::vector<std::byte> open_;                    // the leaf that is being filled
 };
 

@@ -1,7 +1,7 @@
 // Who may read what is made of a file. A new file belongs to this process's user and group (in a
-// folder with the setgid bit, and on some mounts, to the folder's group), so that the bits of a file
-// of another group cannot be copied: -rw-r----- of group `secret` says that members of `secret` may
-// read; with our group's bit set others might.
+// folder with the setgid bit, and on some mounts, to the folder's group), so that the bits of a
+// file of another group cannot be copied: -rw-r----- of group `secret` says that members of
+// `secret` may read; with our group's bit set others might.
 //
 //   group's bit    if the other file has it, and is of our group or readable by others as well
 //   others' bit    if the other file has it, and does not keep a group of its own out

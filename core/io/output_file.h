@@ -36,11 +36,12 @@ std::string TemporaryNameFor(const std::string& path);
 // WriteAt may be called from several threads at once; everything else is not thread-safe.
 class OutputFile {
  public:
-  // Starts a file of `size_bytes` bytes that will replace what is at `path`, and that no more people
-  // may read than that (nor than the umask says); bytes that are never written are 0. A symbolic link
-  // is followed. kInvalidArgument if `path` is a directory, a device or a pipe, kResourceExhausted if the disk has not `size_bytes` left, else what the system's
-  // error stands for (kNotFound: no such directory; kPermissionDenied ...). `may_be_unnamed` is
-  // false in tests of what happens on file systems that have no files without names.
+  // Starts a file of `size_bytes` bytes that will replace what is at `path`, and that no more
+  // people may read than that (nor than the umask says); bytes that are never written are 0. A
+  // symbolic link is followed. kInvalidArgument if `path` is a directory, a device or a pipe,
+  // kResourceExhausted if the disk has not `size_bytes` left, else what the system's error stands
+  // for (kNotFound: no such directory; kPermissionDenied ...). `may_be_unnamed` is false in tests
+  // of what happens on file systems that have no files without names.
   static absl::StatusOr<OutputFile> Create(const std::string& path, int64_t size_bytes,
                                            bool may_be_unnamed = true);
 

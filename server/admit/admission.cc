@@ -36,10 +36,11 @@ std::unique_ptr<Admission::Place> Admission::Wait(MemoryRequest request, absl::T
   {
     MutexLock lock(&mutex_);
     if (waiting_ >= options_.max_waiting) {
-      Answer(*waiter, Refusal(absl::StrCat(waiter->request.bytes, " bytes of memory are not free, and ",
-                                           waiting_, " calls wait for some already; at most ",
-                                           options_.max_waiting, " may (--max-waiting, --memory)"),
-                              budget_.limit_bytes()));
+      Answer(*waiter,
+             Refusal(absl::StrCat(waiter->request.bytes, " bytes of memory are not free, and ",
+                                  waiting_, " calls wait for some already; at most ",
+                                  options_.max_waiting, " may (--max-waiting, --memory)"),
+                     budget_.limit_bytes()));
     } else {
       Queue& queue = queues_[waiter->request.caller];
       if (queue.empty()) turns_.push_back(waiter->request.caller);

@@ -45,8 +45,8 @@ struct MemoryRequest {
 // call that waits holds nothing but what it has in the waiting room, so that those that hold memory
 // come to their end.
 //
-//   caller a: a1 a2 a3        the turn goes a1 b1 a2 a3, each when its bytes are free in its caller's
-//   caller b: b1              share and in the server's budget, but for the headroom
+//   caller a: a1 a2 a3      the turn goes a1 b1 a2 a3, each when its bytes are free in its caller's
+//   caller b: b1            share and in the server's budget, but for the headroom
 //
 // Has no clock and no thread: times come in, and what happens is said by `post`. Thread-safe.
 class Admission {

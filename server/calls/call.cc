@@ -27,8 +27,8 @@ constexpr absl::Duration kFirstStep = absl::Milliseconds(1);  // of a stream, be
 constexpr size_t kSmallCallBytes = size_t{256} << 10;
 // Of a unary call, what it holds in any case: all of a tiny one.
 constexpr int64_t kUnaryBaseBytes = int64_t{64} << 10;
-// How long a peer may keep its first frame to itself while places are scarce, and how long sending a
-// request may take while others wait to send theirs.
+// How long a peer may keep its first frame to itself while places are scarce, and how long sending
+// a request may take while others wait to send theirs.
 constexpr absl::Duration kSilenceInCrowd = absl::Seconds(5);
 constexpr absl::Duration kReadingInCrowd = absl::Seconds(2);
 constexpr absl::Duration kRetryAfter = absl::Seconds(1);

@@ -49,19 +49,21 @@ absl::StatusOr<ChunkOptions> ChunkOptionsOf(int64_t max_chunk_bytes, int64_t max
                      "max_message_bytes");
   }
   if (max_chunk_bytes == 0) {
-    return ChunkOptions{std::min(kDefaultChunkBytes, max_message_bytes - kEnvelopeBytes), !omit_crc};
+    return ChunkOptions{std::min(kDefaultChunkBytes, max_message_bytes - kEnvelopeBytes),
+                        !omit_crc};
   }
   const int64_t most_bytes = std::min(kMaxChunkBytes, max_message_bytes - kEnvelopeBytes);
   if (max_chunk_bytes < kMinChunkBytes || max_chunk_bytes > most_bytes) {
-    const std::string way_out =
-        most_bytes < kMaxChunkBytes
-            ? absl::StrCat(" (up to ", kMaxChunkBytes, " where max_message_bytes says that the client "
-                           "receives more than ", max_message_bytes, ")")
-            : "";
+    const std::string way_out = most_bytes < kMaxChunkBytes
+                                    ? absl::StrCat(" (up to ", kMaxChunkBytes,
+                                                   " where max_message_bytes says that the client "
+                                                   "receives more than ",
+                                                   max_message_bytes, ")")
+                                    : "";
     return WithField(
-        absl::InvalidArgumentError(absl::StrCat("max_chunk_bytes=", max_chunk_bytes,
-                                                " is not allowed; use ", kMinChunkBytes, " to ",
-                                                most_bytes, way_out, ", or 0 for ", kDefaultChunkBytes)),
+        absl::InvalidArgumentError(absl::StrCat(
+            "max_chunk_bytes=", max_chunk_bytes, " is not allowed; use ", kMinChunkBytes, " to ",
+            most_bytes, way_out, ", or 0 for ", kDefaultChunkBytes)),
         "max_chunk_bytes");
   }
   return ChunkOptions{max_chunk_bytes, !omit_crc};

@@ -27,8 +27,8 @@ struct ChunkOptions {
   bool crc = true;
 };
 
-// Reads max_chunk_bytes, max_message_bytes and omit_crc of a start; kInvalidArgument: a size that is
-// not allowed, or a chunk that the client would not receive.
+// Reads max_chunk_bytes, max_message_bytes and omit_crc of a start; kInvalidArgument: a size that
+// is not allowed, or a chunk that the client would not receive.
 absl::StatusOr<ChunkOptions> ChunkOptionsOf(int64_t max_chunk_bytes, int64_t max_message_bytes,
                                             bool omit_crc);
 
@@ -86,7 +86,7 @@ class PayloadFrames final : public PayloadSink {
   const ChunkOptions options_;
   std::vector<std::optional<Memory>> params_;  // by plane, that are being filled: the committer's
   Mutex mutex_;
-  const std::unique_ptr<SharedSlots> slots_ ABSL_PT_GUARDED_BY(mutex_);  // null: the client has none
+  const std::unique_ptr<SharedSlots> slots_ ABSL_PT_GUARDED_BY(mutex_);  // null: there are none
   std::deque<Memory> open_ ABSL_GUARDED_BY(mutex_);                      // of plane 0, in order
   absl::Status no_memory_ ABSL_GUARDED_BY(mutex_);  // an error: there was none for parameters
 };

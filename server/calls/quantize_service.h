@@ -11,8 +11,8 @@ namespace quantd {
 // Returns the service that answers all calls of quantd.v1. `context` outlives it and its calls.
 // Thread-safe.
 std::unique_ptr<grpc::Service> MakeQuantizeService(ServiceContext& context);
-// Likewise, of grpc.health.v1. gRPC's own has no bound for its calls, and reads their requests before
-// anybody is asked.
+// Likewise, of grpc.health.v1. gRPC's own has no bound for its calls, and reads their requests
+// before anybody is asked.
 std::unique_ptr<grpc::Service> MakeHealthService(ServiceContext& context);
 
 }  // namespace quantd

@@ -151,8 +151,8 @@ absl::Status CheckMetadata(const grpc::CallbackServerContext& call, int max_byte
       "metadata_bytes", max_bytes);
 }
 
-// Health checks need no token, and have an account of their own: they count as streams of nobody who
-// works, and who works does not keep them out.
+// Health checks need no token, and have an account of their own: they count as streams of nobody
+// who works, and who works does not keep them out.
 absl::StatusOr<Caller> CallerOf(const grpc::CallbackServerContext& call,
                                 const ServiceContext& context, CallKind kind) {
   if (kind != CallKind::kHealth) {

@@ -41,7 +41,7 @@ class SharedChunks : public std::enable_shared_from_this<SharedChunks> {
   const std::shared_ptr<const SharedRegion> region_;
   Mutex mutex_;
   FrameOutbox* outbox_ ABSL_GUARDED_BY(mutex_);  // null: closed
-  std::vector<int64_t> read_ ABSL_GUARDED_BY(mutex_);  // offsets that the client has not been told of
+  std::vector<int64_t> read_ ABSL_GUARDED_BY(mutex_);  // offsets, of which the client is to hear
 };
 
 // A chunk of a request: its bytes lie where gRPC received them, or in shared memory, and are kept

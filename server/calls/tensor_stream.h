@@ -63,7 +63,8 @@ struct TensorStreamKind {
 //
 //   start   prepared: plan and memory are known
 //             `- memory is free, nobody waits: opened      `- else it is pending: the call gives
-//                                                             back what it holds and waits, if it may
+//                                                             back what it holds and waits, if
+//                                                             it may
 //   chunk   handed to the session
 //   end     when the session has ended: the report, or the error
 //

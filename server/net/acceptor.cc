@@ -11,7 +11,7 @@
 // while many have ended and gRPC still has them, which the table of guards counts.
 //
 // Entries: Start, Stop; Run is the thread. Tested by tests/server/net/access_test.cc and
-// tests/e2e/test_unix_peers.py, places and shares by interpose_test.cc, under attack by tests/attack.
+// tests/e2e/test_unix_peers.py, places and shares by interpose_test.cc, attacks by tests/attack.
 #include "server/net/acceptor.h"
 
 #include <fcntl.h>
@@ -295,7 +295,7 @@ template <typename MayGo>
 bool Acceptor::Displace(const MayGo& may_go) {
   for (auto& [id, connection] : connections_) {
     if (connection.is_closing || !connection.is_unproven() || !may_go(connection)) continue;
-    // Before gRPC is told by the shutdown, so that it finds the end also where its peer is held back.
+    // Before gRPC is told by the shutdown, so that it finds the end of a peer that is held back.
     connection.guarded->is_ended = true;
     shutdown(connection.duplicate, SHUT_RDWR);
     connection.is_closing = true;

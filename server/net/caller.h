@@ -15,8 +15,9 @@ namespace quantd {
 class FailedLogins;
 class TokenTable;
 
-// Who makes a call. Names of different kinds never meet: "token:NAME", "tls:SUBJECT", "unix:UID", or
-// the peer's address without the port, "ipv4:127.0.0.1". May hold any bytes that a certificate may.
+// Who makes a call. Names of different kinds never meet: "token:NAME", "tls:SUBJECT", "unix:UID",
+// or the peer's address without the port, "ipv4:127.0.0.1". May hold any bytes that a certificate
+// may.
 struct Caller {
   std::string name;
   int64_t max_streams = 0;          // at once; 0: not limited by the token

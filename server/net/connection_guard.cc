@@ -14,11 +14,11 @@
 // them from then on, or any frame of an answer. Only what comes in a single read in spite of that
 // may be too much.
 //
-// The guard sees frames go to the system a little after the peer may have seen them, so numbers that
-// a peer may use up fully have room above.
+// The guard sees frames go to the system a little after the peer may have seen them, so numbers
+// that a peer may use up fully have room above.
 //
-// Entries: MayReceive, Received, Sent. Tested by tests/server/net/connection_guard_test.cc, and with
-// gRPC by tests/attack.
+// Entries: MayReceive, Received, Sent. Tested by tests/server/net/connection_guard_test.cc, and
+// with gRPC by tests/attack.
 #include "server/net/connection_guard.h"
 
 #include <algorithm>
@@ -31,7 +31,9 @@ namespace {
 // What a field costs gRPC beside its bytes: two slices and their place.
 constexpr int64_t kFieldCost = 64;
 
-int64_t CostOf(const HeaderBlockMeter& block) { return block.bytes() + kFieldCost * block.fields(); }
+int64_t CostOf(const HeaderBlockMeter& block) {
+  return block.bytes() + kFieldCost * block.fields();
+}
 
 }  // namespace
 
@@ -214,8 +216,8 @@ void ConnectionGuard::OnHeaderBytes(absl::string_view bytes) {
   MaybeEndBlock();
 }
 
-// A call is pending from the end of its headers: nothing is decided before that, so that holding the
-// rest of them back would be for ever.
+// A call is pending from the end of its headers: nothing is decided before that, so that holding
+// the rest of them back would be for ever.
 void ConnectionGuard::MaybeEndBlock() {
   if (part_left_ > 0 || !is_last_part_) return;
   const auto call = calls_.find(block_stream_);
@@ -267,7 +269,7 @@ int64_t ConnectionGuard::Pending() const { return std::max(refused_, silent_call
 
 bool ConnectionGuard::MustWait() const {
   if (Pending() >= limits_.pending_calls) return true;
-  // Which of the silent calls are let in is not known: each has the cost that they have in the mean.
+  // Which of the silent calls are let in is not known: each has their mean cost.
   return silent_calls_ > 0 &&
          silent_header_cost_ * Pending() / silent_calls_ >= limits_.pending_header_cost;
 }

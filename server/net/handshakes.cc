@@ -32,7 +32,8 @@ std::atomic<int> ssl_index = -1;  // of a WatchedHandshake, set before there is 
 
 // Whose handshake an SSL makes.
 struct WatchedHandshake {
-  explicit WatchedHandshake(const HandshakeScope& scope) : peer(scope.peer_), failed(scope.failed_) {}
+  explicit WatchedHandshake(const HandshakeScope& scope)
+      : peer(scope.peer_), failed(scope.failed_) {}
 
   // OpenSSL calls these for each SSL.
   static void OnNew(void*, void*, CRYPTO_EX_DATA* data, int index, long, void*) {

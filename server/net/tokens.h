@@ -36,8 +36,8 @@ class TokenTable {
   // Errors: those of ReadSmallFile and ParseTokens, with the path.
   static absl::StatusOr<std::unique_ptr<TokenTable>> Load(const std::string& path);
 
-  // Reads the file again; on an error, as above, the tokens stay as they are. Callers of tokens that
-  // are no longer there find theirs revoked.
+  // Reads the file again; on an error, as above, the tokens stay as they are. Callers of tokens
+  // that are no longer there find theirs revoked.
   absl::Status Reload();
 
   bool empty() const;

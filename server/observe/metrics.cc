@@ -42,7 +42,8 @@ Family<Counter>& AddCounter(Registry& registry, const char* name, const char* he
 Family<Gauge>& AddGauge(Registry& registry, const char* name, const char* help) {
   return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
 }
-Family<prometheus::Histogram>& AddHistogram(Registry& registry, const char* name, const char* help) {
+Family<prometheus::Histogram>& AddHistogram(Registry& registry, const char* name,
+                                            const char* help) {
   return prometheus::BuildHistogram().Name(name).Help(help).Register(registry);
 }
 

@@ -10,9 +10,9 @@
 
 namespace quantd {
 
-// Says of events that peers can cause at will no more than a line a second: of the last one, with the
-// number of those that nobody was told of. Nothing is lost if Rest is called every now and then.
-// Has no clock. Not thread-safe.
+// Says of events that peers can cause at will no more than a line a second: of the last one, with
+// the number of those that nobody was told of. Nothing is lost if Rest is called every now and
+// then. Has no clock. Not thread-safe.
 class SparseLog {
  public:
   // Writes a line: of `events` of them, the one that counts here is `last`.

@@ -1,7 +1,8 @@
 // Rates of the core beside the machine's own: memcpy, and plain loops that read and write as many
-// bytes (codes of less than a byte beside those of a byte). GB/s are of f32 input read (decode: written). Every scheme is encoded and decoded by
-// sessions over memory, digest included, with 1 and 2 threads, on 64 KiB, 4 MiB and 256 MiB; the
-// largest also with 4, 8, ... threads, as far as the machine has cores.
+// bytes (codes of less than a byte beside those of a byte). GB/s are of f32 input read (decode:
+// written). Every scheme is encoded and decoded by sessions over memory, digest included, with 1
+// and 2 threads, on 64 KiB, 4 MiB and 256 MiB; the largest also with 4, 8, ... threads, as far as
+// the machine has cores.
 #include <benchmark/benchmark.h>
 
 #include <cmath>

@@ -31,7 +31,8 @@ std::vector<std::byte> CodesBy(const InProcessService& service) {
 
 TEST(InProcessServiceTest, SeveralServeAtOnce) {
   const auto one = InProcessService::Start();
-  const auto other = InProcessService::Start({.memory_budget_bytes = 64 << 20, .worker_threads = 1});
+  const auto other =
+      InProcessService::Start({.memory_budget_bytes = 64 << 20, .worker_threads = 1});
   ASSERT_TRUE(one.ok()) << one.status();
   ASSERT_TRUE(other.ok()) << other.status();
   const std::vector<std::byte> codes = CodesBy(**one);

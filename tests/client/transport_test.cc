@@ -101,8 +101,8 @@ TEST_P(EverySpec, HasTheSameBytesByEveryTransport) {
   }
 }
 
-// All schemes, and what is hard of some: a parameter for 256 groups, bands longer than a stripe, rules
-// and defaults of a dialect.
+// All schemes, and what is hard of some: a parameter for 256 groups, bands longer than a stripe,
+// rules and defaults of a dialect.
 std::vector<std::string> Specs() {
   std::vector<std::string> specs = {"nf4:scale_type=nested8", "fp8_e4m3:block=128x128,tail=short",
                                     "int4:dialect=compressed_tensors,group=32"};

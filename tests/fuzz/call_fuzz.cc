@@ -1,5 +1,5 @@
-// A server's calls with their peers (tests/sim/world.h): the input says what happens next, which frames
-// are cut, damaged, lost or repeated, who falls silent, and which memory is refused.
+// A server's calls with their peers (tests/sim/world.h): the input says what happens next, which
+// frames are cut, damaged, lost or repeated, who falls silent, and which memory is refused.
 // Input: | u16 which reservation or buffer is refused, 0: none | choices |
 #include <string>
 

@@ -1,5 +1,5 @@
-// A tensor in random pieces, with few stripes in flight, on two threads, or in two passes, against the
-// same tensor in one piece; and back.
+// A tensor in random pieces, with few stripes in flight, on two threads, or in two passes, against
+// the same tensor in one piece; and back.
 // Input: | case (session_case.h) | values, repeated |
 #include <memory>
 

@@ -83,7 +83,8 @@ void SimClient::MakeCall(Tensor& tensor, const CallOptions& options) {
     tensor.sources.emplace_back(bytes, faults_.source && dice_.OneIn(2));
   }
   tensor.is_full = faults_.sink && dice_.OneIn(2);
-  PlaneSink* const sink = tensor.is_full ? static_cast<PlaneSink*>(&tensor.full_sink) : &tensor.sink;
+  PlaneSink* const sink =
+      tensor.is_full ? static_cast<PlaneSink*>(&tensor.full_sink) : &tensor.sink;
   const QuantSpec spec = *ParseSpec(exchange.spec);
   switch (rpc_) {
     case Rpc::kQuantize: {

@@ -45,7 +45,11 @@ class SimTensor {
  public:
   // `strict`: nothing but what has to come may come.
   SimTensor(Rpc rpc, uint64_t id, int64_t number, bool strict)
-      : rpc_(rpc), id_(id), number_(number), strict_(strict), exchange_(MakeExchange(rpc, number)) {}
+      : rpc_(rpc),
+        id_(id),
+        number_(number),
+        strict_(strict),
+        exchange_(MakeExchange(rpc, number)) {}
 
   // Returns its frames: start, chunks cut anywhere, end. `damaged`: some checksums are wrong.
   // Of a unary call, its request.

@@ -8,7 +8,7 @@
 
 namespace quantd::testing {
 
-// Returns, key by key, what a scheme may be told: {{"axis=0", "group=32", ...}, {"mode=full", ...}}.
+// Returns, key by key, what a scheme may be told: {{"axis=0", "group=32"}, {"mode=full"} ...}.
 // Some go together only with others, and some not with every tensor.
 std::vector<std::vector<std::string>> KeysOf(const SchemeInfo& info);
 

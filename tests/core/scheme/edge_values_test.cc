@@ -29,7 +29,8 @@ class EdgeValuesTest : public ::testing::TestWithParam<const Scheme*> {
   template <typename T>
   std::vector<double> RoundTrip(std::vector<T> values, absl::string_view key = "") {
     values.resize(kElems);
-    const TensorDesc tensor = MakeTensor("t", sizeof(T) == 4 ? DType::kF32 : DType::kF64, {2, kElems / 2});
+    const TensorDesc tensor =
+        MakeTensor("t", sizeof(T) == 4 ? DType::kF32 : DType::kF64, {2, kElems / 2});
     const auto result = QuantizeAll(*ParseSpec(absl::StrCat(GetParam()->info.name, key)), tensor,
                                     std::as_bytes(std::span(values)), {}, bench_.context());
     EXPECT_TRUE(result.ok()) << result.status();

@@ -170,8 +170,8 @@ class ReferenceTest : public ::testing::TestWithParam<Case> {
     CompareMeasured(plan, segment, values, codes, counts);
   }
 
-  // Codes made with a meter are the same, and the meter shows what decoding by the scalar definition
-  // gives.
+  // Codes made with a meter are the same, and the meter shows what decoding by the scalar
+  // definition gives.
   template <typename T>
   void CompareMeasured(const Plan& plan, const Segment& segment, const T* values,
                        const std::vector<std::byte>& codes, const Counts& counts) {

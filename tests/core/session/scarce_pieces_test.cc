@@ -60,7 +60,9 @@ TEST_P(ScarcePiecesTest, AreLetGoOf) {
       Bench bench(workers);
       const QuantizedTensor whole = *QuantizeAll(spec_, tensor_, values_, {}, bench.context());
       std::vector<std::vector<std::byte>> planes = whole.planes;
-      for (std::vector<std::byte>& plane : planes) std::fill(plane.begin(), plane.end(), std::byte{});
+      for (std::vector<std::byte>& plane : planes) {
+        std::fill(plane.begin(), plane.end(), std::byte{});
+      }
       {
         SpanSink sink({planes.begin(), planes.end()});
         const auto session = *QuantizeSession::Create(whole.plan, {}, sink, bench.context());

@@ -1,5 +1,5 @@
-// Quantizing while the sink, the input or the caller gets in the way: what is written is right all the
-// same, what is not is said, and all memory comes back.
+// Quantizing while the sink, the input or the caller gets in the way: what is written is right all
+// the same, what is not is said, and all memory comes back.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -281,7 +281,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"long_rows", "int8:axis=0", {4, 90'001}},
                       Case{"ragged", "uint4:group=32767,tail=short", {6, 50'001}},
                       Case{"long_blocks", "int8:block=100x1,tail=short", {150, 2001}},
-                      Case{"tensor", "int8", {300'001}}, Case{"columns", "int8:axis=-1", {300, 1001}},
+                      Case{"tensor", "int8", {300'001}},
+                      Case{"columns", "int8:axis=-1", {300, 1001}},
                       Case{"tensor_and_blocks", "nvfp4", {300, 1024}}),
     [](const auto& info) { return std::string(info.param.name); });
 

@@ -127,9 +127,10 @@ TEST_F(AdmissionTest, RefusesWithTheNumberBeforeTheDeadline) {
   EXPECT_EQ(admission.Expire(now_ + absl::Milliseconds(100)), now_ + absl::Seconds(30));
   EXPECT_EQ(Told(), (Names{"refused call"}));
   EXPECT_TRUE(absl::IsResourceExhausted(last_)) << last_;
-  EXPECT_EQ(last_.message(),
-            "60 bytes of memory did not come free within 100ms (--max-wait); 10 of the 100 that the "
-            "caller may hold are free (--caller-memory, --memory)");
+  EXPECT_EQ(
+      last_.message(),
+      "60 bytes of memory did not come free within 100ms (--max-wait); 10 of the 100 that the "
+      "caller may hold are free (--caller-memory, --memory)");
   EXPECT_EQ(admission.waiting(), 1);
 }
 

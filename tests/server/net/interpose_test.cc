@@ -1,5 +1,5 @@
-// Servers whose gRPC is guarded, before peers that are hostile, and before honest ones that are many
-// at once.
+// Servers whose gRPC is guarded, before peers that are hostile, and before honest ones that are
+// many at once.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -162,8 +162,9 @@ TEST(Guards, AnswerManyCallsThatAreRefused) {
 TEST(Guards, EndWhoSendsTooManyHeaders) {
   const TempDir folder;
   const auto server = StartServer(OptionsFor({"127.0.0.1:0", "unix:" + folder / "sock"}));
-  EXPECT_NE(server->MetricsText().find("quantd_guard_ended_connections_total{reason=\"headers\"} 0"),
-            std::string::npos);
+  EXPECT_NE(
+      server->MetricsText().find("quantd_guard_ended_connections_total{reason=\"headers\"} 0"),
+      std::string::npos);
   for (const std::string& address : server->addresses()) {
     RawPeer peer(address);
     ASSERT_TRUE(peer.Hello());
@@ -173,8 +174,9 @@ TEST(Guards, EndWhoSendsTooManyHeaders) {
     }
     peer.AwaitEnd();
   }
-  EXPECT_NE(server->MetricsText().find("quantd_guard_ended_connections_total{reason=\"headers\"} 2"),
-            std::string::npos);
+  EXPECT_NE(
+      server->MetricsText().find("quantd_guard_ended_connections_total{reason=\"headers\"} 2"),
+      std::string::npos);
   EXPECT_EQ(CallsAtOnce(server->addresses().front(), 1), 1);
 }
 
@@ -232,7 +234,8 @@ TEST(Guards, ConnectionsWithUndecidedCallsGoForNewcomers) {
   std::vector<std::thread> senders;
   for (int i = 0; i < 100; ++i) {  // each sends until it is closed, and takes no answer
     peers.push_back(std::make_unique<RawPeer>(server->addresses().front()));
-    senders.emplace_back([&calls, peer = peers.back().get()] { peer->Hello() && peer->Send(calls); });
+    senders.emplace_back(
+        [&calls, peer = peers.back().get()] { peer->Hello() && peer->Send(calls); });
   }
   RawPeer last(server->addresses().front());
   EXPECT_TRUE(last.Hello());
