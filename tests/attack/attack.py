@@ -6,7 +6,7 @@ connections that are made anew as soon as the server ends them. Meanwhile the se
 looked at, and another client asks for its health. tests/e2e/test_attack.py runs all of them in the
 suite, small; by hand
 
-    tests/attack/attack.py [--seconds 10] [--connections 1 16 256] [--memory 256MiB] [ATTACK...]
+    tests/attack/attack.py [--seconds 10] [--connections 1 16 256] [--memory 256MiB] [--tls] [ATTACK...]
 
 prints a table: how far the resident memory rose above that of the idle server, what stayed of it 3
 seconds later, what was sent, how often the server ended a connection, and the median and the worst
@@ -121,14 +121,31 @@ def client_hello():
     return sent.read()
 
 
+def encrypted(connection):
+    """The connection with TLS around it, its handshake done; as it was where there is none."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    connection.settimeout(10)
+    try:
+        return context.wrap_socket(connection)
+    except OSError:
+        return connection
+
+
 class Peer:
     """One connection of an attack."""
 
-    def __init__(self, address, attack):
+    def __init__(self, address, attack, over_tls=False):
         host, port = address.rsplit(":", 1)
         self.socket = socket.socket()
+        if over_tls:
+            with contextlib.suppress(OSError):
+                self.socket.connect((host, int(port)))
+                self.socket = encrypted(self.socket)
         self.socket.setblocking(False)
-        self.socket.connect_ex((host, int(port)))
+        if not over_tls:
+            self.socket.connect_ex((host, int(port)))
         self.reads, self.tls = attack.reads, attack.tls
         self.left = memoryview(client_hello() if attack.tls else attack.beginning)
         self.again = memoryview(attack.again)
@@ -144,7 +161,7 @@ class Peer:
             if events & selectors.EVENT_WRITE and self.left:
                 sent = self.socket.send(self.left[:PIECE_BYTES])
                 self.left = self.left[sent:] or self.again
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return sent
         except OSError:
             return None
@@ -158,8 +175,8 @@ class Peer:
 class HalfMessages(Peer):
     """Sends all but the last byte of some messages, as fast as the windows open."""
 
-    def __init__(self, address, attack):
-        super().__init__(address, attack)
+    def __init__(self, address, attack, over_tls=False):
+        super().__init__(address, attack, over_tls)
         self.got, self.window = b"", 65535 - 5 * HALF_STREAMS
         self.windows = {2 * i + 1: 65535 - 5 for i in range(HALF_STREAMS)}
         self.to_send = {stream: HALF_BYTES - 1 for stream in self.windows}
@@ -167,7 +184,8 @@ class HalfMessages(Peer):
     def step(self, events):
         try:
             if events & selectors.EVENT_READ:
-                self.got += self.socket.recv(1 << 16)
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    self.got += self.socket.recv(1 << 16)
             frames, self.got = h2.whole_frames(self.got)
         except OSError:
             return None
@@ -204,15 +222,15 @@ class HalfMessages(Peer):
 class Load:
     """An attack on some connections, each made anew when it ends."""
 
-    def __init__(self, address, attack, connections):
-        self.address, self.attack = address, attack
+    def __init__(self, address, attack, connections, over_tls=False):
+        self.address, self.attack, self.over_tls = address, attack, over_tls
         self.selector = selectors.DefaultSelector()
         self.sent_bytes, self.ended, self.parked = 0, 0, []
         for _ in range(connections):
             self.connect()
 
     def connect(self):
-        peer = self.attack.peer(self.address, self.attack)
+        peer = self.attack.peer(self.address, self.attack, self.over_tls)
         self.selector.register(peer.socket, peer.wants() or selectors.EVENT_READ, peer)
 
     def run(self, seconds):
@@ -330,11 +348,11 @@ def target(folder, tls, *args, preexec_fn=None):
         assert server.process.poll() is None, f"the server has ended: {server.log()}"
 
 
-def run(server, ask, attack, connections, seconds, rest_seconds=3):
+def run(server, ask, attack, connections, seconds, rest_seconds=3, over_tls=False):
     assert ask(), "the server is not healthy before the attack"
     idle = rss_bytes(server.pid)
     with Watch(server.pid, ask) as watch:
-        load = Load(server.address, attack, connections)
+        load = Load(server.address, attack, connections, over_tls)
         load.run(seconds)
         time.sleep(rest_seconds)  # what the system has taken is still read
     assert server.process.poll() is None, "the server has ended"
@@ -348,6 +366,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 256])
     parser.add_argument("--memory", default="256MiB")
+    parser.add_argument("--tls", action="store_true", help="all of it over TLS")
     parser.add_argument("--tokens", action="store_true", help="the server demands tokens")
     args = parser.parse_args()
     known = attacks()
@@ -364,8 +383,9 @@ def main():
                 if args.tokens:
                     (folder / "tokens").write_text(f"alice {'ab' * 32}\n")
                     options += ["--tokens", folder / "tokens"]
-                with target(folder, known[name].tls, *options) as (server, ask):
-                    r = run(server, ask, known[name], connections, args.seconds)
+                with target(folder, args.tls or known[name].tls, *options) as (server, ask):
+                    r = run(server, ask, known[name], connections, args.seconds,
+                            over_tls=args.tls and not known[name].tls)
             print(f"| {name} | {connections} | {r.rose_mib:.0f} | {r.stays_mib:.0f} | {r.sent_mib:.0f} | {r.ended} | "
                   f"{1000 * r.median_s:.0f} | {1000 * r.worst_s:.0f} | {r.failed} of {r.checks + r.failed} |", flush=True)
 
