@@ -108,6 +108,7 @@ class QuantizeCall final : public TensorCall {
     }
     QUANTD_ASSIGN_OR_RETURN(job_.ranges, find_ranges_(job_));
     info_.two_pass = true;
+    if (options().on_sent != nullptr) options().on_sent(-size_bytes);
     return RewindSources();
   }
 

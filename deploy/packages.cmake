@@ -56,7 +56,7 @@ set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_DEPENDS adduser)
 set(CPACK_DEBIAN_PACKAGE_SUGGESTS
-    "libgrpc++-dev, libhwy-dev, libisal-dev, libopenblas-dev, libssl-dev, libxxhash-dev, pkg-config, protobuf-compiler-grpc")
+    "libgrpc++-dev, libhwy-dev, libisal-dev, libopenblas-dev, libspdlog-dev, libssl-dev, libxxhash-dev, pkg-config, prometheus-cpp-dev, protobuf-compiler-grpc")
 set(control ${CMAKE_CURRENT_LIST_DIR}/package)
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA
     ${control}/conffiles ${control}/postinst ${control}/prerm ${control}/postrm)

@@ -25,12 +25,15 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "server/net/guard_table.h"
+#include "server/net/handshakes.h"
 
 namespace quantd {
 namespace {
@@ -40,21 +43,24 @@ Function* RealOf(Function* /*interposed*/, const char* name) {
   return reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name));
 }
 
-// Calls `take` with the first `count` bytes that `message` points to, piece by piece.
-template <typename Take>
-void ForBytesOf(const msghdr& message, size_t count, const Take& take) {
+using Pieces = absl::InlinedVector<absl::string_view, 16>;
+
+// Returns the first `count` bytes that `message` points to.
+Pieces PiecesOf(const msghdr& message, size_t count) {
+  Pieces pieces;
   for (size_t i = 0; i < message.msg_iovlen && count > 0; ++i) {
     const iovec& piece = message.msg_iov[i];
     const size_t size = std::min(count, piece.iov_len);
-    if (size > 0) take(absl::string_view(static_cast<const char*>(piece.iov_base), size));
+    if (size > 0) pieces.emplace_back(static_cast<const char*>(piece.iov_base), size);
     count -= size;
   }
+  return pieces;
 }
 
 // Returns true once the guard has had enough of the connection.
-bool MustEnd(GuardedConnection& connection, absl::string_view bytes, absl::Time now) {
+bool MustEnd(GuardedConnection& connection, std::span<const absl::string_view> pieces) {
   if (connection.is_ended) return true;
-  const std::optional<GuardReason> reason = connection.guard.Received(bytes, now);
+  const std::optional<GuardReason> reason = connection.guard.Received(pieces, absl::Now());
   if (!reason.has_value()) return false;
   if (!connection.is_ended.exchange(true)) connection.on_end(*reason);
   return true;
@@ -111,12 +117,7 @@ ssize_t recvmsg(int fd, msghdr* message, int flags) {
   if (limit == 0) limit = SIZE_MAX;
   const ssize_t received = ReceiveAtMost(limit, real, fd, message, flags);
   if (received <= 0 || connection->is_encrypted) return received;
-  bool must_end = false;
-  const absl::Time now = absl::Now();
-  ForBytesOf(*message, static_cast<size_t>(received), [&](absl::string_view bytes) {
-    must_end = MustEnd(*connection, bytes, now) || must_end;
-  });
-  if (!must_end) return received;
+  if (!MustEnd(*connection, PiecesOf(*message, static_cast<size_t>(received)))) return received;
   shutdown(fd, SHUT_RDWR);
   return 0;  // as if the peer had closed
 }
@@ -129,8 +130,7 @@ ssize_t sendmsg(int fd, const msghdr* message, int flags) {
   const int error = errno;
   const auto connection = GuardTable::OfProcess().Find(fd);
   if (connection != nullptr && !connection->is_encrypted) {
-    ForBytesOf(*message, static_cast<size_t>(sent),
-               [&](absl::string_view bytes) { connection->guard.Sent(bytes); });
+    connection->guard.Sent(PiecesOf(*message, static_cast<size_t>(sent)));
   }
   errno = error;
   return sent;
@@ -180,6 +180,11 @@ SSL* SSL_new(SSL_CTX* context) {
   return ssl;
 }
 
+int SSL_do_handshake(SSL* ssl) {
+  static auto* const real = quantd::RealOf(&SSL_do_handshake, "SSL_do_handshake");
+  return quantd::Handshake(ssl, real);
+}
+
 int SSL_read(SSL* ssl, void* buffer, int size) {
   using namespace quantd;
   static auto* const real = RealOf(&SSL_read, "SSL_read");
@@ -187,7 +192,7 @@ int SSL_read(SSL* ssl, void* buffer, int size) {
   GuardedConnection* const connection = ConnectionOf(ssl);
   if (received <= 0 || connection == nullptr) return received;
   const absl::string_view bytes(static_cast<const char*>(buffer), static_cast<size_t>(received));
-  if (!MustEnd(*connection, bytes, absl::Now())) return received;
+  if (!MustEnd(*connection, {&bytes, 1})) return received;
   ERR_raise(ERR_LIB_USER, ERR_R_INTERNAL_ERROR);
   return -1;  // a broken connection to gRPC, which closes it
 }

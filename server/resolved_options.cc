@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <set>
 #include <system_error>
 #include <thread>
@@ -106,6 +107,11 @@ ServiceLimits LimitsOf(const ServerOptions& resolved) {
           .frame_bytes = std::min(kMaxFrameBytes, budget_bytes / 16),
           .max_open_tensors = resolved.max_open_tensors,
           .max_metadata_bytes = resolved.access.max_metadata_bytes};
+}
+
+int64_t MemoryBoundBytes(int64_t budget_bytes, int64_t connections) {
+  const int64_t beside_bytes = kBesideBudgetBytes + kConnectionBytes * connections;
+  return std::min(budget_bytes, std::numeric_limits<int64_t>::max() - beside_bytes) + beside_bytes;
 }
 
 absl::Status CheckWorkable(const ServerOptions& resolved) {

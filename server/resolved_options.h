@@ -17,6 +17,9 @@ inline constexpr int64_t kBesideBudgetBytes = int64_t{32} << 20;
 // And for each connection.
 inline constexpr int64_t kConnectionBytes = int64_t{3} << 19;
 
+// Returns what a server of such a budget holds at most while so many connections are open.
+int64_t MemoryBoundBytes(int64_t budget_bytes, int64_t connections);
+
 inline constexpr int kMaxThreads = 1024;
 
 // Returns `options` with values in the place of zeros that stand for something else.

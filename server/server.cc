@@ -123,7 +123,8 @@ size_t QuotaBytes(const ServerOptions& options) {
 }
 
 void SetChannelArguments(const ServerOptions& options, grpc::ServerBuilder& builder) {
-  builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
+  // gRPC looks at a message's size when it holds all of it, so that calls can as well, and say more.
+  builder.SetMaxReceiveMessageSize(-1);
   builder.SetMaxSendMessageSize(-1);  // what may be sent is decided by the calls
   // gRPC looks at the size of a compressed message once it has unpacked all of it, and 1 MiB may
   // hold 1 GiB. Such calls end with UNIMPLEMENTED; tensors hardly shrink anyway.
@@ -256,6 +257,13 @@ QuantdServer::QuantdServer(const ServerOptions& options)
       readers_timer_(readers_) {
   budget_.SetReleaseListener([this] { admission_.Pump(); });
   reading_room_->SetReleaseListener([this] { readers_.Pump(); });
+  FillContext(options);
+  service_ = MakeQuantizeService(context_);
+  health_service_ = MakeHealthService(context_);
+  acceptor_ = std::make_unique<Acceptor>(AcceptorOptionsOf(options));
+}
+
+void QuantdServer::FillContext(const ServerOptions& options) {
   const int64_t kept_bytes = std::min(kMaxKeptBytes, options.memory_budget_bytes / 4);
   context_.shared_pool = std::make_shared<BufferPool>(static_cast<size_t>(kept_bytes));
   context_.session = {
@@ -274,14 +282,13 @@ QuantdServer::QuantdServer(const ServerOptions& options)
   if (options.logger != nullptr) context_.call_logger = options.logger->clone(kCallLoggerName);
   context_.json_log = options.json_log;
   context_.worker_threads = options.threads;
-  service_ = MakeQuantizeService(context_);
-  health_service_ = MakeHealthService(context_);
-  acceptor_ =
-      std::make_unique<Acceptor>(AcceptorOptions{
-          .max_connections = options.access.max_connections,
+}
+
+AcceptorOptions QuantdServer::AcceptorOptionsOf(const ServerOptions& options) {
+  const int64_t unproven = options.memory_budget_bytes / kBudgetPerUnproven;
+  return {.max_connections = options.access.max_connections,
           .max_per_address = options.access.max_per_address,
-          .max_unproven = static_cast<int>(std::clamp(
-              options.memory_budget_bytes / kBudgetPerUnproven, kMinUnproven, kMaxUnproven)),
+          .max_unproven = static_cast<int>(std::clamp(unproven, kMinUnproven, kMaxUnproven)),
           .guard = GuardLimitsOf(options),
           .allowed_uids = options.access.allowed_uids,
           .every_second =
@@ -292,7 +299,7 @@ QuantdServer::QuantdServer(const ServerOptions& options)
               },
           .on_guard_end = [this](GuardReason why) { context_.metrics.CountGuardEnd(NameOf(why)); },
           .logger = options.logger,
-          .failed_logins = failed_logins_});
+          .failed_logins = failed_logins_};
 }
 
 absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOptions& given) {
@@ -357,20 +364,25 @@ absl::Status QuantdServer::OpenMemorySocket(const ListenAddress& address,
 absl::Status QuantdServer::StartMetrics(const ServerOptions& options) {
   std::function<absl::Time()> expiry;
   if (tls_ != nullptr) expiry = [this] { return tls_->expiry(); };
-  context_.metrics.TurnOn({.version = std::string(Version()),
-                           .build = QUANTD_BUILD,
-                           .simd_target = std::string(ChosenSimdTarget()),
-                           .blas_core = BlasCoreName(),
-                           .start = context_.start_time,
-                           .memory_limit_bytes = budget_.limit_bytes(),
-                           .machine_memory_bytes = MachineMemoryBytes(),
-                           .memory_reserved_bytes = [this] { return budget_.used_bytes(); },
-                           .waiting_calls = [this] { return waiting_calls(); },
-                           .open_connections = [this] { return open_connections(); },
-                           .refused_connections = [this] { return refused_connections(); },
-                           .failed_logins = [logins = failed_logins_](
-                                                FailedLogins::Kind kind) { return logins->count(kind); },
-                           .certificate_expiry = expiry});
+  context_.metrics.TurnOn(
+      {.version = std::string(Version()),
+       .build = QUANTD_BUILD,
+       .simd_target = std::string(ChosenSimdTarget()),
+       .blas_core = BlasCoreName(),
+       .start = context_.start_time,
+       .memory_limit_bytes = budget_.limit_bytes(),
+       .machine_memory_bytes = MachineMemoryBytes(),
+       .memory_reserved_bytes = [this] { return budget_.used_bytes(); },
+       .memory_bound_bytes =
+           [this] { return MemoryBoundBytes(budget_.limit_bytes(), open_connections()); },
+       .waiting_calls = [this] { return waiting_calls(); },
+       .open_connections = [this] { return open_connections(); },
+       .refused_connections = [this] { return refused_connections(); },
+       .displaced_connections = [this] { return displaced_connections(); },
+       .failed_logins = [logins = failed_logins_](FailedLogins::Kind kind) {
+         return logins->count(kind);
+       },
+       .certificate_expiry = expiry});
   for (const GuardReason reason : kGuardReasons) context_.metrics.AddGuardReason(NameOf(reason));
   QUANTD_ASSIGN_OR_RETURN(const ListenAddress address, ParseMetricsAddress(options.metrics));
   QUANTD_ASSIGN_OR_RETURN(metrics_endpoint_, MetricsEndpoint::Start(address, context_.metrics));

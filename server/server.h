@@ -113,6 +113,8 @@ class QuantdServer {
  private:
   // `options` are resolved.
   explicit QuantdServer(const ServerOptions& options);
+  void FillContext(const ServerOptions& options);
+  AcceptorOptions AcceptorOptionsOf(const ServerOptions& options);
   absl::Status Listen(const ServerOptions& options);
   absl::Status OpenSockets(const ServerOptions& options, grpc::ServerBuilder& builder);
   // Listens beside a UNIX socket for memory that clients share.

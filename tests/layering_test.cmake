@@ -17,7 +17,7 @@ set(allow_core/algo ${allow_core/session} core/algo)
 set(allow_proto core proto quantd)
 set(allow_server core proto quantd server)
 set(allow_client core proto quantd client)
-set(allow_client/cli/embedded.cc core proto quantd client server)
+set(allow_client/in_process.cc core proto quantd client server)
 set(own_folders core proto server client tests quantd)
 
 # pattern of an include = regex of the files that may have it.

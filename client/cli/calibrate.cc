@@ -43,13 +43,13 @@ absl::StatusOr<std::vector<Calibrated>> CalibrateAll(const Globals& globals,
     if (why_kept[i].empty()) total_bytes += input.size_bytes(i);
   }
   Progress progress("calibrating", total_bytes, globals.quiet);
-  const CallOptions call_options = connection->call_options();
+  const CallOptions call_options = connection->call_options(progress);
   std::vector<Calibrated> calibrated;
   for (size_t i = 0; i < input.size(); ++i) {
     if (!why_kept[i].empty()) continue;
-    CountedSource source(input.MakeSource(i), &progress);
+    const std::unique_ptr<ByteSource> source = input.MakeSource(i);
     absl::StatusOr<CalibrationInfo> info =
-        connection->client().Calibrate(input.tensor(i), spec, source, {}, call_options);
+        connection->client().Calibrate(input.tensor(i), spec, *source, {}, call_options);
     if (!info.ok()) return connection->ErrorOf(input.tensor(i).name, info.status());
     calibrated.push_back({input.tensor(i), *std::move(info)});
   }

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/progress.h"
 #include "core/base/status_macros.h"
 
 namespace quantd::cli {
@@ -18,9 +19,8 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& glob
       return absl::InvalidArgumentError(
           absl::StrCat("transport ", NameOf(transport), " needs a --server"));
     }
-    QUANTD_ASSIGN_OR_RETURN(connection->embedded_, EmbeddedService::Start(globals.embedded));
-    connection->client_ =
-        std::make_unique<Client>(connection->embedded_->Channel(), Transport::kInProcess);
+    QUANTD_ASSIGN_OR_RETURN(connection->service_, InProcessService::Start(globals.in_process));
+    connection->client_ = std::make_unique<Client>(connection->service_->MakeClient());
     connection->where_ = "this process";
   } else {
     QUANTD_ASSIGN_OR_RETURN(ConnectOptions options,
@@ -36,6 +36,12 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& glob
 CallOptions Connection::call_options() const {
   CallOptions options;
   if (timeout_s_ > 0) options.deadline = absl::Now() + absl::Seconds(timeout_s_);
+  return options;
+}
+
+CallOptions Connection::call_options(Progress& progress) const {
+  CallOptions options = call_options();
+  options.on_sent = [&progress](int64_t bytes) { progress.Add(bytes); };
   return options;
 }
 

@@ -9,13 +9,14 @@
 
 #include "absl/status/statusor.h"
 #include "client/cli/credentials.h"
-#include "client/cli/embedded.h"
 #include "client/cli/table.h"
 #include "client/client.h"
+#include "client/in_process.h"
 
 namespace quantd::cli {
 
 class Interrupts;
+class Progress;
 
 // What every command may be told.
 struct Globals {
@@ -25,7 +26,7 @@ struct Globals {
   bool json = false;
   bool quiet = false;
   double timeout_s = 0;  // 0: none
-  EmbeddedOptions embedded;
+  InProcessOptions in_process;
   Interrupts* interrupts = nullptr;
   bool data_to_stdout = false;  // -o -: what is said of it goes to stderr
 
@@ -43,6 +44,8 @@ class Connection {
   const Client& client() const { return *client_; }
   // Returns options with the deadline that starts now.
   CallOptions call_options() const;
+  // Likewise, of calls whose bytes `progress`, which outlives them, counts.
+  CallOptions call_options(Progress& progress) const;
   // Returns e.g. "127.0.0.1:7001", "this process".
   const std::string& where() const { return where_; }
   // Returns what carries tensors, as NameOf(Transport).
@@ -54,7 +57,7 @@ class Connection {
  private:
   Connection() = default;
 
-  std::unique_ptr<EmbeddedService> embedded_;
+  std::unique_ptr<InProcessService> service_;
   std::unique_ptr<Client> client_;  // goes before the service
   std::string where_;
   double timeout_s_ = 0;

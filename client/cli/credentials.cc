@@ -14,7 +14,7 @@ constexpr size_t kMaxBytes = size_t{1} << 20;
 
 absl::Status ReadInto(const std::string& path, std::string& text) {
   if (path.empty()) return absl::OkStatus();
-  absl::StatusOr<std::string> content = ReadSmallFile(path, kMaxBytes, PipePolicy::kRead);
+  absl::StatusOr<std::string> content = ReadSmallFile(path, kMaxBytes, kMaxBytes);
   if (!content.ok()) return FileError(content.status());
   text = *std::move(content);
   return absl::OkStatus();

@@ -119,8 +119,7 @@ class Run {
       job.spec = *spec;
       job.output_dtype = tensor.desc.dtype;
       for (size_t k = 0; k < entry.planes.size(); ++k) {
-        sources.push_back(std::make_unique<CountedSource>(
-            file_.input->MakeSource(tensor.packed->planes[k]), &progress));
+        sources.push_back(file_.input->MakeSource(tensor.packed->planes[k]));
         job.planes.push_back({entry.planes[k], sources.back().get()});
       }
       sinks.push_back(std::make_unique<WriterSink>(&writer, i));
@@ -128,7 +127,7 @@ class Run {
       packed.push_back(&tensor);
     }
     const auto results =
-        connection_->client().DequantizeMany(std::move(jobs), connection_->call_options());
+        connection_->client().DequantizeMany(std::move(jobs), connection_->call_options(progress));
     for (size_t k = 0; k < results.size(); ++k) {
       QUANTD_RETURN_IF_ERROR(CheckResult(packed[k]->packed->entry, results[k]));
       packed[k]->saturated = results[k]->saturated;

@@ -39,10 +39,10 @@ void AddGlobals(CLI::App& app, Globals& globals, std::string& simd) {
   app.add_flag("-q,--quiet", globals.quiet, "show no progress");
   app.add_option("--timeout", globals.timeout_s, "seconds after which the command gives up")
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--memory", globals.embedded.memory_budget_bytes,
+  app.add_option("--memory", globals.in_process.memory_budget_bytes,
                  "memory budget of the service in this process: 512MiB, 4GiB")
       ->transform(CLI::AsSizeValue(false));
-  app.add_option("--threads", globals.embedded.worker_threads,
+  app.add_option("--threads", globals.in_process.worker_threads,
                  "worker threads of the service in this process")
       ->check(CLI::Range(0, 1024));
   app.add_option(

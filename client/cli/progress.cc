@@ -11,7 +11,6 @@
 #include "absl/strings/str_join.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
-#include "core/base/status_macros.h"
 
 namespace quantd::cli {
 namespace {
@@ -89,30 +88,6 @@ void Progress::Draw(absl::Time now) {
   const size_t columns = std::max<size_t>(ColumnsOfOutput(STDERR_FILENO), 2) - 1;
   absl::FPrintF(stderr, "\r\033[K%s", ProgressLine(what_, part, parts, columns));
   fflush(stderr);
-}
-
-absl::StatusOr<SourcePiece> CountedSource::Next(int64_t max_bytes) {
-  QUANTD_ASSIGN_OR_RETURN(SourcePiece piece, source_->Next(max_bytes));
-  Count(piece.bytes.size());
-  return piece;
-}
-
-absl::StatusOr<size_t> CountedSource::Read(std::span<std::byte> out) {
-  QUANTD_ASSIGN_OR_RETURN(const size_t size_bytes, source_->Read(out));
-  Count(size_bytes);
-  return size_bytes;
-}
-
-void CountedSource::Count(size_t size_bytes) {
-  counted_bytes_ += static_cast<int64_t>(size_bytes);
-  progress_->Add(static_cast<int64_t>(size_bytes));
-}
-
-absl::Status CountedSource::Rewind() {
-  QUANTD_RETURN_IF_ERROR(source_->Rewind());
-  progress_->Add(-counted_bytes_);
-  counted_bytes_ = 0;
-  return absl::OkStatus();
 }
 
 }  // namespace quantd::cli

@@ -2,13 +2,11 @@
 #define QUANTD_CLIENT_CLI_PROGRESS_H_
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
-#include "client/byte_source.h"
 #include "core/base/mutex.h"
 
 namespace quantd::cli {
@@ -22,7 +20,7 @@ class Progress {
   // Wipes the bar.
   ~Progress();
 
-  // Counts bytes that have been read (negative: that will be read again).
+  // Counts bytes that have been sent (negative: that will be sent again).
   void Add(int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // Counts bytes that are no longer expected.
   void Skip(int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -46,27 +44,6 @@ class Progress {
 // the last ones are left out first, then the bar, where there is no room.
 std::string ProgressLine(const std::string& what, double part, std::vector<std::string> parts,
                          size_t columns);
-
-// Another source, with its bytes counted. Not thread-safe.
-class CountedSource final : public ByteSource {
- public:
-  // `progress` outlives this.
-  CountedSource(std::unique_ptr<ByteSource> source, Progress* progress)
-      : source_(std::move(source)), progress_(progress) {}
-
-  int64_t size_bytes() const override { return source_->size_bytes(); }
-  absl::StatusOr<SourcePiece> Next(int64_t max_bytes) override;
-  absl::StatusOr<size_t> Read(std::span<std::byte> out) override;
-  bool can_rewind() const override { return source_->can_rewind(); }
-  absl::Status Rewind() override;
-
- private:
-  void Count(size_t size_bytes);
-
-  const std::unique_ptr<ByteSource> source_;
-  Progress* const progress_;
-  int64_t counted_bytes_ = 0;
-};
 
 }  // namespace quantd::cli
 

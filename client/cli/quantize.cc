@@ -83,12 +83,20 @@ class Run {
       const std::string& name = options_.ranges_of.empty() ? own : options_.ranges_of;
       const auto found = ranges_.find(name);
       if (found == ranges_.end()) return NoRanges(name);
-      given_ranges_.push_back(found->second);
-      given_ranges_.back().source.name = own;
+      matches_.push_back(found);
       unused.erase(name);
     }
     unused_ranges_.assign(unused.begin(), unused.end());
     return absl::OkStatus();
+  }
+
+  // Returns the ranges of the selected tensor `k`, for the last time where they are its alone: those
+  // of many rows are large.
+  CalibratedRanges TakeRanges(size_t k) {
+    CalibratedRanges& found = matches_[k]->second;
+    CalibratedRanges ranges = options_.ranges_of.empty() ? std::move(found) : found;
+    ranges.source.name = input_->tensor(selected_[k]).name;
+    return ranges;
   }
 
   absl::Status NoRanges(const std::string& name) const {
@@ -120,7 +128,7 @@ class Run {
     std::vector<std::unique_ptr<PlaneSink>> sinks;
     std::vector<QuantizeJob> jobs;
     for (const size_t i : selected_) {
-      sources.push_back(std::make_unique<CountedSource>(input_->MakeSource(i), &progress));
+      sources.push_back(input_->MakeSource(i));
       sinks.push_back(output->MakeSink(i));
       QuantizeJob job{.tensor = input_->tensor(i),
                       .spec = spec_,
@@ -128,10 +136,11 @@ class Run {
                       .sink = sinks.back().get(),
                       .ranges = {},
                       .plan = plans_[i]};
-      if (!given_ranges_.empty()) job.ranges = given_ranges_[jobs.size()];
+      if (!matches_.empty()) job.ranges = TakeRanges(jobs.size());
       jobs.push_back(std::move(job));
     }
-    CallOptions call_options = connection_->call_options();
+    ranges_.clear();
+    CallOptions call_options = connection_->call_options(progress);
     call_options.figures = !options_.no_figures;
     const auto results = connection_->client().QuantizeMany(std::move(jobs), call_options);
     results_.resize(input_->size());
@@ -260,9 +269,9 @@ class Run {
   const Options& options_;
   QuantSpec spec_;
   const Container* container_ = nullptr;
-  NamedRanges ranges_;                          // of the file
-  std::vector<CalibratedRanges> given_ranges_;  // by selected tensor, or none
-  std::vector<std::string> unused_ranges_;      // their names
+  NamedRanges ranges_;                           // of the file, until the jobs have them
+  std::vector<NamedRanges::iterator> matches_;   // in ranges_, by selected tensor, or none
+  std::vector<std::string> unused_ranges_;       // their names
   std::unique_ptr<Input> input_;
   std::vector<std::string> why_kept_;  // by input tensor; empty: quantized
   std::vector<size_t> selected_;

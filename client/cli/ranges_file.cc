@@ -19,6 +19,7 @@ namespace {
 
 constexpr char kFormatKey[] = "quantd_ranges";
 constexpr size_t kMaxBytes = size_t{4} << 30;
+constexpr size_t kMaxPipeBytes = size_t{256} << 20;  // which says nothing of its size
 
 Json ToJson(const Range& range) { return Json::array({range.min, range.max}); }
 
@@ -131,7 +132,7 @@ Json RangesToJson(const NamedRanges& tensors) {
 }
 
 absl::StatusOr<NamedRanges> ReadRangesFile(const std::string& path) {
-  const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxBytes);
+  const absl::StatusOr<std::string> text = ReadSmallFile(path, kMaxBytes, kMaxPipeBytes);
   if (!text.ok()) return Named(path, FileError(text.status()));
   // The parser recurses on nesting; ranges have five levels.
   constexpr int kMaxDepth = 8;

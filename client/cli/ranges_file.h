@@ -18,7 +18,8 @@ using NamedRanges = std::map<std::string, CalibratedRanges>;
 
 Json RangesToJson(const NamedRanges& tensors);
 
-// Errors name the file and the place in it.
+// Reads such a file of up to 4 GiB, or 256 MiB from a pipe. Errors name the file and the place in
+// it.
 absl::StatusOr<NamedRanges> ReadRangesFile(const std::string& path);
 
 // Writes a small text file, whole or not at all.

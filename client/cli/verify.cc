@@ -151,13 +151,12 @@ class Run {
       job.output_dtype = DefaultOutputType(entry.tensor.dtype);
       job.sink = sinks.back().get();
       for (size_t k = 0; k < packed.planes.size(); ++k) {
-        sources.push_back(
-            std::make_unique<CountedSource>(file_.input->MakeSource(packed.planes[k]), &progress));
+        sources.push_back(file_.input->MakeSource(packed.planes[k]));
         job.planes.push_back({entry.planes[k], sources.back().get()});
       }
     }
     const auto results =
-        connection->client().DequantizeMany(std::move(jobs), connection->call_options());
+        connection->client().DequantizeMany(std::move(jobs), connection->call_options(progress));
     for (size_t k = 0; k < results.size(); ++k) {
       if (!results[k].ok()) return connection->ErrorOf(rows_[k].tensor.name, results[k].status());
       TensorRow& row = rows_[k];

@@ -12,13 +12,14 @@ namespace quantd {
 namespace {
 
 absl::StatusOr<std::string> ReadAll(int fd, const std::string& path, size_t max_bytes,
-                                    PipePolicy pipes) {
+                                    size_t max_pipe_bytes) {
   struct stat info;
   if (fstat(fd, &info) != 0) return absl::ErrnoToStatus(errno, path);
-  const bool is_good_pipe = S_ISFIFO(info.st_mode) && pipes == PipePolicy::kRead;
-  if (!S_ISREG(info.st_mode) && !is_good_pipe) {
+  const bool is_pipe = S_ISFIFO(info.st_mode) && max_pipe_bytes > 0;
+  if (!S_ISREG(info.st_mode) && !is_pipe) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": is not a regular file"));
   }
+  if (is_pipe) max_bytes = max_pipe_bytes;
   std::string content;
   char buffer[16 << 10];
   for (;;) {
@@ -37,12 +38,12 @@ absl::StatusOr<std::string> ReadAll(int fd, const std::string& path, size_t max_
 }  // namespace
 
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes,
-                                          PipePolicy pipes) {
+                                          size_t max_pipe_bytes) {
   // O_NONBLOCK: opening a pipe without a writer would otherwise wait for one.
-  const int wait = pipes == PipePolicy::kRead ? 0 : O_NONBLOCK;
+  const int wait = max_pipe_bytes > 0 ? 0 : O_NONBLOCK;
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | wait);
   if (fd < 0) return absl::ErrnoToStatus(errno, path);
-  absl::StatusOr<std::string> content = ReadAll(fd, path, max_bytes, pipes);
+  absl::StatusOr<std::string> content = ReadAll(fd, path, max_bytes, max_pipe_bytes);
   close(fd);
   return content;
 }

@@ -8,15 +8,13 @@
 
 namespace quantd {
 
-// What is read besides regular files.
-enum class PipePolicy { kRefuse, kRead };
-
-// Returns what is in the regular file at `path`: certificates, tokens, configuration; of a pipe, if
-// it may be one, all that comes until its end, for which this waits. Errors name the path:
-// kInvalidArgument if it is something else, kResourceExhausted beyond `max_bytes`, else what the
-// system's error stands for (kNotFound, kPermissionDenied ...).
+// Returns what is in the regular file at `path`: certificates, tokens, configuration; of a pipe,
+// which it may be where `max_pipe_bytes` > 0, all that comes until its end, for which this waits.
+// Errors name the path: kInvalidArgument if it is something else, kResourceExhausted beyond
+// `max_bytes` or `max_pipe_bytes`, else what the system's error stands for (kNotFound,
+// kPermissionDenied ...).
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes = 1 << 20,
-                                          PipePolicy pipes = PipePolicy::kRefuse);
+                                          size_t max_pipe_bytes = 0);
 
 }  // namespace quantd
 

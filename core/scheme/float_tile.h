@@ -71,19 +71,20 @@ void MeasureDecoded(const TileView& values, const FloatTile& tile, Meter* meter,
   MeasureSegment(values.f64, wide, values.num_elems, meter->lanes<double>());
 }
 
-// Writes out.num_elems values; `decode(first_block, num_blocks, values)` gives those of blocks.
+// Writes out.num_elems values; `decode(first_block, num_blocks, values)` gives those of blocks, a
+// tile's at most.
 template <class Decode>
 void DecodeTile(TileSpan out, int64_t block_elems, Decode decode) {
-  const int64_t whole = out.num_elems / block_elems;
-  if (out.f32 != nullptr && whole > 0) decode(int64_t{0}, whole, out.f32);
-  for (int64_t at = out.f32 != nullptr ? whole * block_elems : 0; at < out.num_elems;) {
-    constexpr int64_t kMost = 256;
-    alignas(64) float narrow[kMost];
-    const int64_t blocks = std::min(kMost, CeilDiv(out.num_elems - at, block_elems) * block_elems) /
-                           block_elems;
-    decode(at / block_elems, blocks, narrow);
-    const int64_t count = std::min(blocks * block_elems, out.num_elems - at);
-    out.Visit([&](auto* values) { std::copy_n(narrow, count, values + at); });
+  for (int64_t at = 0; at < out.num_elems;) {
+    const int64_t count = std::min(kTileElems, out.num_elems - at);
+    const int64_t blocks = CeilDiv(count, block_elems);
+    if (out.f32 != nullptr && blocks * block_elems == count) {
+      decode(at / block_elems, blocks, out.f32 + at);
+    } else {
+      alignas(64) float narrow[kTileElems];
+      decode(at / block_elems, blocks, narrow);
+      out.Visit([&](auto* values) { std::copy_n(narrow, count, values + at); });
+    }
     at += count;
   }
 }

@@ -81,32 +81,78 @@ struct GgmlBatch {
   bool is_far;  // parameters were beyond f16
 };
 
-HWY_INLINE void FindEnds(const float* HWY_RESTRICT values, int64_t num_blocks, GgmlBatch& batch) {
+#if HWY_TARGET != HWY_SCALAR
+// Stores the fold of each of four vectors by `op`, which are folded together:
+//
+//   a0 a1 a2 a3, b0 .., c0 .., d0 ..   to   a02 b02 a13 b13, c02 d02 c13 d13   to   a b c d
+template <class Op>
+HWY_INLINE void FoldFour(const VG (&v)[4], Op op, float* to) {
   const DG d;
-  for (int64_t block = 0; block < num_blocks; ++block, values += kElems) {
-    PrefetchBehind(values);
-    VG least = hn::LoadU(d, values), largest = least;
-    for (int64_t i = kLanes; i < kElems; i += kLanes) {
-      if (i % 16 == 0) PrefetchBehind(values + i);
-      const VG x = hn::LoadU(d, values + i);
-      least = hn::Min(least, x);
-      largest = hn::Max(largest, x);
+  const hn::Repartition<uint64_t, DG> pairs;
+  const auto first = hn::BitCast(
+      pairs, op(hn::InterleaveLower(d, v[0], v[1]), hn::InterleaveUpper(d, v[0], v[1])));
+  const auto second = hn::BitCast(
+      pairs, op(hn::InterleaveLower(d, v[2], v[3]), hn::InterleaveUpper(d, v[2], v[3])));
+  const VG four = op(hn::BitCast(d, hn::InterleaveLower(pairs, first, second)),
+                     hn::BitCast(d, hn::InterleaveUpper(pairs, first, second)));
+  if constexpr (kLanes == 4) {
+    hn::StoreU(four, d, to);
+  } else {
+    const hn::Half<DG> half;
+    const auto folded = op(hn::LowerHalf(half, four), hn::UpperHalf(half, four));
+    if constexpr (kLanes == 8) {
+      hn::StoreU(folded, half, to);
+    } else {
+      const hn::Half<decltype(half)> quarter;
+      hn::StoreU(op(hn::LowerHalf(quarter, folded), hn::UpperHalf(quarter, folded)), quarter, to);
     }
-    batch.least[block] = hn::GetLane(hn::MinOfLanes(d, least));
-    batch.largest[block] = hn::GetLane(hn::MaxOfLanes(d, largest));
   }
 }
+
+HWY_INLINE void FindEnds(const float* HWY_RESTRICT values, int64_t num_blocks, GgmlBatch& batch) {
+  const DG d;
+  for (int64_t block = 0; block < num_blocks; block += 4) {
+    VG least[4], largest[4];
+    for (int64_t j = 0; j < 4; ++j) {  // behind the last block, it comes again
+      const float* HWY_RESTRICT x = values + std::min(block + j, num_blocks - 1) * kElems;
+      least[j] = largest[j] = hn::LoadU(d, x);
+      PrefetchBehind(x);
+      for (int64_t i = kLanes; i < kElems; i += kLanes) {
+        if (i % 16 == 0) PrefetchBehind(x + i);
+        const VG v = hn::LoadU(d, x + i);
+        least[j] = hn::Min(least[j], v);
+        largest[j] = hn::Max(largest[j], v);
+      }
+    }
+    FoldFour(least, [](auto a, auto b) HWY_ATTR { return hn::Min(a, b); }, batch.least + block);
+    FoldFour(largest, [](auto a, auto b) HWY_ATTR { return hn::Max(a, b); }, batch.largest + block);
+  }
+}
+#else
+void FindEnds(const float* values, int64_t num_blocks, GgmlBatch& batch) {
+  for (int64_t block = 0; block < num_blocks; ++block, values += kElems) {
+    batch.least[block] = batch.largest[block] = LoadAt(values, 0);
+    for (int64_t i = 1; i < kElems; ++i) {
+      batch.least[block] = std::min(batch.least[block], LoadAt(values, i));
+      batch.largest[block] = std::max(batch.largest[block], LoadAt(values, i));
+    }
+  }
+}
+#endif
 
 // Makes `largest` the value furthest from 0, of two the first.
 HWY_INLINE void FindFurthest(const float* values, int64_t num_blocks, GgmlBatch& batch) {
   const DG d;
+  auto ties = hn::Lt(hn::Zero(d), hn::Zero(d));
   for (int64_t i = 0; i < kBatchBlocks; i += kLanes) {
     const VG least = hn::Load(d, batch.least + i), largest = hn::Load(d, batch.largest + i);
+    ties = hn::Or(ties, hn::Eq(hn::Neg(least), largest));
     const VG furthest = hn::IfThenElse(hn::Gt(hn::Neg(least), largest), least, largest);
     hn::Store(furthest, d, batch.largest + i);
   }
+  if (HWY_LIKELY(hn::AllFalse(d, ties))) return;
   for (int64_t block = 0; block < num_blocks; ++block) {
-    if (HWY_LIKELY(batch.least[block] != -batch.largest[block])) continue;
+    if (batch.least[block] != -batch.largest[block]) continue;
     const float absmax = batch.largest[block];
     const float* x = values + block * kElems;
     int64_t at = 0;
@@ -117,8 +163,14 @@ HWY_INLINE void FindFurthest(const float* values, int64_t num_blocks, GgmlBatch&
 
 // Makes a `least` of 0 the first zero of the block, whose sign it has.
 HWY_INLINE void FindSignOfZero(const float* values, int64_t num_blocks, GgmlBatch& batch) {
+  const DG d;
+  auto any = hn::Eq(hn::Load(d, batch.least), hn::Zero(d));
+  for (int64_t i = kLanes; i < kBatchBlocks; i += kLanes) {
+    any = hn::Or(any, hn::Eq(hn::Load(d, batch.least + i), hn::Zero(d)));
+  }
+  if (HWY_LIKELY(hn::AllFalse(d, any))) return;
   for (int64_t block = 0; block < num_blocks; ++block) {
-    if (HWY_LIKELY(batch.least[block] != 0)) continue;
+    if (batch.least[block] != 0) continue;
     const float* x = values + block * kElems;
     while (LoadAt(x, 0) != 0) ++x;
     batch.least[block] = LoadAt(x, 0);
@@ -165,11 +217,16 @@ HWY_INLINE void FindParams(const GgmlBlockFormat& format, GgmlBatch& batch) {
   batch.is_far = !hn::AllFalse(d, far);
 }
 
+// What of the arithmetic a batch needs: all of it only where parameters were beyond f16. Without a
+// minimum values may be above the codes, with one they cannot.
+enum class BatchKind { kFar, kWithoutMin, kWithMin };
+
 // Codes and figures of a batch. Returns how many values are above the codes.
-template <class Regs>
-HWY_INLINE int64_t EncodeGgmlCodes(const GgmlBlockFormat& format, const float* HWY_RESTRICT values,
-                                   int64_t num_blocks, const GgmlBatch& batch,
-                                   uint8_t* HWY_RESTRICT out, MeterLanes<float>& lanes) {
+template <BatchKind kKind, class Regs>
+HWY_NOINLINE int64_t EncodeGgmlCodes(const GgmlBlockFormat& format,
+                                     const float* HWY_RESTRICT values, int64_t num_blocks,
+                                     const GgmlBatch& batch, uint8_t* HWY_RESTRICT out,
+                                     MeterLanes<float>& lanes) {
   const DG d;
   const hn::RebindToUnsigned<DG> du;
   const VG zero = hn::Zero(d), limit = hn::Set(d, static_cast<float>(format.max_code()));
@@ -179,7 +236,7 @@ HWY_INLINE int64_t EncodeGgmlCodes(const GgmlBlockFormat& format, const float* H
   const bool has_high = format.bits == 5;
   const int64_t bytes = format.bytes(), codes_at = format.codes_at();
   uint8_t pairs[kBatchBlocks][16];
-  VG clipped = zero;
+  size_t clipped = 0;
   for (int64_t k = 0; k < 16; k += kLanes) {
     Regs regs(d, lanes, static_cast<size_t>(k));
     const float* HWY_RESTRICT from = values + k;
@@ -189,9 +246,11 @@ HWY_INLINE int64_t EncodeGgmlCodes(const GgmlBlockFormat& format, const float* H
       const VG bias = hn::Set(d, batch.bias[block]);
       const VG scale = hn::Set(d, batch.scale[block]), min = hn::Set(d, batch.min[block]);
       const auto code_of = [&](VG x) HWY_ATTR {
-        const VG v = hn::Add(hn::Mul(hn::Sub(x, base), inverse), bias);
-        clipped = hn::Add(clipped, hn::IfThenElseZero(hn::Ge(v, above), hn::Set(d, 1.0f)));
-        const VG code = hn::Trunc(hn::Min(hn::Max(v, zero), limit));
+        VG v = kKind == BatchKind::kWithoutMin ? x : hn::Sub(x, base);
+        v = hn::Add(hn::Mul(v, inverse), bias);
+        if (kKind != BatchKind::kWithMin) clipped += hn::CountTrue(d, hn::Ge(v, above));
+        if (kKind == BatchKind::kFar) v = hn::Max(v, zero);
+        const VG code = hn::Trunc(hn::Min(v, limit));
         regs.Add(d, x, hn::Sub(hn::Mul(scale, hn::Sub(code, zero_code)), min));
         return hn::BitCast(du, hn::Add(code, magic));  // the code in the low bits
       };
@@ -212,7 +271,7 @@ HWY_INLINE int64_t EncodeGgmlCodes(const GgmlBlockFormat& format, const float* H
   for (int64_t block = 0; has_high && block < num_blocks; ++block) {
     StoreHighBits(pairs[block], out + block * bytes + format.high_bits_at());
   }
-  return static_cast<int64_t>(hn::GetLane(hn::SumOfLanes(d, clipped)));
+  return static_cast<int64_t>(clipped);
 }
 
 // How many values are below the codes, as happens where parameters were far.
@@ -225,24 +284,44 @@ int64_t CountBelow(const float* values, int64_t num_blocks, const GgmlBatch& bat
   return below;
 }
 
+// Finds the parameters of `num_blocks` blocks, 16 at most.
+HWY_INLINE void Prepare(const GgmlBlockFormat& format, const float* values, int64_t num_blocks,
+                        GgmlBatch& batch) {
+  FindEnds(values, num_blocks, batch);
+  if (format.has_min) {
+    FindSignOfZero(values, num_blocks, batch);
+  } else {
+    FindFurthest(values, num_blocks, batch);
+  }
+  FindParams(format, batch);
+}
+
 template <class Regs>
 int64_t EncodeGgmlBatches(const GgmlBlockFormat& format, const float* values, int64_t num_blocks,
                           std::byte* blocks, MeterLanes<float>& lanes) {
   const int64_t bytes = format.bytes();
   auto* out = reinterpret_cast<uint8_t*>(blocks);
   int64_t clipped = 0;
-  GgmlBatch batch = {};
-  for (int64_t count; num_blocks > 0; num_blocks -= count) {
-    count = std::min(num_blocks, kBatchBlocks);
-    FindEnds(values, count, batch);
-    if (format.has_min) {
-      FindSignOfZero(values, count, batch);
-    } else {
-      FindFurthest(values, count, batch);
+  // Parameters are found a batch ahead, so that their divisions end while codes are made.
+  GgmlBatch batches[2] = {};
+  if (num_blocks > 0) Prepare(format, values, std::min(num_blocks, kBatchBlocks), batches[0]);
+  for (int turn = 0; num_blocks > 0; turn ^= 1) {
+    const GgmlBatch& batch = batches[turn];
+    const int64_t count = std::min(num_blocks, kBatchBlocks);
+    const float* next = values + count * kElems;
+    num_blocks -= count;
+    if (num_blocks > 0) {
+      Prepare(format, next, std::min(num_blocks, kBatchBlocks), batches[turn ^ 1]);
     }
-    FindParams(format, batch);
-    clipped += EncodeGgmlCodes<Regs>(format, values, count, batch, out, lanes);
-    if (HWY_UNLIKELY(batch.is_far)) clipped += CountBelow(values, count, batch);
+    if (HWY_UNLIKELY(batch.is_far)) {
+      clipped += EncodeGgmlCodes<BatchKind::kFar, Regs>(format, values, count, batch, out, lanes);
+      clipped += CountBelow(values, count, batch);
+    } else if (format.has_min) {
+      EncodeGgmlCodes<BatchKind::kWithMin, Regs>(format, values, count, batch, out, lanes);
+    } else {
+      clipped +=
+          EncodeGgmlCodes<BatchKind::kWithoutMin, Regs>(format, values, count, batch, out, lanes);
+    }
     for (int64_t block = 0; block < count; ++block, out += bytes) {
       const auto half = static_cast<uint16_t>(batch.d[block]);
       std::memcpy(out, &half, sizeof(half));
@@ -250,7 +329,7 @@ int64_t EncodeGgmlBatches(const GgmlBlockFormat& format, const float* values, in
       const auto min = static_cast<uint16_t>(batch.m[block]);
       std::memcpy(out + 2, &min, sizeof(min));
     }
-    values += count * kElems;
+    values = next;
   }
   return clipped;
 }
@@ -262,6 +341,23 @@ int64_t EncodeGgml(const GgmlBlockFormat& format, const float* values, int64_t n
   });
 }
 
+// Reads scales, and what is taken from levels times them, of a batch.
+HWY_INLINE void LoadParams(const GgmlBlockFormat& format, const uint8_t* from, int64_t num_blocks,
+                           GgmlBatch& batch) {
+  const DG d;
+  const hn::RebindToUnsigned<DG> du;
+  for (int64_t block = 0; block < num_blocks; ++block, from += format.bytes()) {
+    uint16_t half[2] = {};
+    std::memcpy(half, from, format.has_min ? 4 : 2);
+    batch.d[block] = half[0];
+    batch.m[block] = format.has_min ? half[1] ^ 0x8000u : 0;
+  }
+  for (int64_t i = 0; i < kBatchBlocks; i += kLanes) {
+    hn::Store(WidenFloatVec<kHalfFormat>(d, hn::Load(du, batch.d + i)), d, batch.scale + i);
+    hn::Store(WidenFloatVec<kHalfFormat>(d, hn::Load(du, batch.m + i)), d, batch.min + i);
+  }
+}
+
 void DecodeGgml(const GgmlBlockFormat& format, const std::byte* blocks, int64_t num_blocks,
                 float* HWY_RESTRICT values) {
   const DG d;
@@ -271,26 +367,29 @@ void DecodeGgml(const GgmlBlockFormat& format, const std::byte* blocks, int64_t 
   const VG zero_code = hn::Set(d, static_cast<float>(format.zero_code()));
   const auto nibble = hn::Set(di, 0x0F), bit = hn::Set(di, 0x10);
   const bool has_high = format.bits == 5;
+  const int64_t bytes = format.bytes(), codes_at = format.codes_at();
+  GgmlBatch batch = {};
   uint8_t pairs[16];
-  for (int64_t block = 0; block < num_blocks; ++block, from += format.bytes(), values += kElems) {
-    uint16_t half[2] = {};
-    std::memcpy(half, from, format.has_min ? 4 : 2);
-    const VG scale = hn::Set(d, WidenFloat<float>(kHalfFormat, half[0]));
-    const VG min = hn::Set(d, format.has_min ? -WidenFloat<float>(kHalfFormat, half[1]) : 0.0f);
-    const auto value_of = [&](auto code) HWY_ATTR {
-      return hn::Sub(hn::Mul(scale, hn::Sub(hn::ConvertTo(d, code), zero_code)), min);
-    };
-    if (has_high) LoadHighBits(from + format.high_bits_at(), pairs);
-    for (int64_t k = 0; k < 16; k += kLanes) {
-      const auto byte = hn::PromoteTo(di, hn::LoadU(d8, from + format.codes_at() + k));
-      auto low = hn::And(byte, nibble), high = hn::ShiftRight<4>(byte);
-      if (has_high) {
-        const auto pair = hn::PromoteTo(di, hn::LoadU(d8, pairs + k));
-        low = hn::Or(low, hn::And(pair, bit));
-        high = hn::Or(high, hn::And(hn::ShiftRight<1>(pair), bit));
+  for (int64_t first = 0; first < num_blocks; first += kBatchBlocks) {
+    const int64_t count = std::min(kBatchBlocks, num_blocks - first);
+    LoadParams(format, from, count, batch);
+    for (int64_t block = 0; block < count; ++block, from += bytes, values += kElems) {
+      const VG scale = hn::Set(d, batch.scale[block]), min = hn::Set(d, batch.min[block]);
+      const auto value_of = [&](auto code) HWY_ATTR {
+        return hn::Sub(hn::Mul(scale, hn::Sub(hn::ConvertTo(d, code), zero_code)), min);
+      };
+      if (has_high) LoadHighBits(from + format.high_bits_at(), pairs);
+      for (int64_t k = 0; k < 16; k += kLanes) {
+        const auto byte = hn::PromoteTo(di, hn::LoadU(d8, from + codes_at + k));
+        auto low = hn::And(byte, nibble), high = hn::ShiftRight<4>(byte);
+        if (has_high) {
+          const auto pair = hn::PromoteTo(di, hn::LoadU(d8, pairs + k));
+          low = hn::Or(low, hn::And(pair, bit));
+          high = hn::Or(high, hn::And(hn::ShiftRight<1>(pair), bit));
+        }
+        hn::StoreU(value_of(low), d, values + k);
+        hn::StoreU(value_of(high), d, values + 16 + k);
       }
-      hn::StoreU(value_of(low), d, values + k);
-      hn::StoreU(value_of(high), d, values + 16 + k);
     }
   }
 }

@@ -31,7 +31,8 @@ Byte j of `codes` has the low 4 bits of code j in its low nibble, those of code 
 HIGH
 )";
 
-constexpr char kWithoutMin[] = R"(    top = the x of largest |x|, the first of those; 0 where all are zeros
+constexpr char kWithoutMin[] =
+    R"(    top = the x of largest |x|, the first of those; 0 where all are zeros
     d = top / -HALF;  65504 with its sign where |d| is 65520 or more
     i = 1 / d, 0 where d is 0
     v = x * i + HALF.5
@@ -43,7 +44,9 @@ Clipped: v of COUNT and more, or of 0 and less, unless 1 / d is infinite. So a v
 from 0 as top on the other side is clipped, as in ggml.
 )";
 
-constexpr char kWithMin[] = R"(    lo, hi = least and largest x, of zeros the first;  lo = 65504 with its sign where |lo| is 65520 or more
+constexpr char kWithMin[] =
+    R"(    lo, hi = least and largest x, of zeros the first
+    lo = 65504 with its sign where |lo| is 65520 or more
     d = (hi - lo) / TOP;  65504 with its sign where |d| is 65520 or more
     i = 1 / d, 0 where d is 0
     v = (x - lo) * i + 0.5

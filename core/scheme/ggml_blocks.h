@@ -21,8 +21,8 @@ namespace quantd {
 //   codes: byte j has the low 4 bits of code j in the low nibble, those of code j + 16 in the high
 //          one; bit j of the high bits is bit 4 of code j
 //
-// Without a minimum, the value furthest from 0 becomes the lowest code, whatever its sign: of -3 and
-// 2.9 in 4 bits d = 0.375 and the codes are 0 and 15, which stands for 2.625. So one end of the
+// Without a minimum, the value furthest from 0 becomes the lowest code, whatever its sign: of -3
+// and 2.9 in 4 bits d = 0.375 and the codes are 0 and 15, which stands for 2.625. So one end of the
 // range is exact, and what the other end loses counts as clipped. With one, both ends are exact.
 //
 // Codes are made with the f32 parameters, then these are rounded to f16. All is f32: f64 values are

@@ -88,13 +88,15 @@ void EncodeTernary(const TernaryFormat& format, const Segment& segment, std::spa
 
 void DecodeTernary(const TernaryFormat& format, std::span<const std::byte> packed, TileSpan out) {
   DecodeTile(out, kElems, [&](int64_t first, int64_t num_blocks, float* values) {
-    const auto* block = reinterpret_cast<const uint8_t*>(packed.data()) + first * format.block_bytes;
+    const auto* block =
+        reinterpret_cast<const uint8_t*>(packed.data()) + first * format.block_bytes;
+    int8_t levels[kTileElems];
+    KRunParams params[kTileElems / kElems];
     for (int64_t i = 0; i < num_blocks; ++i, block += format.block_bytes) {
-      int8_t levels[kElems];
-      format.unpack(block, levels);
-      const KRunParams params = {LoadHalf(block + format.block_bytes - 2), 0};
-      DecodeKRuns(levels, kElems, 1, &params, values + i * kElems);
+      format.unpack(block, levels + i * kElems);
+      params[i] = {LoadHalf(block + format.block_bytes - 2), 0};
     }
+    DecodeKRuns(levels, kElems, num_blocks, params, values);
   });
 }
 

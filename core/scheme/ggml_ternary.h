@@ -14,9 +14,9 @@ namespace quantd {
 //
 //   d = largest |x|,  level = round(x * (1 / d)), ties away from zero;  x' = d * level
 //
-// Levels are made with the f32 d, then d is rounded to f16. All is f32: f64 values are rounded to it
-// first, beyond its range to the largest. Beyond ggml: a d that f16 cannot hold becomes its largest
-// before levels are made. A row brings how 256 codes, levels + 1, lie in memory.
+// Levels are made with the f32 d, then d is rounded to f16. All is f32: f64 values are rounded to
+// it first, beyond its range to the largest. Beyond ggml: a d that f16 cannot hold becomes its
+// largest before levels are made. A row brings how 256 codes, levels + 1, lie in memory.
 struct TernaryFormat {
   int64_t block_bytes;  // d is the last two
   void (*pack)(const int8_t* levels, uint8_t* block);
@@ -34,8 +34,9 @@ void EncodeTernary(const TernaryFormat& format, const Segment& segment, std::spa
                    Counts* counts, Meter* meter);
 void DecodeTernary(const TernaryFormat& format, std::span<const std::byte> packed, TileSpan out);
 
-// Finds d, as it is stored, and the levels of blocks of 256 values at any alignment. Returns how many
-// values lie half a step or more outside. Adds values and d * level to `lanes`, unless that is null.
+// Finds d, as it is stored, and the levels of blocks of 256 values at any alignment. Returns how
+// many values lie half a step or more outside. Adds values and d * level to `lanes`, unless that is
+// null.
 int64_t MakeTernary(const float* values, int64_t num_blocks, uint16_t* d, int8_t* levels,
                     MeterLanes<float>* lanes);
 

@@ -1,5 +1,5 @@
-// The kernel of ggml's ternary formats. x * (1 / d) lies between -1 and 1, but where d had to be f16's
-// largest: so levels are two comparisons with one half.
+// The kernel of ggml's ternary formats. x * (1 / d) lies between -1 and 1, but where d had to be
+// f16's largest: so levels are two comparisons with one half.
 //
 // Entry: MakeTernary. Tested by tests/core/scheme/segments_test.cc, reference_test.cc and
 // golden_test.cc, through the schemes.

@@ -1,5 +1,5 @@
-// ggml's ternary formats as ggml writes them down, value by value: what the kernel has to equal, and
-// shares nothing with it. Held to ggml's own bytes by tests/core/scheme/golden_test.cc.
+// ggml's ternary formats as ggml writes them down, value by value: what the kernel has to equal,
+// and shares nothing with it. Held to ggml's own bytes by tests/core/scheme/golden_test.cc.
 #include "core/scheme/ggml_ternary_ref.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// Entries: EncodeIq4 and DecodeIq4. Tested by tests/core/scheme/segments_test.cc, reference_test.cc and
-// golden_test.cc, through the schemes.
+// Entries: EncodeIq4 and DecodeIq4. Tested by tests/core/scheme/segments_test.cc, reference_test.cc
+// and golden_test.cc, through the schemes.
 #include "core/scheme/iq4.h"
 
 #include <algorithm>
@@ -108,22 +108,23 @@ void DecodeIq4(const Iq4Format& format, std::span<const std::byte> packed, TileS
   DecodeTile(out, format.block_elems(), [&](int64_t first, int64_t num_blocks, float* values) {
     const auto* block =
         reinterpret_cast<const uint8_t*>(packed.data()) + first * format.block_bytes();
+    float scales[kMostRuns];
+    KRunParams params[kMostRuns];
+    int8_t levels[kTileElems];
+    int8_t* to = levels;
     for (int64_t i = 0; i < num_blocks; ++i, block += format.block_bytes()) {
-      float scales[kScaleRunsPerBlock];
-      KRunParams params[kScaleRunsPerBlock];
-      int8_t levels[kSuperBlockElems];
-      ScalesOf(format, block, scales);
-      for (int64_t run = 0; run < runs_per_block; ++run) {
-        const uint8_t* codes = block + format.codes_at() + 16 * run;
-        int8_t* to = levels + kRunElems * run;
-        params[run] = {scales[run], 0};
+      ScalesOf(format, block, scales + i * runs_per_block);
+      const uint8_t* codes = block + format.codes_at();
+      for (int64_t run = 0; run < runs_per_block; ++run, codes += 16, to += kRunElems) {
         for (int64_t j = 0; j < 16; ++j) {
           to[j] = kIq4Levels[codes[j] & 15];
           to[j + 16] = kIq4Levels[codes[j] >> 4];
         }
       }
-      DecodeKRuns(levels, kRunElems, runs_per_block, params, values + i * format.block_elems());
     }
+    const int64_t num_runs = num_blocks * runs_per_block;
+    for (int64_t run = 0; run < num_runs; ++run) params[run] = {scales[run], 0};
+    DecodeKRuns(levels, kRunElems, num_runs, params, values);
   });
 }
 

@@ -296,7 +296,9 @@ void SearchKRunsImpl(const KSearch& search, const float* HWY_RESTRICT values, in
       for (int64_t l = 0; l < run_elems; ++l) runs.w[l][k] = importance[l];
       energies[k] = weights.energies[run];
     }
-    for (size_t v = 0; v < kVecs; ++v) FillWeights(d, search, weighted ? energies : nullptr, v, runs);
+    for (size_t v = 0; v < kVecs; ++v) {
+      FillWeights(d, search, weighted ? energies : nullptr, v, runs);
+    }
     RunSearch run_search(search, runs);
     run_search.Run();
     run_search.Store(first, out);

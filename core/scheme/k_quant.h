@@ -9,8 +9,8 @@
 
 // What ggml's K-quants share: super-blocks of 256 values, in runs of 16 or 32 with a scale and a
 // minimum each, which are searched for, and then are themselves codes under a scale of the
-// super-block (ggml/src/ggml-quants.c). Everything is f32, each operation rounded, sums in the order
-// of elements.
+// super-block (ggml/src/ggml-quants.c). Everything is f32, each operation rounded, sums in the
+// order of elements.
 
 namespace quantd {
 
@@ -61,9 +61,9 @@ struct KRuns {
 void SearchKRuns(const KSearch& search, const float* values, int64_t num_runs,
                  const KWeights& weights, KRuns& out);
 
-// Finds codes of 0 to `max_code` for the scales or minima of a block, of 0 or more, and the factor of
-// the codes, with the least weighted error, as make_qp_quants does. Returns the factor. The spans are
-// of one size.
+// Finds codes of 0 to `max_code` for the scales or minima of a block, of 0 or more, and the factor
+// of the codes, with the least weighted error, as make_qp_quants does. Returns the factor. The
+// spans are of one size.
 float SearchScaleCodes(int32_t max_code, std::span<const float> values,
                        std::span<const float> weights, std::span<uint8_t> codes);
 

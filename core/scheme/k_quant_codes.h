@@ -20,8 +20,8 @@ struct KLevels {
 };
 
 // Writes the levels nearest((x + min) / scale), clamped, or where a scale is 0 those of the search,
-// unpacked; returns how many values lie half a step or more outside. Adds values and what is decoded
-// of their levels to `lanes`, unless that is null. `values` is aligned.
+// unpacked; returns how many values lie half a step or more outside. Adds values and what is
+// decoded of their levels to `lanes`, unless that is null. `values` is aligned.
 int64_t EncodeKRuns(const KLevels& format, const float* values, int64_t num_runs,
                     const KRunParams* params, const KRuns& found, int8_t* levels,
                     MeterLanes<float>* lanes);

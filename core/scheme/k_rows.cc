@@ -90,7 +90,10 @@ void FillEnergies(const float* values, int64_t num_elems, const EnergyOfBlocks& 
                   float* energies) {
   for (int64_t block = 0; block < num_elems; block += of.block_elems) {
     float squares = 0;
-    for (int64_t i = block; i < block + of.block_elems; ++i) squares += values[i] * values[i];
+    for (int64_t i = block; i < block + of.block_elems; ++i) {
+      const float x = LoadAt(values, i);
+      squares += x * x;
+    }
     std::fill_n(energies + block / of.run_elems, of.block_elems / of.run_elems,
                 of.factor * squares * of.share);
   }
@@ -142,15 +145,16 @@ void EncodeKRow(const KRowFormat& format, const Segment& segment, std::span<std:
 
 void DecodeKRow(const KRowFormat& format, std::span<const std::byte> packed, TileSpan out) {
   DecodeTile(out, kSuperBlockElems, [&](int64_t first, int64_t num_blocks, float* values) {
-    const auto* block = reinterpret_cast<const uint8_t*>(packed.data()) + first * format.block_bytes;
+    const auto* block =
+        reinterpret_cast<const uint8_t*>(packed.data()) + first * format.block_bytes;
+    const int64_t num_runs = format.runs_per_block();
+    int8_t codes[kTileElems];
+    KRunParams params[kMaxKRuns];
     for (int64_t i = 0; i < num_blocks; ++i, block += format.block_bytes) {
-      int8_t codes[kSuperBlockElems];
-      KRunParams params[kMaxKRunsPerBlock];
-      format.unpack_codes(block, codes);
-      ParamsOf(format, block, params);
-      DecodeKRuns(codes, format.plain.run_elems, format.runs_per_block(), params,
-                  values + i * kSuperBlockElems);
+      format.unpack_codes(block, codes + i * kSuperBlockElems);
+      ParamsOf(format, block, params + i * num_runs);
     }
+    DecodeKRuns(codes, format.plain.run_elems, num_blocks * num_runs, params, values);
   });
 }
 

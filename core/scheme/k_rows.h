@@ -12,10 +12,10 @@
 
 namespace quantd {
 
-// The K-quants with minima: q2_k, q4_k and q5_k. A row brings how its super-block lies in memory, and
-// how its scales are searched for:
+// The K-quants with minima: q2_k, q4_k and q5_k. A row brings how its super-block lies in memory,
+// and how its scales are searched for:
 //
-//   x' = (d * scale code) * code - (dmin * min code)        by run, each product and the sum rounded
+//   x' = (d * scale code) * code - (dmin * min code)     by run, each product and the sum rounded
 //
 // Scale and minimum of each run are searched for (k_quant.h); the largest of the block becomes the
 // largest code of d (dmin). With importance, these codes are searched for as well. Then codes are
@@ -25,8 +25,8 @@ namespace quantd {
 // The bytes are those of ggml 0.20.2 built without contraction (x86-64 base), quantize_row_q*_K_ref
 // and quantize_row_q*_K_impl; with fused multiply-add most tensors differ somewhere
 // (ggml-org/llama.cpp#25353). A block with values beyond about 1e6 times the largest code has an
-// infinite d in ggml, and here; a d that is NaN (values above 1e18) is 0 here. All values that do not
-// come back for that count as clipped.
+// infinite d in ggml, and here; a d that is NaN (values above 1e18) is 0 here. All values that do
+// not come back for that count as clipped.
 
 // The codes of a block's scales and minima, by run.
 struct KScaleCodes {
@@ -61,18 +61,18 @@ std::string KRowDefinition(const KRowFormat& format, absl::string_view layout);
 // Pack the scale codes of q4_k and q5_k, 6 bits each in 12 bytes:
 //
 //   run j < 4: low 6 bits of byte j the scale's code, of byte j + 4 the minimum's;
-//   run j >= 4: byte j + 4 has both's low 4 bits, the minimum's in the high nibble; their upper 2 bits
-//               are the upper bits of bytes j - 4 and j
+//   run j >= 4: byte j + 4 has both's low 4 bits, the minimum's in the high nibble; their upper 2
+//               bits are the upper bits of bytes j - 4 and j
 void PackScalesOf6Bits(const KScaleCodes& from, uint8_t* to);
 void UnpackScalesOf6Bits(const uint8_t* from, KScaleCodes& to);
 
-// What weights with importance take of blocks: of each run (factor * the sum of squares of its block)
-// * share, with factors that are powers of two.
+// What weights with importance take of blocks: of each run (factor * the sum of squares of its
+// block) * share, with factors that are powers of two.
 struct EnergyOfBlocks {
   int64_t block_elems, run_elems;
   float factor, share;
 };
-// `values` has whole blocks.
+// `values` has whole blocks, at any alignment.
 void FillEnergies(const float* values, int64_t num_elems, const EnergyOfBlocks& of,
                   float* energies);
 

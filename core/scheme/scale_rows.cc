@@ -96,14 +96,15 @@ void EncodeScaleRow(const ScaleRowFormat& format, const Segment& segment, std::s
 
 void DecodeScaleRow(const ScaleRowFormat& format, std::span<const std::byte> packed, TileSpan out) {
   DecodeTile(out, kSuperBlockElems, [&](int64_t first, int64_t num_blocks, float* values) {
-    const auto* block = reinterpret_cast<const uint8_t*>(packed.data()) + first * format.block_bytes;
+    const auto* block =
+        reinterpret_cast<const uint8_t*>(packed.data()) + first * format.block_bytes;
+    int8_t levels[kTileElems];
+    KRunParams params[kMaxKRuns];
     for (int64_t i = 0; i < num_blocks; ++i, block += format.block_bytes) {
-      int8_t levels[kSuperBlockElems];
-      KRunParams params[kRunsPerBlock];
-      format.unpack_levels(block, levels);
-      format.params(block, params);
-      DecodeKRuns(levels, kRunElems, kRunsPerBlock, params, values + i * kSuperBlockElems);
+      format.unpack_levels(block, levels + i * kSuperBlockElems);
+      format.params(block, params + i * kRunsPerBlock);
     }
+    DecodeKRuns(levels, kRunElems, num_blocks * kRunsPerBlock, params, values);
   });
 }
 

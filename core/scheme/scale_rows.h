@@ -15,12 +15,13 @@ namespace quantd {
 //
 //   x' = (d * scale code) * level        by run of 16, each product rounded
 //
-// Scales, of either sign, are searched for (scale_search.h), and the furthest of them from 0 becomes
-// the lowest scale code; so d is negative where that is positive. Then levels are made again, with
-// what is stored: nearest(x / (d * scale code)), or where that divisor is 0, as found first.
+// Scales, of either sign, are searched for (scale_search.h), and the furthest of them from 0
+// becomes the lowest scale code; so d is negative where that is positive. Then levels are made
+// again, with what is stored: nearest(x / (d * scale code)), or where that divisor is 0, as found
+// first.
 //
-// The bytes are those of ggml 0.20.2 built without contraction, as for k_rows.h, with its infinite d:
-// values that do not come back for that, or for a scale that is NaN, count as clipped.
+// The bytes are those of ggml 0.20.2 built without contraction, as for k_rows.h, with its infinite
+// d: values that do not come back for that, or for a scale that is NaN, count as clipped.
 struct ScaleRowFormat {
   int64_t block_bytes;
   KLevels levels;

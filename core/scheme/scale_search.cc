@@ -6,10 +6,10 @@
 // rounding in between. Where a vector has 8 lanes or more, it holds the tables of the two lower
 // halvings, else the 15 middles are compared with one after the other.
 //
-//   x = -3.2, as -6.4:  against -9 above (8 ..), 63 below (.. 11), 14 below (.. 9): level 1 of index 8
+//   -3.2, as -6.4: not below -9 (8 .. 15), below 63 (.. 11), 38 (.. 9) and 14: index 8, level 1
 //
-// Entries: SearchScales, DescendScales and EncodeIq4Runs. Tested by tests/core/scheme/segments_test.cc,
-// reference_test.cc and golden_test.cc, through the schemes.
+// Entries: SearchScales, DescendScales and EncodeIq4Runs. Tested by
+// tests/core/scheme/segments_test.cc, reference_test.cc and golden_test.cc, through the schemes.
 #include "core/scheme/scale_search.h"
 
 #include <algorithm>
@@ -301,50 +301,65 @@ void SearchScalesImpl(const ScaleSearch& search, const float* values, int64_t nu
   }
 }
 
-// A vector of runs of 16 of DescendScales; see there.
-HWY_INLINE VS Descend(size_t v, ScaleRuns& runs) {
-  const DS d;
-  const VS zero = hn::Zero(d), lowest = hn::Set(d, -4.0f), highest = hn::Set(d, 3.0f);
-  VecScales vec;
-  vec.Begin(kMinKRunElems, v, runs);
-  const size_t at = v * kScaleLanes;
-  const MS flat = hn::Lt(vec.absmax, hn::Set(d, kAllZero));
-  const VS factor = hn::Div(lowest, vec.furthest);
-  VS sum_xl = zero, sum_l2 = zero;
-  for (int64_t l = 0; l < kMinKRunElems; ++l) {
-    const VS x = hn::Load(d, runs.x[l] + at), w = hn::Load(d, runs.w[l] + at);
-    const VS level = LevelByBits(hn::Mul(factor, x), lowest, highest);
-    hn::Store(level, d, runs.levels[l] + at);
-    sum_xl = hn::Add(sum_xl, hn::Mul(hn::Mul(w, x), level));
-    sum_l2 = hn::Add(sum_l2, hn::Mul(hn::Mul(w, level), level));
-  }
-  for (int round = 0; round < 5; ++round) {
-    MS changed = hn::Lt(zero, zero);
+// What DescendScales knows of the runs of a vector: the sums over their levels.
+struct VecDescent {
+  VS sum_xl, sum_l2;
+  MS flat, changed;
+
+  HWY_INLINE void Begin(size_t v, ScaleRuns& runs) {
+    const DS d;
+    VecScales vec;
+    vec.Begin(kMinKRunElems, v, runs);
+    flat = hn::Lt(vec.absmax, hn::Set(d, kAllZero));
+    const VS lowest = hn::Set(d, -4.0f), highest = hn::Set(d, 3.0f);
+    const VS factor = hn::Div(lowest, vec.furthest);
+    sum_xl = sum_l2 = hn::Zero(d);
     for (int64_t l = 0; l < kMinKRunElems; ++l) {
+      const size_t at = v * kScaleLanes;
       const VS x = hn::Load(d, runs.x[l] + at), w = hn::Load(d, runs.w[l] + at);
-      const VS weighted = hn::Mul(w, x), level = hn::Load(d, runs.levels[l] + at);
-      VS xl = hn::Sub(sum_xl, hn::Mul(weighted, level));
-      VS l2 = hn::Sub(sum_l2, hn::Mul(hn::Mul(w, level), level));
-      const VS next = LevelByBits(hn::Div(hn::Mul(x, l2), xl), lowest, highest);
-      MS better = hn::And(hn::Gt(xl, zero), hn::Ne(next, level));
-      xl = hn::Add(xl, hn::Mul(weighted, next));
-      l2 = hn::Add(l2, hn::Mul(hn::Mul(w, next), next));
-      better = hn::And(better, hn::And(hn::Gt(l2, zero),
-                                       hn::Gt(hn::Mul(hn::Mul(xl, xl), sum_l2),
-                                              hn::Mul(hn::Mul(sum_xl, sum_xl), l2))));
-      hn::Store(hn::IfThenElse(better, next, level), d, runs.levels[l] + at);
-      sum_xl = hn::IfThenElse(better, xl, sum_xl);
-      sum_l2 = hn::IfThenElse(better, l2, sum_l2);
-      changed = hn::Or(changed, better);
+      const VS level = LevelByBits(hn::Mul(factor, x), lowest, highest);
+      hn::Store(level, d, runs.levels[l] + at);
+      sum_xl = hn::Add(sum_xl, hn::Mul(hn::Mul(w, x), level));
+      sum_l2 = hn::Add(sum_l2, hn::Mul(hn::Mul(w, level), level));
     }
-    if (hn::AllFalse(d, changed)) break;
   }
-  for (int64_t l = 0; l < kMinKRunElems; ++l) {
-    const VS level = hn::Load(d, runs.levels[l] + at);
-    hn::Store(hn::IfThenElse(flat, lowest, level), d, runs.levels[l] + at);
+
+  // Moves level l.
+  HWY_INLINE void Move(size_t v, int64_t l, ScaleRuns& runs) {
+    const DS d;
+    const VS zero = hn::Zero(d);
+    const size_t at = v * kScaleLanes;
+    const VS x = hn::Load(d, runs.x[l] + at), w = hn::Load(d, runs.w[l] + at);
+    const VS weighted = hn::Mul(w, x), level = hn::Load(d, runs.levels[l] + at);
+    VS xl = hn::Sub(sum_xl, hn::Mul(weighted, level));
+    VS l2 = hn::Sub(sum_l2, hn::Mul(hn::Mul(w, level), level));
+    const VS next = LevelByBits(hn::Div(hn::Mul(x, l2), xl), hn::Set(d, -4.0f), hn::Set(d, 3.0f));
+    MS better = hn::And(hn::Gt(xl, zero), hn::Ne(next, level));
+    xl = hn::Add(xl, hn::Mul(weighted, next));
+    l2 = hn::Add(l2, hn::Mul(hn::Mul(w, next), next));
+    better = hn::And(better, hn::And(hn::Gt(l2, zero),
+                                     hn::Gt(hn::Mul(hn::Mul(xl, xl), sum_l2),
+                                            hn::Mul(hn::Mul(sum_xl, sum_xl), l2))));
+    hn::Store(hn::IfThenElse(better, next, level), d, runs.levels[l] + at);
+    sum_xl = hn::IfThenElse(better, xl, sum_xl);
+    sum_l2 = hn::IfThenElse(better, l2, sum_l2);
+    changed = hn::Or(changed, better);
   }
-  const VS scale = hn::IfThenElse(hn::Gt(sum_l2, zero), hn::Div(sum_xl, sum_l2), zero);
-  return hn::IfThenZeroElse(flat, scale);
+};
+
+// A run that has not changed in a round does not in the next, so all go on until none does.
+HWY_INLINE void Descend(ScaleRuns& runs, VecDescent (&vecs)[kScaleVecs]) {
+  const DS d;
+  for (size_t v = 0; v < kScaleVecs; ++v) vecs[v].Begin(v, runs);
+  for (int round = 0; round < 5; ++round) {
+    for (VecDescent& vec : vecs) vec.changed = hn::Lt(hn::Zero(d), hn::Zero(d));
+    for (int64_t l = 0; l < kMinKRunElems; ++l) {
+      for (size_t v = 0; v < kScaleVecs; ++v) vecs[v].Move(v, l, runs);
+    }
+    bool changed = false;
+    for (const VecDescent& vec : vecs) changed |= !hn::AllFalse(d, vec.changed);
+    if (!changed) return;
+  }
 }
 
 void DescendScalesImpl(const float* values, int64_t num_runs, KRuns& out, int8_t* levels) {
@@ -354,10 +369,19 @@ void DescendScalesImpl(const float* values, int64_t num_runs, KRuns& out, int8_t
   for (int64_t first = 0; first < num_runs; first += kRuns) {
     LoadRuns(values, kMinKRunElems, first, num_runs, runs.x);
     FillScaleWeights(kMinKRunElems, false, nullptr, runs);
+    VecDescent vecs[kScaleVecs];
+    Descend(runs, vecs);
     for (size_t v = 0; v < kScaleVecs; ++v) {
       const int64_t at = first + static_cast<int64_t>(v * kScaleLanes);
       if (at >= num_runs) break;
-      hn::Store(Descend(v, runs), d, out.scale + at);
+      const VS tried = hn::Div(vecs[v].sum_xl, vecs[v].sum_l2);
+      const MS has_scale = hn::AndNot(vecs[v].flat, hn::Gt(vecs[v].sum_l2, hn::Zero(d)));
+      hn::Store(hn::IfThenElseZero(has_scale, tried), d, out.scale + at);
+      for (int64_t l = 0; l < kMinKRunElems; ++l) {
+        const VS level = hn::Load(d, runs.levels[l] + v * kScaleLanes);
+        hn::Store(hn::IfThenElse(vecs[v].flat, hn::Set(d, -4.0f), level), d,
+                  runs.levels[l] + v * kScaleLanes);
+      }
     }
     for (int64_t k = 0; k < std::min(kRuns, num_runs - first); ++k) {
       int8_t* to = levels + (first + k) * kMinKRunElems;

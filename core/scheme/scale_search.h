@@ -24,8 +24,8 @@ struct ScaleSearch {
 // Searches the scale of runs next to each other, as make_qx_quants and quantize_row_iq4_nl_impl do:
 //
 //   weights w: x^2; with importance that; with energies too, importance * sqrt(energy + x^2)
-//   the value furthest from 0 becomes the lowest level, or up to 0.9 (7 of kIq4Levels) more or less;
-//   for each of those the scale of least square error, sum(w x level) / sum(w level^2): the first
+//   the value furthest from 0 becomes the lowest level, or up to 0.9 (7 of kIq4Levels) more or
+//   less; for each of those the scale of least square error, sum(w x level) / sum(w level^2): the first
 //   with the least error is taken
 //
 // Runs of values below 1e-15 have scale 0. Fills scale, weight, and what EncodeKRuns takes for the
@@ -33,14 +33,14 @@ struct ScaleSearch {
 void SearchScales(const ScaleSearch& search, const float* values, int64_t num_runs,
                   const KWeights& weights, KRuns& out);
 
-// The search of make_q3_quants: levels of -4 to 3 for runs of 16 without importance, of which each in
-// turn moves to where the scale of the others wants it, if that lowers the error; five rounds at
+// The search of make_q3_quants: levels of -4 to 3 for runs of 16 without importance, of which each
+// in turn moves to where the scale of the others wants it, if that lowers the error; five rounds at
 // most. Fills `out.scale`, and writes the levels.
 void DescendScales(const float* values, int64_t num_runs, KRuns& out, int8_t* levels);
 
 // Writes the indices of kIq4Levels nearest to x * inverse, of two the upper one, for runs of 32;
-// returns how many values lie half a step or more outside. Adds values and scale * level to `lanes`,
-// unless that is null.
+// returns how many values lie half a step or more outside. Adds values and scale * level to
+// `lanes`, unless that is null.
 int64_t EncodeIq4Runs(const float* values, int64_t num_runs, const float* inverses,
                       const float* scales, uint8_t* codes, MeterLanes<float>* lanes);
 

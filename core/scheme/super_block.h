@@ -15,8 +15,8 @@ namespace quantd {
 
 inline constexpr int64_t kSuperBlockElems = 256;
 
-// Returns the layout of rows of super-blocks of `block_bytes`, or kInvalidArgument for rows that are
-// not whole blocks.
+// Returns the layout of rows of super-blocks of `block_bytes`, or kInvalidArgument for rows that
+// are not whole blocks.
 absl::StatusOr<PackedLayout> PlanSuperBlocks(const QuantSpec& spec, const TensorDesc& tensor,
                                              int64_t block_bytes);
 
@@ -29,8 +29,8 @@ SchemeInfo SuperBlockInfo(absl::string_view name, absl::string_view summary,
 std::string SuperBlockDefinition(absl::string_view rest, absl::string_view runs,
                                  int64_t block_bytes);
 
-// Pack 256 codes of 2 bits: byte l of 32 for each 128 values has those of values l, l + 32, l + 64 and
-// l + 96, from the low bits on. What codes have above is left out.
+// Pack 256 codes of 2 bits: byte l of 32 for each 128 values has those of values l, l + 32, l + 64
+// and l + 96, from the low bits on. What codes have above is left out.
 void PackPairsOfBits(const int8_t* codes, uint8_t* to);
 void UnpackPairsOfBits(const uint8_t* from, int8_t* codes);
 

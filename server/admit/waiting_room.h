@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -62,8 +63,8 @@ class WaitingRoom {
   // A room of `limit_bytes` of `memory`, which outlives it.
   WaitingRoom(MemoryBudget& memory, int64_t limit_bytes) : memory_(limit_bytes, &memory) {}
 
-  // Lets a call of `caller` in. kResourceExhausted, with a hint when to come again: there is no room
-  // for it, or others want their shares; `what` is for the message.
+  // Lets a call of `caller` in. kResourceExhausted, with a hint when to come again: there is no
+  // room for it, or others want their shares; `what` is for the message.
   absl::StatusOr<Place> Enter(const std::string& caller, int64_t bytes, absl::string_view what,
                               absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
   // True if a call of `caller` that could go shall go, since the caller has more than its share and
@@ -75,14 +76,12 @@ class WaitingRoom {
   absl::Status Dismissal() const;
 
  private:
-  // Of a caller who has found no place and has less than its share.
-  struct Demand {
-    absl::Time until;       // if it does not come again by then, it does not want it any more
-    bool answered = false;  // somebody was told to go
-  };
-
   int64_t ShareOf(const std::string& caller) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   int64_t Held(const std::string& caller) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Notes that `caller`, who has less than its share, has found no place; forgets it where it does
+  // not come again by `until`.
+  void Demand(const std::string& caller, absl::Time until) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndDemand(const std::string& caller) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Forget(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Refuse(const std::string& caller, bool is_over, const absl::Status& status,
                       absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -90,8 +89,12 @@ class WaitingRoom {
 
   MemoryBudget memory_;
   mutable Mutex mutex_;
-  std::map<std::string, int64_t> held_ ABSL_GUARDED_BY(mutex_);     // by caller; none is 0
-  std::map<std::string, Demand> demands_ ABSL_GUARDED_BY(mutex_);  // by caller
+  std::map<std::string, int64_t> held_ ABSL_GUARDED_BY(mutex_);  // by caller; none is 0
+  // Demands: until when, by caller; the same by time; those for which nobody was told to go.
+  std::map<std::string, absl::Time> demands_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::pair<absl::Time, std::string>> demands_by_time_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> unanswered_ ABSL_GUARDED_BY(mutex_);
+  int64_t demanders_outside_ ABSL_GUARDED_BY(mutex_) = 0;  // of them, those who hold nothing
 };
 
 }  // namespace quantd

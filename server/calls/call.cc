@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
+#include "server/calls/requests.h"
 
 namespace quantd {
 namespace {
@@ -153,6 +154,13 @@ void Call::OnRead(ReadResult result) {
     switch (result) {
       case ReadResult::kFrame:
         heard_ = true;
+        if (const absl::Status fits = CheckMessageSize(record_.rpc(), incoming_.Length(),
+                                                       context_.limits.max_message_bytes);
+            !fits.ok()) {
+          incoming_.Clear();
+          status_.Update(fits);
+          return MaybeEnd();
+        }
         is_small = incoming_.Length() <= max_bytes_here_;
         if (record_.kind() != CallKind::kStream && incoming_.Length() <= kSmallCallBytes) {
           call_context_.session.executor = executor_ = context_.small_calls;

@@ -122,6 +122,24 @@ v1::DequantizeStarted StartedMessage(const DequantizeHead& head) {
   return started;
 }
 
+absl::Status CheckMessageSize(absl::string_view rpc, size_t message_bytes, int64_t max_bytes) {
+  if (message_bytes <= static_cast<size_t>(max_bytes)) return absl::OkStatus();
+  const auto* const service = v1::QuantizeRequest::descriptor()->file()->service(0);
+  const auto* const method = service->FindMethodByName(std::string(rpc));
+  std::string way_out;
+  if (const std::string stream = absl::StrCat("Streaming", rpc);
+      service->FindMethodByName(stream) != nullptr) {
+    way_out = absl::StrCat("; use ", stream, ", which takes tensors of any size");
+  } else if (method != nullptr && method->client_streaming()) {
+    way_out = "; cut the tensor into chunks, each a message of its own";
+  }
+  return WithLimit(absl::ResourceExhaustedError(
+                       absl::StrCat("a message of ", rpc, " has ", message_bytes,
+                                    " bytes; at most ", max_bytes, " are allowed (--max-message)",
+                                    way_out)),
+                   "message_bytes", max_bytes);
+}
+
 absl::Status NoRequestError() {
   return absl::UnimplementedError("the call was closed without its request message");
 }

@@ -58,6 +58,8 @@ absl::Status ParseMessage(absl::string_view bytes, absl::string_view what,
                           google::protobuf::MessageLite& message);
 // Likewise, of a unary call's frame.
 absl::Status ParseRequest(grpc::ByteBuffer frame, google::protobuf::MessageLite& request);
+// kResourceExhausted, with what to do: a message of `rpc` that is larger than messages may be.
+absl::Status CheckMessageSize(absl::string_view rpc, size_t message_bytes, int64_t max_bytes);
 // Returns what ends a unary call whose peer has closed it without a request: the code that gRPC has
 // for another number of requests than the method takes (its doc/statuscodes.md).
 absl::Status NoRequestError();

@@ -8,14 +8,13 @@
 // Room is bounded for all, for each address, and for unproven connections; a listener keeps a share
 // that others cannot take. A duplicate of the descriptor tells of the end, since the owner closes
 // its own without a word. What it costs gRPC to be done with a connection is why accepting waits
-// while many are closing, and while guards end them.
+// while many have ended and gRPC still has them, which the table of guards counts.
 //
 // Entries: Start, Stop; Run is the thread. Tested by tests/server/net/access_test.cc and
 // tests/e2e/test_unix_peers.py, places and shares by interpose_test.cc, under attack by tests/attack.
 #include "server/net/acceptor.h"
 
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -29,7 +28,6 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/net/handshakes.h"
@@ -45,34 +43,14 @@ constexpr uint64_t kFirstConnection = uint64_t{1} << 32;
 constexpr int kAcceptsPerTurn = 64;
 // What the kernel takes of a response before the client has read it; cut to net.core.wmem_max.
 constexpr int kUnixSendBytes = 1 << 20;
-// Connections that were shut down here, and of which that was not yet heard: with more of them
-// nothing is accepted, lest a flood of connections grow faster than they go.
-constexpr int64_t kMaxClosing = 64;
-// While guards end connections, others are accepted so much later for each, and at most that much,
-// or who comes again at once is faster than gRPC is done with what was ended; gRPC does not say when
-// it is.
-constexpr int64_t kPausePerEndNs = 5'000'000;
-constexpr int64_t kMaxPauseNs = 50'000'000;
+// Connections that have ended, and that gRPC has not closed yet: with more of them nothing is
+// accepted, or who comes again at once is faster than gRPC is done with what has ended.
+constexpr int64_t kMaxEnded = 64;
 
 // A clock that nobody sets back.
 int64_t SteadyNs() {
   return absl::ToInt64Nanoseconds(
       absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch()));
-}
-
-// Returns the address of a TCP peer as the bound of connections has it: one customer's network of
-// IPv6 counts as one.
-std::string AddressOf(const sockaddr_storage& address) {
-  std::string peer = PeerOf(address);
-  if (address.ss_family != AF_INET6 || !absl::StartsWith(peer, "ipv6:")) {
-    return peer.substr(0, peer.rfind(':'));
-  }
-  sockaddr_in6 network = reinterpret_cast<const sockaddr_in6&>(address);
-  memset(&network.sin6_addr.s6_addr[8], 0, 8);
-  sockaddr_storage of_network = {};
-  memcpy(&of_network, &network, sizeof(network));
-  peer = PeerOf(of_network);
-  return peer.substr(0, peer.rfind(':'));
 }
 
 }  // namespace
@@ -142,8 +120,7 @@ void Acceptor::Run() {
   std::array<epoll_event, 64> events;
   int64_t next_tick_ns = SteadyNs();
   for (;;) {
-    const int timeout_ms = options_.every_second != nullptr ? 1000 : -1;
-    const int count = epoll_wait(epoll_, events.data(), events.size(), timeout_ms);
+    const int count = epoll_wait(epoll_, events.data(), events.size(), /*timeout=*/1000);
     for (int i = 0; i < count; ++i) {
       const uint64_t key = events[static_cast<size_t>(i)].data.u64;
       if (key == kWakeKey) return;
@@ -153,8 +130,8 @@ void Acceptor::Run() {
         AcceptFrom(key);
       }
     }
-    if (options_.every_second != nullptr && SteadyNs() >= next_tick_ns) {
-      options_.every_second();
+    if (SteadyNs() >= next_tick_ns) {
+      Tick();
       next_tick_ns = SteadyNs() + 1'000'000'000;
     }
   }
@@ -163,7 +140,7 @@ void Acceptor::Run() {
 void Acceptor::AcceptFrom(size_t listener) {
   for (int i = 0; i < kAcceptsPerTurn; ++i) {
     // Only what gRPC gets waits for gRPC.
-    if (listeners_[listener].is_grpc && (closing_ >= kMaxClosing || SteadyNs() < pause_until_ns_)) {
+    if (listeners_[listener].is_grpc && EndedThatAreHeld() >= kMaxEnded) {
       absl::SleepFor(absl::Milliseconds(1));  // what has closed is heard of next
       return;
     }
@@ -174,7 +151,8 @@ void Acceptor::AcceptFrom(size_t listener) {
     if (fd >= 0) {
       TakeConnection(listener, fd, address);
     } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-      Refuse(absl::StrCat("accept: ", strerror(errno)));
+      refused_.fetch_add(1);
+      LogRefusal(absl::StrCat("accept: ", strerror(errno)));
       // The connection stays in the system's queue, so that trying again at once would spin.
       absl::SleepFor(absl::Milliseconds(20));
       return;
@@ -182,6 +160,13 @@ void Acceptor::AcceptFrom(size_t listener) {
       return;  // nobody is left; what else there is, the next turn meets
     }
   }
+}
+
+int64_t Acceptor::EndedThatAreHeld() const {
+  if (!GuardTable::OfProcess().hears_of_closes()) return closing_;
+  int64_t open = 0;
+  for (const Listener& listener : listeners_) open += listener.is_grpc ? listener.open : 0;
+  return held_->load() - open;
 }
 
 void Acceptor::TakeConnection(size_t listener, int fd, const sockaddr_storage& address) {
@@ -196,7 +181,10 @@ void Acceptor::TakeConnection(size_t listener, int fd, const sockaddr_storage& a
     status = absl::ResourceExhaustedError(absl::StrCat("watching: ", strerror(errno)));
   }
   if (!status.ok()) {
-    Refuse(std::string(status.message()));
+    // Users that are not allowed are failed logins, which are logged as such.
+    const bool is_told = absl::IsPermissionDenied(status) && options_.failed_logins != nullptr;
+    refused_.fetch_add(1);
+    if (!is_told) LogRefusal(std::string(status.message()));
     if (duplicate >= 0) close(duplicate);
     close(fd);
     return;
@@ -208,7 +196,7 @@ void Acceptor::TakeConnection(size_t listener, int fd, const sockaddr_storage& a
   if (from.is_grpc) {
     guarded = std::make_shared<GuardedConnection>(
         fd, std::move(peer->name), from.is_encrypted, options_.guard,
-        [reporter = reporter_](GuardReason reason) { reporter->Report(reason); });
+        [reporter = reporter_](GuardReason reason) { reporter->Report(reason); }, held_);
     GuardTable::OfProcess().Add(guarded);
   } else {
     GuardTable::OfProcess().Clear(fd);
@@ -234,11 +222,15 @@ void Acceptor::HandOver(const Listener& listener, int fd, const GuardedConnectio
 
 absl::StatusOr<Acceptor::Peer> Acceptor::PeerOfSocket(const Listener& listener, int fd,
                                                       const sockaddr_storage& address) {
-  if (!listener.socket.is_unix()) return Peer{PeerOf(address), AddressOf(address)};
+  if (!listener.socket.is_unix()) {
+    std::string name = PeerOf(address);
+    std::string of_network = AddressOfPeer(name);
+    return Peer{std::move(name), std::move(of_network)};
+  }
   ucred peer = {};
   socklen_t size = sizeof(peer);
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
-    return absl::PermissionDeniedError(absl::StrCat("SO_PEERCRED: ", strerror(errno)));
+    return absl::UnavailableError(absl::StrCat("SO_PEERCRED: ", strerror(errno)));
   }
   const std::vector<uint32_t>& allowed = options_.allowed_uids;
   if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), peer.uid) == allowed.end()) {
@@ -317,11 +309,6 @@ bool Acceptor::Displace(const MayGo& may_go) {
   return false;
 }
 
-void Acceptor::Refuse(const std::string& reason) {
-  refused_.fetch_add(1);
-  LogRefusal(reason);
-}
-
 void Acceptor::Reporter::Report(GuardReason reason) {
   MutexLock lock(&mutex);
   if (acceptor != nullptr) acceptor->OnGuardEnd(reason);
@@ -329,22 +316,27 @@ void Acceptor::Reporter::Report(GuardReason reason) {
 
 void Acceptor::OnGuardEnd(GuardReason reason) {
   if (options_.on_guard_end != nullptr) options_.on_guard_end(reason);
-  const int64_t now_ns = SteadyNs();
-  int64_t until_ns = pause_until_ns_, next_ns = 0;
-  do {
-    next_ns = std::min(std::max(until_ns, now_ns) + kPausePerEndNs, now_ns + kMaxPauseNs);
-  } while (!pause_until_ns_.compare_exchange_weak(until_ns, next_ns));
   LogRefusal(std::string(TextOf(reason)));
 }
 
-void Acceptor::LogRefusal(const std::string& what) {
+void Acceptor::LogRefusal(std::string what) {
   MutexLock lock(&log_mutex_);
-  ++unlogged_;
-  const absl::Time now = absl::Now();
-  if (options_.logger == nullptr || now - last_logged_ < absl::Seconds(1)) return;
-  options_.logger->warn("{} connection(s) refused or closed; the last one: {}", unlogged_, what);
-  last_logged_ = now;
-  unlogged_ = 0;
+  log_.Add(std::move(what), absl::Now(),
+           [this](const std::string& last, int64_t events) { WriteRefusals(last, events); });
+}
+
+void Acceptor::WriteRefusals(const std::string& last, int64_t events) const {
+  if (options_.logger == nullptr) return;
+  options_.logger->warn("{} connection(s) refused or closed; the last one: {}", events, last);
+}
+
+void Acceptor::Tick() {
+  {
+    MutexLock lock(&log_mutex_);
+    log_.Rest(absl::Now(),
+              [this](const std::string& last, int64_t events) { WriteRefusals(last, events); });
+  }
+  if (options_.every_second != nullptr) options_.every_second();
 }
 
 bool Acceptor::Watch(int fd, uint32_t events, uint64_t key) {

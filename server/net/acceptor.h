@@ -17,12 +17,12 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "core/base/mutex.h"
 #include "server/net/connection_guard.h"
 #include "server/net/guard_table.h"
 #include "server/net/listen.h"
 #include "server/observe/failed_logins.h"
+#include "server/observe/sparse_log.h"
 
 namespace quantd {
 
@@ -106,7 +106,10 @@ class Acceptor {
   };
   void Run();
   void AcceptFrom(size_t listener);
+  // Connections that have ended for everybody but gRPC.
+  int64_t EndedThatAreHeld() const;
   void TakeConnection(size_t listener, int fd, const sockaddr_storage& address);
+  // kPermissionDenied: a user who is not allowed; failed_logins is told.
   absl::StatusOr<Peer> PeerOfSocket(const Listener& listener, int fd,
                                     const sockaddr_storage& address);
   // Closes what has to go for a newcomer. kResourceExhausted: nothing may go.
@@ -118,10 +121,10 @@ class Acceptor {
   bool Displace(const MayGo& may_go);
   // Hands a connection over to its owner.
   void HandOver(const Listener& listener, int fd, const GuardedConnection* guarded);
-  void Refuse(const std::string& reason);
   void OnGuardEnd(GuardReason reason);
-  // Logs, at most once a second, with the number of what was left out.
-  void LogRefusal(const std::string& what) ABSL_LOCKS_EXCLUDED(log_mutex_);
+  void LogRefusal(std::string what) ABSL_LOCKS_EXCLUDED(log_mutex_);
+  void WriteRefusals(const std::string& last, int64_t events) const;
+  void Tick() ABSL_LOCKS_EXCLUDED(log_mutex_);
   bool Watch(int fd, uint32_t events, uint64_t key);
   void Forget(uint64_t id);
 
@@ -134,10 +137,10 @@ class Acceptor {
   std::map<uint64_t, Connection> connections_;  // by number: the oldest comes first
   uint64_t next_id_ = 0;
   int64_t closing_ = 0;  // of the connections
-  std::atomic<int64_t> pause_until_ns_ = 0;  // none is accepted until then
+  // Connections whose descriptors gRPC has not closed; guards may outlive the acceptor.
+  const std::shared_ptr<std::atomic<int64_t>> held_ = std::make_shared<std::atomic<int64_t>>(0);
   Mutex log_mutex_;
-  absl::Time last_logged_ ABSL_GUARDED_BY(log_mutex_) = absl::InfinitePast();
-  int64_t unlogged_ ABSL_GUARDED_BY(log_mutex_) = 0;  // since then
+  SparseLog log_ ABSL_GUARDED_BY(log_mutex_);  // of what is refused or closed
   std::atomic<int64_t> open_ = 0;
   std::atomic<int64_t> refused_ = 0;
   std::atomic<int64_t> displaced_ = 0;

@@ -9,7 +9,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 #include "server/net/guard_table.h"
 #include "server/net/tokens.h"
@@ -32,10 +31,8 @@ std::optional<absl::string_view> BearerToken(const grpc::CallbackServerContext& 
 
 }  // namespace
 
-std::string PeerWithoutPort(const std::string& peer) {
-  if (absl::StartsWith(peer, "unix")) return UnixCallerOf(peer);
-  // gRPC escapes the brackets of IPv6.
-  return absl::StrReplaceAll(peer.substr(0, peer.rfind(':')), {{"%5B", "["}, {"%5D", "]"}});
+std::string CallerOfPeer(const std::string& peer) {
+  return absl::StartsWith(peer, "unix") ? UnixCallerOf(peer) : AddressOfPeer(peer);
 }
 
 absl::StatusOr<Caller> IdentifyCaller(const grpc::CallbackServerContext& call,
@@ -58,7 +55,7 @@ absl::StatusOr<Caller> IdentifyCaller(const grpc::CallbackServerContext& call,
         auth->FindPropertyValues(GRPC_X509_SUBJECT_PROPERTY_NAME);
     if (!subject.empty()) return Caller{.name = absl::StrCat("tls:", View(subject.front()))};
   }
-  return Caller{.name = PeerWithoutPort(call.peer())};
+  return Caller{.name = CallerOfPeer(call.peer())};
 }
 
 }  // namespace quantd

@@ -30,9 +30,9 @@ struct Caller {
 absl::StatusOr<Caller> IdentifyCaller(const grpc::CallbackServerContext& call,
                                       const TokenTable* tokens, FailedLogins& failed);
 
-// Returns what is before the port of a peer as gRPC names it; one of UNIX is
-// "unix:UID", where the acceptor has named it, else "unix".
-std::string PeerWithoutPort(const std::string& peer);
+// Returns the name of a caller who is known by the peer alone, as gRPC names it: AddressOfPeer, and
+// of UNIX sockets "unix:UID", where the acceptor has named it, else "unix".
+std::string CallerOfPeer(const std::string& peer);
 
 }  // namespace quantd
 

@@ -109,14 +109,18 @@ size_t ConnectionGuard::MayReceive() {
   return read_bytes_ < limits_.bulk_read_bytes ? read_bytes_ : std::numeric_limits<size_t>::max();
 }
 
-std::optional<GuardReason> ConnectionGuard::Received(absl::string_view bytes, absl::Time now) {
+std::optional<GuardReason> ConnectionGuard::Received(std::span<const absl::string_view> pieces,
+                                                     absl::Time now) {
   MutexLock lock(&mutex_);
   now_ = now;
   Incoming visitor(*this);
   const int64_t data_before = incoming_.data_bytes();
-  incoming_.Walk(bytes, visitor);
-  const int64_t data = incoming_.data_bytes() - data_before;
-  const bool is_bulk = 2 * data > static_cast<int64_t>(bytes.size());
+  int64_t bytes = 0;
+  for (const absl::string_view piece : pieces) {
+    incoming_.Walk(piece, visitor);
+    bytes += static_cast<int64_t>(piece.size());
+  }
+  const bool is_bulk = 2 * (incoming_.data_bytes() - data_before) > bytes;
   read_bytes_ = is_bulk ? std::min(read_bytes_ * 4, limits_.bulk_read_bytes)
                         : std::max(read_bytes_ / 4, limits_.proven_read_bytes);
   Settle();
@@ -128,10 +132,10 @@ std::optional<GuardReason> ConnectionGuard::Received(absl::string_view bytes, ab
   return broken_;
 }
 
-void ConnectionGuard::Sent(absl::string_view bytes) {
+void ConnectionGuard::Sent(std::span<const absl::string_view> pieces) {
   MutexLock lock(&mutex_);
   Outgoing visitor(*this);
-  outgoing_.Walk(bytes, visitor);
+  for (const absl::string_view piece : pieces) outgoing_.Walk(piece, visitor);
   Settle();
 }
 

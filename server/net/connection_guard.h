@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -64,11 +65,15 @@ class ConnectionGuard {
 
   // Returns how many bytes may be read from the peer now; 0: none until `resume`.
   size_t MayReceive();
-  // Takes bytes that came from the peer, which gRPC gets if this returns nothing. Else the
-  // connection is to be ended.
-  std::optional<GuardReason> Received(absl::string_view bytes, absl::Time now);
+  // Takes bytes that came from the peer, in pieces, which gRPC gets if this returns nothing. Else
+  // the connection is to be ended.
+  std::optional<GuardReason> Received(std::span<const absl::string_view> pieces, absl::Time now);
   // Takes bytes that were sent to the peer.
-  void Sent(absl::string_view bytes);
+  void Sent(std::span<const absl::string_view> pieces);
+  std::optional<GuardReason> Received(absl::string_view bytes, absl::Time now) {
+    return Received({&bytes, 1}, now);
+  }
+  void Sent(absl::string_view bytes) { Sent({&bytes, 1}); }
 
   // A call of the connection is let in; it has been answered, or is gone.
   void LetIn();

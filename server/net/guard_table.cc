@@ -13,6 +13,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/match.h"
@@ -41,11 +42,13 @@ std::string KeyOf(absl::string_view peer) {
 }  // namespace
 
 GuardedConnection::GuardedConnection(int fd, std::string peer, bool is_encrypted,
-                                     const GuardLimits& limits, EndFn on_end)
+                                     const GuardLimits& limits, EndFn on_end,
+                                     std::shared_ptr<std::atomic<int64_t>> held)
     : fd(fd),
       peer(std::move(peer)),
       is_encrypted(is_encrypted),
       on_end(std::move(on_end)),
+      held(std::move(held)),
       guard(limits, GuardTable::OfProcess().total_pending(),
             [this] { GuardTable::OfProcess().Wake(*this); }) {}
 
@@ -60,6 +63,7 @@ void GuardTable::Add(const std::shared_ptr<GuardedConnection>& connection) {
     MutexLock lock(&peers_mutex_);
     by_peer_[KeyOf(connection->peer)] = connection;
   }
+  if (connection->held != nullptr) ++*connection->held;
   Shard& shard = ShardOf(connection->fd);
   MutexLock lock(&shard.mutex);
   shard.by_fd[connection->fd] = connection;
@@ -73,6 +77,7 @@ void GuardTable::Clear(int fd) {
   if (found == shard.by_fd.end()) return;
   old = std::move(found->second);
   shard.by_fd.erase(found);
+  if (old->held != nullptr) --*old->held;
 }
 
 void GuardTable::RemovePeer(const GuardedConnection& connection) {
@@ -99,6 +104,7 @@ std::shared_ptr<GuardedConnection> GuardTable::FindPeer(absl::string_view peer) 
 }
 
 void GuardTable::Watch(int fd, int epoll_fd, const epoll_event& event) {
+  hears_of_closes_.store(true, std::memory_order_relaxed);
   Shard& shard = ShardOf(fd);
   MutexLock lock(&shard.mutex);
   const auto found = shard.by_fd.find(fd);
@@ -139,6 +145,22 @@ std::string PeerOf(const sockaddr_storage& address) {
   }
   inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text));
   return absl::StrCat("ipv6:[", text, "]:", ntohs(v6.sin6_port));
+}
+
+std::string AddressOfPeer(absl::string_view peer) {
+  std::string address = KeyOf(peer);
+  address.erase(std::min(address.rfind(':'), address.size()));
+  absl::string_view digits = address;
+  in6_addr network;
+  if (!absl::ConsumePrefix(&digits, "ipv6:[") || !absl::ConsumeSuffix(&digits, "]") ||
+      inet_pton(AF_INET6, std::string(digits).c_str(), &network) != 1 ||
+      IN6_IS_ADDR_LOOPBACK(&network) || IN6_IS_ADDR_LINKLOCAL(&network)) {
+    return address;
+  }
+  std::memset(&network.s6_addr[8], 0, 8);
+  char text[INET6_ADDRSTRLEN] = {};
+  inet_ntop(AF_INET6, &network, text, sizeof(text));
+  return absl::StrCat("ipv6:[", text, "]/64");
 }
 
 std::string UnixPeerOf(uint32_t uid, uint64_t id) {

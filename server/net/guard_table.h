@@ -24,14 +24,16 @@ namespace quantd {
 struct GuardedConnection {
   using EndFn = std::function<void(GuardReason)>;
 
+  // `held` counts the connection for as long as its owner has the descriptor open.
   GuardedConnection(int fd, std::string peer, bool is_encrypted, const GuardLimits& limits,
-                    EndFn on_end);
+                    EndFn on_end, std::shared_ptr<std::atomic<int64_t>> held = nullptr);
 
   const int fd;            // gRPC's; may be another's once the connection has ended
   const std::string peer;  // as gRPC names it
   const bool is_encrypted;  // what passes `fd` is TLS, and is walked when it is decrypted
   const EndFn on_end;      // called, once, by whatever thread finds the reason
-  std::atomic<bool> is_ended = false;  // nothing more is read
+  const std::shared_ptr<std::atomic<int64_t>> held;  // null: nobody counts
+  std::atomic<bool> is_ended = false;                // nothing more is read
   std::atomic<bool> is_watched = false;  // it is known how to wake gRPC
   int epoll_fd = -1;                     // gRPC's; these two are guarded by the table
   epoll_event watch = {};
@@ -55,7 +57,7 @@ class GuardTable {
   std::shared_ptr<GuardedConnection> Find(int fd);
   std::shared_ptr<GuardedConnection> FindPeer(absl::string_view peer);
 
-  // gRPC watches `fd` from now on.
+  // gRPC watches `fd` from now on. Called for whatever the process watches.
   void Watch(int fd, int epoll_fd, const epoll_event& event);
   // Has gRPC look at a connection again that had nothing to read.
   void Wake(const GuardedConnection& connection);
@@ -64,6 +66,9 @@ class GuardTable {
   static std::shared_ptr<GuardedConnection>& handed_over();
 
   std::atomic<int64_t>& total_pending() { return total_pending_; }
+  // True if the table hears of descriptors that are closed, which some system call of the process
+  // has shown.
+  bool hears_of_closes() const { return hears_of_closes_.load(std::memory_order_relaxed); }
 
  private:
   struct Shard {
@@ -77,6 +82,7 @@ class GuardTable {
   absl::flat_hash_map<std::string, std::shared_ptr<GuardedConnection>> by_peer_
       ABSL_GUARDED_BY(peers_mutex_);
   std::atomic<int64_t> total_pending_ = 0;
+  std::atomic<bool> hears_of_closes_ = false;
 };
 
 // A call that was let in, for its connection's guard to know. Movable.
@@ -118,6 +124,12 @@ class RefusedCall {
 // Returns how gRPC names the peer of a TCP connection, but for the scope of a link-local address,
 // which the table leaves out too: "ipv4:127.0.0.1:4567".
 std::string PeerOf(const sockaddr_storage& address);
+
+// Returns who is at the other end as bounds of connections and shares of calls have it: the peer
+// without its port, but of IPv6 the network of 64 bits, which is what one customer is given:
+// "ipv4:127.0.0.1", "ipv6:[2001:db8::]/64". Addresses that are of no such network (loopback,
+// link-local) stay as they are. `peer` as PeerOf or gRPC has it.
+std::string AddressOfPeer(absl::string_view peer);
 
 // Names of the peers of UNIX sockets, which the system gives none: their user and a number. With
 // them gRPC can tell such connections, and their users, apart.

@@ -4,16 +4,15 @@
 //
 //   SSL_new            gRPC calls it on the thread that hands a connection over: what OpenSSL
 //                      keeps for us with each SSL then gets the peer's address
-//   SSL_do_handshake   is found here before libssl's, for the dynamic linker looks at the program
-//                      first: a failure is told, and gRPC hears of it one call later, after it has
-//                      sent the alert. A peer that then stays meets gRPC's time limit.
+//   SSL_do_handshake   the program has one of its own (server/interpose.cc), which calls Handshake:
+//                      a failure is told, and gRPC hears of it one call later, after it has sent
+//                      the alert. A peer that then stays meets gRPC's time limit.
 //
 // Only failed certificates are kept for that one call: peers that speak no TLS read no alerts.
 //
-// Entries: WatchHandshakes, HandshakeScope. Tested by tests/e2e/test_failed_logins.py.
+// Entries: WatchHandshakes, HandshakeScope, Handshake. Tested by tests/e2e/test_failed_logins.py.
 #include "server/net/handshakes.h"
 
-#include <dlfcn.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
@@ -27,20 +26,20 @@ namespace quantd {
 namespace {
 
 thread_local const HandshakeScope* scope = nullptr;
-std::atomic<int> ssl_index = -1;  // of a Handshake, set before there is any SSL
+std::atomic<int> ssl_index = -1;  // of a WatchedHandshake, set before there is any SSL
 
 }  // namespace
 
 // Whose handshake an SSL makes.
-struct Handshake {
-  explicit Handshake(const HandshakeScope& scope) : peer(scope.peer_), failed(scope.failed_) {}
+struct WatchedHandshake {
+  explicit WatchedHandshake(const HandshakeScope& scope) : peer(scope.peer_), failed(scope.failed_) {}
 
   // OpenSSL calls these for each SSL.
   static void OnNew(void*, void*, CRYPTO_EX_DATA* data, int index, long, void*) {
-    if (scope != nullptr) CRYPTO_set_ex_data(data, index, new Handshake(*scope));
+    if (scope != nullptr) CRYPTO_set_ex_data(data, index, new WatchedHandshake(*scope));
   }
   static void OnFree(void*, void* handshake, CRYPTO_EX_DATA*, int, long, void*) {
-    delete static_cast<Handshake*>(handshake);
+    delete static_cast<WatchedHandshake*>(handshake);
   }
 
   const std::string peer;
@@ -50,7 +49,8 @@ struct Handshake {
 
 void WatchHandshakes() {
   static const int index =
-      SSL_get_ex_new_index(0, nullptr, &Handshake::OnNew, nullptr, &Handshake::OnFree);
+      SSL_get_ex_new_index(0, nullptr, &WatchedHandshake::OnNew, nullptr,
+                           &WatchedHandshake::OnFree);
   ssl_index = index;
 }
 
@@ -64,7 +64,7 @@ HandshakeScope::~HandshakeScope() { scope = nullptr; }
 namespace {
 
 // Tells of the failure that OpenSSL has queued; returns whether it is for want of a certificate.
-bool Tell(const SSL* ssl, Handshake& handshake) {
+bool Tell(const SSL* ssl, WatchedHandshake& handshake) {
   handshake.told = true;
   const unsigned long error = ERR_peek_error();
   const char* const reason = ERR_reason_error_string(error);
@@ -83,21 +83,18 @@ bool Tell(const SSL* ssl, Handshake& handshake) {
 }
 
 }  // namespace
-}  // namespace quantd
 
-// Takes the place of OpenSSL's for all libraries of the process.
-extern "C" __attribute__((visibility("default"))) int SSL_do_handshake(SSL* ssl) {
-  using quantd::Handshake;
-  static const auto do_handshake =
-      reinterpret_cast<int (*)(SSL*)>(dlsym(RTLD_NEXT, "SSL_do_handshake"));
-  const int result = do_handshake(ssl);
-  const int index = quantd::ssl_index;
+int Handshake(SSL* ssl, int (*real)(SSL*)) {
+  const int result = real(ssl);
+  const int index = ssl_index;
   if (result > 0 || index < 0) return result;
-  auto* const handshake = static_cast<Handshake*>(SSL_get_ex_data(ssl, index));
-  if (handshake == nullptr || handshake->told || SSL_get_error(ssl, result) != SSL_ERROR_SSL) {
+  auto* const watched = static_cast<WatchedHandshake*>(SSL_get_ex_data(ssl, index));
+  if (watched == nullptr || watched->told || SSL_get_error(ssl, result) != SSL_ERROR_SSL) {
     return result;
   }
-  const bool has_alert = quantd::Tell(ssl, *handshake) && BIO_wpending(SSL_get_wbio(ssl)) > 0;
+  const bool has_alert = Tell(ssl, *watched) && BIO_wpending(SSL_get_wbio(ssl)) > 0;
   // gRPC takes 1 for "go on": it sends what there is, and is not done before OpenSSL is.
   return has_alert && !SSL_is_init_finished(ssl) ? 1 : result;
 }
+
+}  // namespace quantd

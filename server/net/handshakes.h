@@ -1,6 +1,8 @@
 #ifndef QUANTD_SERVER_NET_HANDSHAKES_H_
 #define QUANTD_SERVER_NET_HANDSHAKES_H_
 
+#include <openssl/types.h>
+
 #include <memory>
 #include <string>
 
@@ -10,6 +12,10 @@ namespace quantd {
 
 // Has TLS handshakes watched from now on. To be called before the first one.
 void WatchHandshakes();
+
+// What is to be called for OpenSSL's SSL_do_handshake, which is `real`: tells of a failure, and has
+// gRPC send the alert before it hangs up.
+int Handshake(SSL* ssl, int (*real)(SSL*));
 
 // The TLS handshakes that begin on this thread while it lives are those of a peer: how one fails is
 // told to `failed`. Not thread-safe.
@@ -21,7 +27,7 @@ class HandshakeScope {
   HandshakeScope& operator=(const HandshakeScope&) = delete;
 
  private:
-  friend struct Handshake;
+  friend struct WatchedHandshake;
   const std::string peer_;
   const std::shared_ptr<FailedLogins> failed_;
 };

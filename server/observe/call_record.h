@@ -61,6 +61,8 @@ class CallRecord {
   void AddTimes(absl::Duration statistics, absl::Duration encode);
 
   CallKind kind() const { return facts_.kind; }
+  // Returns the name of the method, "Quantize".
+  absl::string_view rpc() const { return facts_.rpc; }
   // Returns when the call shall have ended; the infinite future if nobody has said.
   absl::Time deadline() const { return facts_.deadline; }
   // Returns why a call ends that the peer has cancelled or given up: kCancelled, or

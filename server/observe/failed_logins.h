@@ -10,8 +10,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/time.h"
 #include "core/base/mutex.h"
+#include "server/observe/sparse_log.h"
 
 namespace quantd {
 
@@ -41,11 +41,10 @@ class FailedLogins {
 
  private:
   struct Tally {
-    int64_t count = 0, unlogged = 0;
-    std::string last;
-    absl::Time logged_at = absl::InfinitePast();
+    int64_t count = 0;
+    SparseLog log;
   };
-  void MaybeLog(Kind kind, Tally& tally) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Write(Kind kind, const std::string& last, int64_t events) const;
 
   const std::shared_ptr<spdlog::logger> logger_;
   mutable Mutex mutex_;

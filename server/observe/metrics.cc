@@ -50,9 +50,10 @@ Family<prometheus::Histogram>& AddHistogram(Registry& registry, const char* name
 constexpr char kNoScheme[] = "none";
 // The limits that statuses name (WithLimit); a test compares.
 constexpr const char* kRefusalReasons[] = {"caller_streams",      "failed_tensors",
-                                           "memory_bytes",        "metadata_bytes",
-                                           "open_tensors",        "tensor_memory_bytes",
-                                           "unary_response_bytes", "waiting_room_bytes"};
+                                           "memory_bytes",        "message_bytes",
+                                           "metadata_bytes",      "open_tensors",
+                                           "tensor_memory_bytes", "unary_response_bytes",
+                                           "waiting_room_bytes"};
 constexpr int kMaxStatusCode = static_cast<int>(absl::StatusCode::kUnauthenticated);
 
 std::string CodeName(int code) {
@@ -147,11 +148,18 @@ class Everything final : public prometheus::Collectable {
     };
     now.Gauge("quantd_memory_reserved_bytes", "Bytes of the memory budget in use",
               count(facts_.memory_reserved_bytes));
+    now.Gauge("quantd_memory_bound_bytes",
+              "What the process should hold at most: its budget, and what is beside that with so "
+              "many connections",
+              count(facts_.memory_bound_bytes));
     now.Gauge("quantd_waiting_calls", "Calls that wait for memory", count(facts_.waiting_calls));
     now.Gauge("quantd_open_connections", "Connections that are open",
               count(facts_.open_connections));
     now.Counter("quantd_refused_connections_total", "Connections closed as they came",
                 count(facts_.refused_connections));
+    now.Counter("quantd_displaced_connections_total",
+                "Connections without a call that was let in, closed for newcomers",
+                count(facts_.displaced_connections));
     if (facts_.certificate_expiry != nullptr) {
       now.Gauge("quantd_certificate_expiry_time_seconds",
                 "When the first certificate of the chain in use expires, in UNIX time",

@@ -39,8 +39,8 @@ struct ServerFacts {
   absl::Time start;
   int64_t memory_limit_bytes = 0;
   int64_t machine_memory_bytes = 0;
-  std::function<int64_t()> memory_reserved_bytes, waiting_calls, open_connections,
-      refused_connections;
+  std::function<int64_t()> memory_reserved_bytes, memory_bound_bytes, waiting_calls,
+      open_connections, refused_connections, displaced_connections;
   std::function<int64_t(FailedLogins::Kind)> failed_logins;
   std::function<absl::Time()> certificate_expiry;  // null: no TLS
 };

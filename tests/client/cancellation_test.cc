@@ -130,5 +130,30 @@ TEST(ProgressTest, CountsWhatGoesAgain) {
   EXPECT_GT(went_again, 0);
 }
 
+// What a first pass has sent goes again too.
+TEST(ProgressTest, CountsTwoPassesAsOne) {
+  FakeServer server;
+  server.two_pass = true;
+  std::vector<float> values(1 << 16, 1.0f);
+  MemorySource source(std::as_bytes(std::span(values)));
+  MemorySink sink;
+  std::atomic<int64_t> sent_bytes = 0, went_again = 0;
+  CallOptions options;
+  options.on_sent = [&](int64_t bytes) {
+    sent_bytes += bytes;
+    if (bytes < 0) went_again -= bytes;
+  };
+  QuantizeJob job;
+  job.tensor = {"x", DType::kF32, Shape::Make({1 << 16}).value()};
+  job.spec = ParseSpec("int8").value();
+  job.source = &source;
+  job.sink = &sink;
+  const auto info = server.client().Quantize(job, options);
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_TRUE(info->two_pass);
+  EXPECT_EQ(sent_bytes, int64_t{1} << 18);
+  EXPECT_EQ(went_again, int64_t{1} << 18);
+}
+
 }  // namespace
 }  // namespace quantd

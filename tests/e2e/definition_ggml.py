@@ -1,4 +1,5 @@
-"""ggml's q4_0, q4_1, q5_0, q5_1, tq1_0 and tq2_0 of core/scheme/DEFINITIONS.md, by that page alone."""
+"""ggml's q4_0, q4_1, q5_0, q5_1, tq1_0, tq2_0 and its dialect of mxfp4 of core/scheme/DEFINITIONS.md,
+by that page alone."""
 
 import numpy as np
 from definitions import F32_MAX, narrow, widen
@@ -136,3 +137,31 @@ def encode_tq2_0(scheme, x):
     for n in range(256):
         packed[..., byte[n]] |= codes[..., n] << shift[n]
     return np.concatenate([packed, half_bytes(d)], axis=-1)
+
+
+# --- Dialect ggml of mxfp4 ---
+
+MXFP4_LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12])
+
+
+def decode_mxfp4(shape, planes, u):
+    blocks = planes["codes"].reshape(tuple(shape[:-1]) + (-1, 17))
+    codes = from_nibbles(blocks[..., 1:])
+    values = np.where(codes & 8, -1, 1) * MXFP4_LEVELS[codes & 7]
+    scale = np.ldexp(f32(1), blocks[..., :1].astype(np.int32) - 128)
+    return (values.astype(f32) * scale).astype(u).reshape(tuple(shape[:-1]) + (-1,))[..., : shape[-1]]
+
+
+def encode_mxfp4(x):
+    x = np.clip(x, -F32_MAX, F32_MAX).astype(f32)
+    pad = np.zeros(x.shape[:-1] + (-x.shape[-1] % 32,), f32)
+    blocks = np.concatenate([x, pad], axis=-1).reshape(x.shape[:-1] + (-1, 32))
+    absmax = np.abs(blocks).max(-1, keepdims=True)
+    # log2 in f64 is within a unit of its last place, of 2^-46 and less: it is rounded to f32 as the exact one
+    log2 = np.log2(np.where(absmax == 0, 1, absmax).astype(np.float64)).astype(f32)
+    e = np.where(absmax == 0, 0, (np.floor(log2).astype(np.int64) + 125) % 256)
+    scale = np.ldexp(f32(1), (e - 128).astype(np.int32))
+    levels = np.concatenate([MXFP4_LEVELS, -MXFP4_LEVELS]).astype(f32)
+    codes = np.abs(levels * scale[..., None] - blocks[..., None]).argmin(axis=-1)
+    made = np.concatenate([e, nibbles(codes)], axis=-1)
+    return made.astype("u1").reshape(x.shape[:-1] + (-1,))

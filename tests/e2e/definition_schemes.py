@@ -19,13 +19,13 @@ NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.394917488098144
                 -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
                 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
                 0.7229568362236023, 1], f32)
+MLX = {f"mlx_q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
+MX = {"mxfp8_e4m3": ("e4m3", 8, 8), "mxfp8_e5m2": ("e5m2", 8, 15), "mxfp6_e2m3": ("e2m3", 6, 2),
+      "mxfp6_e3m2": ("e3m2", 6, 4), "mxfp4": ("e2m1", 4, 2), "mxint8": ("int8", 8, 0)}  # bits, exponent
 # ggml's formats that search for scales, and take importance.
 SEARCHED = {**dict.fromkeys(definition_k.FORMATS, definition_k),
             **dict.fromkeys(definition_scales.BLOCK_BYTES, definition_scales),
             **dict.fromkeys(definition_iq4.BLOCK_BYTES, definition_iq4)}
-MLX = {f"mlx_q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
-MX = {"mxfp8_e4m3": ("e4m3", 8, 8), "mxfp8_e5m2": ("e5m2", 8, 15), "mxfp6_e2m3": ("e2m3", 6, 2),
-      "mxfp6_e3m2": ("e3m2", 6, 4), "mxfp4": ("e2m1", 4, 2), "mxint8": ("int8", 8, 0)}  # bits, exponent
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 FP4 = np.array([0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4], f32)
 BOOKS = {"nf4": (NF4, 7), "fp4": (np.concatenate([FP4, -FP4]) + f32(0), 0)}  # levels by code, code of 0
@@ -49,6 +49,8 @@ def decode(scheme, spec, shape, planes, u):
         return definition_ggml.decode(scheme, shape, planes, u)
     if scheme in BOOKS:
         return decode_bitsandbytes(spec, shape, planes, u)
+    if scheme == "mxfp4" and spec["dialect"] == "ggml":
+        return definition_ggml.decode_mxfp4(shape, planes, u)
     if scheme in MX:
         return decode_mx(*MX[scheme][:2], shape, planes, u)
     if scheme in MLX:
@@ -57,7 +59,9 @@ def decode(scheme, spec, shape, planes, u):
 
 
 def encode(scheme, spec, name, x, dtype):
-    clean = x if spec["nonfinite"] == "propagate" else saturated(x, definition_ggml.BLOCKS.get(scheme))
+    is_ggml_mx = scheme == "mxfp4" and spec["dialect"] == "ggml"
+    block = 32 if is_ggml_mx else definition_ggml.BLOCKS.get(scheme)
+    clean = x if spec["nonfinite"] == "propagate" else saturated(x, block)
     if scheme in INTEGERS:
         return encode_integers(scheme, spec, name, x, clean)
     if scheme in FLOATS:
@@ -68,6 +72,8 @@ def encode(scheme, spec, name, x, dtype):
         return {"codes": definition_ggml.encode(scheme, clean)}
     if scheme in BOOKS:
         return encode_bitsandbytes(*BOOKS[scheme], spec, x, clean)
+    if is_ggml_mx:
+        return {"codes": definition_ggml.encode_mxfp4(clean)}
     if scheme in MX:
         return encode_mx(*MX[scheme], spec, x, clean)
     if scheme in MLX:

@@ -17,8 +17,8 @@ INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "
 ROUNDINGS = ["half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"]
 SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3",
            "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "fp4", "nvfp4",
-           "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "fbgemm_rowwise8",
-           "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8",
+           "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8",
+           "fbgemm_rowwise8", "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8",
            "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0"]
 # Of tensors of a shape that all schemes take.
 SPECS = [
@@ -36,7 +36,7 @@ SPECS = [
     "fp8_e4m3:group=32,dialect=compressed_tensors", "fp8_e4m3:range=-1..1",
     "nf4:group=128", "nf4:scale_type=nested8", "fp4:group=4096", "fp4:scale_type=nested8", "nf4:range=-0.5..0.25", "fbgemm_rowwise8:range=-1..1",
     "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2", "mlx_q5:group=128",
-    "mxfp4:dialect=mlx", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
+    "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
     "lloyd:levels=2", "lloyd:levels=8", "lloyd:levels=64", "lloyd:levels=256",
 ]
 SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,range=3sigma", "int8:axis=1,range=1sigma",
@@ -47,11 +47,11 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), "int8:axis=0,mode=ful
        "int4:group=64,scale_type=f16",
        *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
        "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32",
-       "mxfp4:dialect=mlx", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx"]
+       "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx"]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
        "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "q4_0:tail=pad", "q5_1:tail=pad", "tq1_0:tail=pad",
-       "nvfp4:tail=pad", "fp4", *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "fbgemm_rowwise8",
-       "lloyd:levels=8", "lloyd:levels=128"]
+       "mxfp4:dialect=ggml,tail=pad", "nvfp4:tail=pad", *(f"{s}:tail=pad" for s in MX), "nf4", "fp4", "lloyd",
+       "fbgemm_rowwise8", "lloyd:levels=8", "lloyd:levels=128"]
 
 
 def write_file(path, tensors):
@@ -224,7 +224,8 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
 @pytest.mark.parametrize("spec", ["int8:nonfinite=saturate", "uint4:axis=0,nonfinite=saturate",
                                   "int4:group=32,range=3sigma,nonfinite=saturate", "lloyd:nonfinite=saturate",
                                   "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "q4_0:nonfinite=saturate",
-                                  "q5_1:nonfinite=saturate", "tq2_0:nonfinite=saturate", "nvfp4:nonfinite=saturate",
+                                  "q5_1:nonfinite=saturate", "tq2_0:nonfinite=saturate",
+                                  "mxfp4:dialect=ggml,nonfinite=saturate", "nvfp4:nonfinite=saturate",
                                   *(f"{s}:nonfinite=saturate" for s in MX),
                                   "fp8_e4m3:axis=0,nonfinite=saturate",
                                   *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "fp8_e4m3")
@@ -246,7 +247,8 @@ def test_files(inputs, scheme, tmp_path):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_real_model(scheme, tmp_path):
-    tail = ",tail=pad" if scheme in definition_ggml.BLOCKS or scheme in ("nvfp4", *MX) else ""
+    blocks = {*definition_ggml.BLOCKS, *MX, "nvfp4"}
+    tail = ",tail=pad" if scheme in blocks else ""
     check_file(MODEL, f"{scheme}:incompatible=keep{tail}", tmp_path, ["f32"])
 
 

@@ -101,6 +101,32 @@ def test_limit(client, rpc):
     assert violation.subject == "unary_response_bytes" and violation.description == error.details()
 
 
+@pytest.mark.parametrize("method, way_out", [
+    ("Quantize", "use StreamingQuantize"), ("Dequantize", "use StreamingDequantize"), ("Plan", None),
+    ("Calibrate", "chunks"), ("StreamingQuantize", "chunks"), ("StreamingDequantize", "chunks")])
+def test_too_large_a_message_says_what_to_do(client, rpc, server, method, way_out):
+    """Nothing of it is looked at but its size, which need not be one that the server would hold."""
+    pb, stub = client
+    allowed = stub.GetServerInfo(pb.GetServerInfoRequest()).max_message_bytes
+    streams = [m for m in pb.DESCRIPTOR.services_by_name["QuantizationService"].methods if m.client_streaming]
+    with grpc.insecure_channel(server.address, [("grpc.max_send_message_length", -1)]) as channel:
+        path = f"/quantd.v1.QuantizationService/{method}"
+        for size in (allowed + 1, 3 * allowed):
+            if method in [m.name for m in streams]:
+                make = lambda: list(channel.stream_stream(path)(iter([bytes(size)]), timeout=60))  # noqa: E731
+            else:
+                make = lambda: channel.unary_unary(path)(bytes(size), timeout=60)  # noqa: E731
+            error, details = failure(make, rpc)
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert str(size) in error.details() and f"{allowed} are allowed" in error.details()
+            assert (way_out or "--max-message)") in error.details()
+            assert dict(details["ErrorInfo"].metadata) == {"limit": "message_bytes", "allowed": str(allowed)}
+        # One byte less and it is looked at.
+        with pytest.raises(grpc.RpcError) as other:
+            list(channel.stream_stream(path)(iter([b"\xff" * allowed]), timeout=60))
+        assert "message_bytes" not in str(other.value.trailing_metadata()), other.value
+
+
 def test_others_have_a_reason(client, rpc):
     pb, stub = client
     chunk = pb.StreamingQuantizeRequest(tensor_id=1, chunk=pb.Chunk(data=b"abcd"))

@@ -139,6 +139,7 @@ def test_users():
                             listen=f"unix:{folder}/sock") as server:
             assert ask_as_other_user(str(folder / "sock")) == b"closed"
             wait_until(lambda: f"uid, from unix: user {OTHER_UID} is not one of --allow-uid" in server.log(), "a line")
+            assert server.log().count("is not one of --allow-uid") == 1
             assert failed(server, "uid") == 1
             assert value(samples(scrape(server)), "quantd_refused_connections_total") == 1
 

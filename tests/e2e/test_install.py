@@ -5,8 +5,9 @@ import shutil
 import subprocess
 import tomllib
 
+import numpy as np
 import pytest
-from conftest import BUILD, ROOT, clean_env
+from conftest import BUILD, MODEL, ROOT, clean_env, load_file, quantctl
 
 SECONDS = 240
 
@@ -34,18 +35,77 @@ def package(tmp_path_factory):
     return folder / "root", folder / "control"
 
 
-def test_a_program_builds_against_the_installed_library(tmp_path, server):
-    prefix = tmp_path / "prefix"
-    run("cmake", "--install", BUILD, "--prefix", prefix)
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory):
+    """Where everything is installed."""
+    folder = tmp_path_factory.mktemp("install") / "prefix"
+    run("cmake", "--install", BUILD, "--prefix", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def example(prefix, tmp_path_factory):
+    """The folder of the example's programs, built against what is installed."""
+    folder = tmp_path_factory.mktemp("example")
     sanitizers = cache_entry("QUANTD_SANITIZE")
     flags = [f"-DCMAKE_CXX_FLAGS=-fsanitize={sanitizers}"] if sanitizers else []
     # A copy, so that no header of the source tree is found beside it.
-    shutil.copytree(ROOT / "client" / "example", tmp_path / "example")
-    run("cmake", "-G", "Ninja", "-S", tmp_path / "example", "-B", tmp_path / "build",
+    shutil.copytree(ROOT / "client" / "example", folder / "source")
+    run("cmake", "-G", "Ninja", "-S", folder / "source", "-B", folder / "build",
         f"-DCMAKE_PREFIX_PATH={prefix}", *flags)
-    run("cmake", "--build", tmp_path / "build")
-    printed = run(tmp_path / "build" / "example", server.address)
+    run("cmake", "--build", folder / "build")
+    return folder / "build"
+
+
+def test_a_program_builds_against_the_installed_library(example, server):
+    printed = run(example / "example", server.address)
     assert re.fullmatch(r"-127 -32 64 127 at \d+\.\d\d dB\n", printed), printed
+
+
+def test_a_program_quantizes_files_without_a_server(example, tmp_path):
+    """The tensors are those that quantctl writes, whose planes have the same names."""
+    printed = run(example / "quantize_file", MODEL, tmp_path / "packed.safetensors")
+    assert re.fullmatch(r"\d+ bytes were quantized\n", printed), printed
+    quantctl("quantize", MODEL, "-o", tmp_path / "want.safetensors", "--to", "int8")
+    got, want = load_file(tmp_path / "packed.safetensors"), load_file(tmp_path / "want.safetensors")
+    assert got.keys() == want.keys()
+    for name, values in want.items():
+        np.testing.assert_array_equal(got[name], values, err_msg=name)
+    failed = subprocess.run([example / "quantize_file", tmp_path / "none", tmp_path / "x.safetensors"],
+                            capture_output=True, timeout=SECONDS, env=clean_env())
+    assert failed.returncode == 1 and str(tmp_path / "none") in failed.stderr.decode()
+
+
+def configure(folder, prefix, *components):
+    """Configures a project that has nothing but the client library and what CMake always has."""
+    folder.mkdir()
+    (folder / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.25)\nproject(p LANGUAGES CXX)\n"
+        f"find_package(quantd 0.1 REQUIRED {' '.join(components)})\n"
+        "get_target_property(libraries quantd::client INTERFACE_LINK_LIBRARIES)\n")
+    missing = [f"-DCMAKE_DISABLE_FIND_PACKAGE_{name}=TRUE"
+               for name in ("spdlog", "prometheus-cpp", "CLI11", "tomlplusplus", "nlohmann_json")]
+    return subprocess.run(["cmake", "-S", folder, "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}",
+                           *missing], capture_output=True, timeout=SECONDS, text=True, env=clean_env())
+
+
+def test_the_client_alone_needs_nothing_of_the_server(prefix, tmp_path):
+    alone = configure(tmp_path / "alone", prefix)
+    assert alone.returncode == 0, alone.stderr
+    beside = configure(tmp_path / "beside", prefix, "COMPONENTS", "in_process")
+    assert beside.returncode != 0 and "spdlog" in beside.stderr
+    assert configure(tmp_path / "unknown", prefix, "COMPONENTS", "nonsense").returncode != 0
+
+
+def test_public_headers_show_nothing_of_the_server(prefix):
+    """Nor of libraries that are linked: a user's compiler sees ours, Abseil's, gRPC's alone."""
+    headers = [path.relative_to(prefix / "include" / "quantd")
+               for path in (prefix / "include" / "quantd").rglob("*.h")]
+    assert {"client/client.h", "client/in_process.h", "client/model_file.h"} <= {str(h) for h in headers}
+    for header in headers:
+        text = (prefix / "include" / "quantd" / header).read_text()
+        assert header.parts[0] in ("client", "core", "proto", "quantd"), header
+        assert not re.search(r'#include [<"](hwy|server|spdlog|CLI|openssl|nlohmann|prometheus)/', text), header
 
 
 def test_the_package_holds_programs_that_run(package):

@@ -112,6 +112,17 @@ def test_counts(busy):
     assert set(info) == {"version", "build", "simd_target", "blas_core"} and all(info.values())
 
 
+def test_the_bound_of_memory_is_that_of_the_alert(busy):
+    """The budget, 32 MiB, and 1.5 MiB for each connection, which tests/server/memory_bound_test.cc proves."""
+    def is_told():
+        found = samples(scrape(busy[0]))  # between the two numbers a connection may end
+        return value(found, "quantd_memory_bound_bytes") == (16 + 32 << 20) + (3 << 19) * value(
+            found, "quantd_open_connections")
+
+    wait_until(is_told, "the bound")
+    assert "quantd_memory_bound_bytes" in (DEPLOY / "alerts.yml").read_text()
+
+
 def test_every_counter_is_there_from_the_start(tmp_path, stubs):
     """As 0: a rate over a counter that comes with its first event misses that event."""
     with running_server(tmp_path / "s", "--metrics", "0") as server:
@@ -198,8 +209,7 @@ def at(instance, metric, values, **labels):
                                at("b", "quantd_machine_memory_bytes", "100x40")], ["b"]),
     ("QuantdBeyondMemoryBudget", [at(i, "process_resident_memory_bytes", f"{(169 << 20) + over}x40")
                                   for i, over in (("a", 0), ("b", 1))]
-     + [at(i, "quantd_memory_limit_bytes", f"{128 << 20}x40") for i in "ab"]
-     + [at(i, "quantd_open_connections", "6x40") for i in "ab"], ["b"]),
+     + [at(i, "quantd_memory_bound_bytes", f"{169 << 20}x40") for i in "ab"], ["b"]),
     ("QuantdNearOutOfDescriptors", [at("a", "process_open_fds", "95x40"), at("a", "process_max_fds", "100x40"),
                                     at("a", "quantd_build_info", "1x40"),
                                     at("other", "process_open_fds", "95x40", job="x"),

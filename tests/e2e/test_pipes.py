@@ -150,6 +150,34 @@ def test_secrets_come_through_pipes(tmp_path):
     assert done.returncode == 0, done.stderr.decode()
 
 
+def test_ranges_come_through_pipes(tmp_path, packed):
+    """--ranges <(...), and INPUT beside it."""
+    source, _ = packed
+    quantctl("calibrate", source, "--to", "int8:axis=0", "-o", tmp_path / "r.json")
+    quantctl("quantize", source, "-o", tmp_path / "want.safetensors", "--to", "int8:axis=0",
+             "--ranges", tmp_path / "r.json")
+    os.mkfifo(tmp_path / "fifo")
+    script = (f"'{QUANTCTL}' quantize m.safetensors -o substituted.safetensors --to int8:axis=0 "
+              f"--ranges <(cat r.json) && cat r.json > fifo & "
+              f"'{QUANTCTL}' quantize m.safetensors -o fifo.safetensors --to int8:axis=0 --ranges fifo && wait $!")
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, timeout=120,
+                          env=clean_env())
+    assert done.returncode == 0, done.stderr.decode()
+    want = (tmp_path / "want.safetensors").read_bytes()
+    assert (tmp_path / "substituted.safetensors").read_bytes() == want
+    assert (tmp_path / "fifo.safetensors").read_bytes() == want
+
+
+def test_ranges_without_end_are_refused(tmp_path, packed, nothing_left):
+    """A pipe is read up to a bound."""
+    script = (f"ulimit -v 2000000; '{QUANTCTL}' quantize m.safetensors -o '{nothing_left}/q.safetensors' "
+              f"--to int8 --ranges <(echo no; exec cat /dev/zero)")
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, timeout=120,
+                          env=clean_env())
+    assert done.returncode == 4, done.stderr.decode()
+    assert b"larger than" in done.stderr and b"/dev/fd/" in done.stderr
+
+
 def test_pipes_say_what_they_need(tmp_path, values, nothing_left):
     values.tofile(tmp_path / "w.f32")
     for extra, words in ([], ["--dtype", "--shape"]), (["--dtype", "f32", "--shape", "16,33"], ["2112"]):

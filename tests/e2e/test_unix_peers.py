@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import socket
 import stat
@@ -84,6 +85,23 @@ def closed_by_server(connection):
         return connection.recv(1) == b""
     except ConnectionError:
         return True
+
+
+def test_the_log_misses_no_connection(tmp_path):
+    """It has a line a second at most, but those of a burst's end are in one too."""
+    with running_server(tmp_path / "s", "--max-connections", 1) as server:
+        peer = h2.Peer(server.address)
+        peer.send(h2.open_call(1, INFO), h2.frame(h2.DATA, h2.END_STREAM, 1, h2.message(b"")))
+        assert peer.await_end(1) is not None
+        for _ in range(20):
+            with connect(server.address) as further:
+                assert closed_by_server(further)
+
+        def told():
+            return sum(map(int, re.findall(r"(\d+) connection\(s\) refused or closed", server.log())))
+
+        wait_until(lambda: told() == 20, "a line with the last ones")
+        peer.socket.close()
 
 
 def test_connection_limit(tmp_path):

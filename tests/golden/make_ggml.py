@@ -30,8 +30,9 @@ FORMATS = {  # GGML_TYPE_, elements of a block, its bytes, name in function name
     "iq4_xs": (23, 256, 136, "iq4_xs"),
     "tq1_0": (34, 256, 54, "tq1_0"),
     "tq2_0": (35, 256, 66, "tq2_0"),
+    "mxfp4": (39, 32, 17, "mxfp4"),  # a dialect of the row
 }
-SIMPLE = ["q4_0", "q4_1", "q5_0", "q5_1", "tq1_0", "tq2_0"]
+SIMPLE = ["q4_0", "q4_1", "q5_0", "q5_1", "tq1_0", "tq2_0", "mxfp4"]
 
 
 def run_ggml(scheme, x, importance=None):
@@ -51,9 +52,29 @@ def run_ggml(scheme, x, importance=None):
 
 
 def golden_file(scheme):
-    return GoldenFile(scheme, f"ggml_quantize_chunk and dequantize_row_{FORMATS[scheme][3]} of ggml (" +
+    name = "mxfp4_ggml" if scheme == "mxfp4" else scheme
+    return GoldenFile(name, f"ggml_quantize_chunk and dequantize_row_{FORMATS[scheme][3]} of ggml (" +
                       versions("libggml-python") + "), which is built without fused multiply-add",
                       COMMAND)
+
+
+def mxfp4_inputs(rng):
+    """Blocks whose largest value lies where log2 rounds up to a whole number, or just not; ties; both
+    ends of f32."""
+    k = np.arange(-149, 129)
+    bits = np.where(k > 127, 0x7F800000, np.float32(2.0 ** np.minimum(k, 127)).view(np.int32))
+    below = bits[:, None] - np.array([0, 1, 2, 3, 5, 6, 11, 12, 22, 23, 44, 45, 88])
+    below = np.where((below < 0) | (below >= 0x7F800000), 0, below).astype(np.int32).view(np.float32)
+    rest = rng.uniform(-1, 1, below.shape + (1,)).astype(np.float32) * below[..., None]
+    powers = np.concatenate([below[..., None], rest], axis=-1)  # the others are 0
+    middles = np.array([0.5, 1.5, 2.5, 3.5, 5, 7, 10, 14])
+    ties = np.resize(np.concatenate([neighbours(middles), -neighbours(middles), [0, 15.5]]), (4, 50))
+    ties = np.concatenate([ties[:, :31], np.full((4, 1), 15.9), ties[:, 19:], ], axis=1)[:, :64]
+    return {
+        "powers": np.concatenate([powers, np.zeros(powers.shape[:2] + (30,))], axis=-1).reshape(-1, 32)[::3],
+        "middles": np.repeat(ties[:, :32], 4, axis=0) * 2.0 ** np.resize([0, -20, 60, -128], (16, 1)),
+        "ends": rng.uniform(-1, 1, (4, 64)) * np.array([[3.4028234e38], [1.5e38], [1e-37], [1e-41]]),
+    }
 
 
 def make_simple(scheme):
@@ -86,6 +107,8 @@ def make_simple(scheme):
         "largest": fit(rng.standard_normal((4, 64)) * 1e6),
         "uniform": rng.uniform(-1, 1, (3, 64)),
     }
+    if scheme == "mxfp4":
+        inputs |= mxfp4_inputs(rng)
     if ternary:
         inputs["levels"] = rng.integers(-1, 2, (3, 512)) * rng.choice([0.25, 0.1, 3.0], (3, 1))
     for label, x in inputs.items():
@@ -95,7 +118,8 @@ def make_simple(scheme):
         x = np.ascontiguousarray(x.astype(np.float32))
         planes, decoded = run_ggml(scheme, x)
         assert np.isfinite(decoded).all(), label
-        file.add(label, scheme, x.shape, x, planes=planes, decoded=decoded, digest=True)
+        spec = "mxfp4:dialect=ggml" if scheme == "mxfp4" else scheme
+        file.add(label, spec, x.shape, x, planes=planes, decoded=decoded, digest=True)
     file.write()
 
 

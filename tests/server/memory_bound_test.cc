@@ -126,9 +126,8 @@ TEST_P(MemoryBoundTest, IsKept) {
   std::printf("peak in MiB: per tensor %ld, then groups %ld, then dequantize %ld; idle: %ld\n",
               static_cast<long>(per_tensor), static_cast<long>(group),
               static_cast<long>(dequantize), static_cast<long>(idle_bytes >> 20));
-  const int64_t beside_bytes = kBesideBudgetBytes + kConnectionBytes * GetParam().connections;
-  EXPECT_LE(server.PeakBytes(), memory_bytes + beside_bytes);
-  EXPECT_LE(idle_bytes, beside_bytes + kMaxLeftBytes);
+  EXPECT_LE(server.PeakBytes(), MemoryBoundBytes(memory_bytes, GetParam().connections));
+  EXPECT_LE(idle_bytes, MemoryBoundBytes(0, GetParam().connections) + kMaxLeftBytes);
 }
 
 INSTANTIATE_TEST_SUITE_P(Budgets, MemoryBoundTest,

@@ -1,9 +1,10 @@
-// iq4_nl: ggml's IQ4_NL: blocks of 32 values in 4 bits, with 16 levels that lie the closer, the nearer
-// to 0, as weights do, and a scale that is searched for; 4.5 bits a value. What GGUF files of the IQ
-// kinds fall back to where rows are no multiple of 256. Formula and bytes: core/scheme/iq4.h.
+// iq4_nl: ggml's IQ4_NL: blocks of 32 values in 4 bits, with 16 levels that lie the closer, the
+// nearer to 0, as weights do, and a scale that is searched for; 4.5 bits a value. What GGUF files
+// of the IQ kinds fall back to where rows are no multiple of 256. Formula and bytes:
+// core/scheme/iq4.h.
 //
-// Against q4_0, of the same size, less error on bell-shaped values, for 16 tries of each scale. Against
-// nf4, an f16 scale inside, and none of its levels is 0.
+// Against q4_0, of the same size, less error on bell-shaped values, for 16 tries of each scale.
+// Against nf4, an f16 scale inside, and none of its levels is 0.
 //
 // Entry: iq4_nl_scheme. Tested by tests/core/scheme/segments_test.cc, reference_test.cc and
 // golden_test.cc.
@@ -55,12 +56,13 @@ const Scheme& iq4_nl_scheme() {
     Scheme scheme = {
         .info = SuperBlockInfo(
             "iq4_nl", "ggml blocks of 32 in 4 bits, uneven levels, scale searched for",
-            "ggml 0.20.2 quantize_iq4_nl, built without FMA, while f16 holds the scale", 4, 0),
+            "ggml 0.20.2 quantize_iq4_nl, built without FMA, while f16 holds the scale", 4,
+            kSuperBlockElems / kFormat.block_elems() * kFormat.block_bytes()),
         .plan = [](const SchemeInfo&, const QuantSpec& spec,
                    const TensorDesc& tensor) -> absl::StatusOr<PackedLayout> {
-          QUANTD_ASSIGN_OR_RETURN(
-              PackedLayout layout,
-              PlanRowBlocks(*spec.tail, tensor.shape, kFormat.block_elems(), kFormat.block_bytes()));
+          QUANTD_ASSIGN_OR_RETURN(PackedLayout layout,
+                                  PlanRowBlocks(*spec.tail, tensor.shape, kFormat.block_elems(),
+                                                kFormat.block_bytes()));
           layout.atom_scales = true;
           return layout;
         },
@@ -77,7 +79,6 @@ const Scheme& iq4_nl_scheme() {
                          int64_t, TileSpan out) { DecodeIq4Ref(kFormat, packed, out); }};
     SchemeInfo& info = scheme.info;
     info.granularities[0].group_elems = kFormat.block_elems();
-    info.bits_per_code = 4.5;
     info.roundings = {Rounding::kHalfUp};
     info.definition = kDefinition;
     return scheme;

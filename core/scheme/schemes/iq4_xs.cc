@@ -1,5 +1,5 @@
-// iq4_xs: ggml's IQ4_XS: iq4_nl with scales of 6 bits in super-blocks of 256 values; 4.25 bits a value,
-// a quarter less than q4_k for about the same error. Formula and bytes: core/scheme/iq4.h.
+// iq4_xs: ggml's IQ4_XS: iq4_nl with scales of 6 bits in super-blocks of 256 values; 4.25 bits a
+// value, a quarter less than q4_k for about the same error. Formula and bytes: core/scheme/iq4.h.
 //
 // Entry: iq4_xs_scheme. Tested by tests/core/scheme/segments_test.cc, reference_test.cc and
 // golden_test.cc.

@@ -1,10 +1,12 @@
 // q2_k: ggml's Q2_K, the smallest of its formats with even steps: super-blocks of 256 values in 16
-// runs of 16, each with a scale and a minimum of 4 bits under an f16 scale of each; 2.625 bits a value.
+// runs of 16, each with a scale and a minimum of 4 bits under an f16 scale of each; 2.625 bits a
+// value.
 //
 //   | 16 x u8 scales | 64 x u8 codes | f16 d | f16 dmin |                            84 bytes
 //
 //   scales  run j: the scale's code in the low nibble of byte j, the minimum's in the high one
-//   codes   byte l of 32 for each 128 values: of values l, l + 32, l + 64, l + 96, from the low bits on
+//   codes   byte l of 32 for each 128 values: of values l, l + 32, l + 64, l + 96, from the low
+//           bits on
 //
 //   x' = (d * scale) * code - (dmin * min)                 each product and the sum rounded
 //
@@ -78,10 +80,12 @@ const Scheme& q2_k_scheme() {
     Scheme scheme = {
         .info = SuperBlockInfo(
             "q2_k", "ggml super-blocks of 256 in 2 bits, scales and minima searched for",
-            "ggml 0.20.2 quantize_row_q2_K_ref, _impl, built without FMA, while f16 holds the scales",
+            "ggml 0.20.2 quantize_row_q2_K_ref, _impl, built without FMA, while f16 holds the "
+            "scales",
             2, sizeof(Block)),
-        .plan = [](const SchemeInfo&, const QuantSpec& spec,
-                   const TensorDesc& tensor) { return PlanSuperBlocks(spec, tensor, sizeof(Block)); },
+        .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
+          return PlanSuperBlocks(spec, tensor, sizeof(Block));
+        },
         .resolve_constants = nullptr,
         .resolve = nullptr,
         .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,

@@ -1,18 +1,19 @@
-// q3_k: ggml's Q3_K: super-blocks of 256 values in 16 runs of 16, each with a scale of 6 bits under an
-// f16 scale; 3.4375 bits a value.
+// q3_k: ggml's Q3_K: super-blocks of 256 values in 16 runs of 16, each with a scale of 6 bits under
+// an f16 scale; 3.4375 bits a value.
 //
 //   | 32 x u8 high | 64 x u8 low | 12 x u8 scales | f16 d |                           110 bytes
 //
 //   with code = level + 4:
 //   high    bit j of byte l is bit 2 of the code of value 32 * j + l
-//   low     byte l of 32 for each 128 values: low 2 bits of l, l + 32, l + 64, l + 96, from the low bits on
-//   scales  run j: scale + 32 in 6 bits, the low 4 in a nibble of byte j mod 8, of j >= 8 the high one,
-//           the upper 2 in byte 8 + j mod 4, from bit 2 * (j / 4) on
+//   low     byte l of 32 for each 128 values: low 2 bits of l, l + 32, l + 64, l + 96, from the low
+//           bits on
+//   scales  run j: scale + 32 in 6 bits, the low 4 in a nibble of byte j mod 8, of j >= 8 the high
+//           one, the upper 2 in byte 8 + j mod 4, from bit 2 * (j / 4) on
 //
 //   x' = (d * scale) * level                               each product rounded; level -4 to 3
 //
-// How scales and levels follow from the values: core/scheme/scale_rows.h. Without importance levels move
-// one by one, which takes fewer steps than trying scales.
+// How scales and levels follow from the values: core/scheme/scale_rows.h. Without importance levels
+// move one by one, which takes fewer steps than trying scales.
 //
 // The entry is q3_k_scheme. Tested by tests/core/scheme/segments_test.cc and golden_test.cc.
 #include <algorithm>
@@ -163,10 +164,12 @@ const Scheme& q3_k_scheme() {
     Scheme scheme = {
         .info = SuperBlockInfo(
             "q3_k", "ggml super-blocks of 256 in 3 bits, scales searched for",
-            "ggml 0.20.2 quantize_row_q3_K_ref, _impl, built without FMA, while f16 holds the scale",
+            "ggml 0.20.2 quantize_row_q3_K_ref, _impl, built without FMA, while f16 holds the "
+            "scale",
             3, sizeof(Block)),
-        .plan = [](const SchemeInfo&, const QuantSpec& spec,
-                   const TensorDesc& tensor) { return PlanSuperBlocks(spec, tensor, sizeof(Block)); },
+        .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
+          return PlanSuperBlocks(spec, tensor, sizeof(Block));
+        },
         .resolve_constants = nullptr,
         .resolve = nullptr,
         .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,

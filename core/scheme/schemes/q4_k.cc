@@ -11,8 +11,8 @@
 //
 //   x' = (d * scale) * code - (dmin * min)                 each product and the sum rounded
 //
-// How scales and codes follow from the values: core/scheme/k_rows.h. The format is defined on f32: f64
-// values are rounded to f32 first, beyond its range to the largest, and decoded ones widen.
+// How scales and codes follow from the values: core/scheme/k_rows.h. The format is defined on f32:
+// f64 values are rounded to f32 first, beyond its range to the largest, and decoded ones widen.
 //
 // The search makes it the slowest of rows: 0.7 GB/s on a thread, where others have 8 to 15.
 //
@@ -46,7 +46,9 @@ static_assert(sizeof(Block) == 144 && alignof(Block) == 1);
 void PackCodes(const int8_t* codes, uint8_t* block) {
   uint8_t* to = block + offsetof(Block, codes);
   for (int64_t i = 0; i < kSuperBlockElems / 2; i += 32, codes += 64) {
-    for (int64_t l = 0; l < 32; ++l) to[i + l] = static_cast<uint8_t>(codes[l] | codes[l + 32] << 4);
+    for (int64_t l = 0; l < 32; ++l) {
+      to[i + l] = static_cast<uint8_t>(codes[l] | codes[l + 32] << 4);
+    }
   }
 }
 
@@ -72,8 +74,9 @@ constexpr KRowFormat kFormat = {
     .weighted = {15, -0.9f, 0.05f, 36, 32, false, false},
     .pack = [](const KScaleCodes& codes,
                uint8_t* block) { PackScalesOf6Bits(codes, block + offsetof(Block, scales)); },
-    .unpack = [](const uint8_t* block,
-                 KScaleCodes& codes) { UnpackScalesOf6Bits(block + offsetof(Block, scales), codes); },
+    .unpack = [](const uint8_t* block, KScaleCodes& codes) {
+      UnpackScalesOf6Bits(block + offsetof(Block, scales), codes);
+    },
     .pack_codes = PackCodes,
     .unpack_codes = UnpackCodes,
 };
@@ -85,10 +88,12 @@ const Scheme& q4_k_scheme() {
     Scheme scheme = {
         .info = SuperBlockInfo(
             "q4_k", "ggml super-blocks of 256 in 4 bits, scales and minima searched for",
-            "ggml 0.20.2 quantize_row_q4_K_ref, _impl, built without FMA, while f16 holds the scales",
+            "ggml 0.20.2 quantize_row_q4_K_ref, _impl, built without FMA, while f16 holds the "
+            "scales",
             4, sizeof(Block)),
-        .plan = [](const SchemeInfo&, const QuantSpec& spec,
-                   const TensorDesc& tensor) { return PlanSuperBlocks(spec, tensor, sizeof(Block)); },
+        .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
+          return PlanSuperBlocks(spec, tensor, sizeof(Block));
+        },
         .resolve_constants = nullptr,
         .resolve = nullptr,
         .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,

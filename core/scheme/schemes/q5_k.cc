@@ -5,8 +5,8 @@
 //
 //   scales  as q4_k's (k_rows.h)
 //   high    bit j of byte l is bit 4 of the code of value 32 * j + l
-//   codes   byte l of 32 for each 64 values: low 4 bits of value l in the low nibble, of value l + 32 in
-//           the high one
+//   codes   byte l of 32 for each 64 values: low 4 bits of value l in the low nibble, of value l +
+//           32 in the high one
 //
 //   x' = (d * scale) * code - (dmin * min)                 each product and the sum rounded
 //
@@ -14,6 +14,8 @@
 // scales where q4_k tries 21, and so costs a little less time.
 //
 // The entry is q5_k_scheme. Tested by tests/core/scheme/segments_test.cc and golden_test.cc.
+#include <cstring>
+
 #include "core/scheme/k_quant_ref.h"
 #include "core/scheme/k_rows.h"
 
@@ -58,12 +60,14 @@ void PackCodes(const int8_t* codes, uint8_t* block) {
 }
 
 void UnpackCodes(const uint8_t* block, int8_t* codes) {
-  const uint8_t* high = block + offsetof(Block, high);
   const uint8_t* from = block + offsetof(Block, codes);
-  for (int64_t i = 0, j = 0; i < kSuperBlockElems / 2; i += 32, j += 2, codes += 64) {
+  uint8_t high[32];  // what is left of them
+  std::memcpy(high, block + offsetof(Block, high), sizeof(high));
+  for (int64_t i = 0; i < kSuperBlockElems / 2; i += 32, codes += 64) {
     for (int64_t l = 0; l < 32; ++l) {
-      codes[l] = static_cast<int8_t>((from[i + l] & 0x0F) | (high[l] >> j & 1) << 4);
-      codes[l + 32] = static_cast<int8_t>(from[i + l] >> 4 | (high[l] >> (j + 1) & 1) << 4);
+      codes[l] = static_cast<int8_t>((from[i + l] & 0x0F) | (high[l] & 1) << 4);
+      codes[l + 32] = static_cast<int8_t>(from[i + l] >> 4 | (high[l] & 2) << 3);
+      high[l] = static_cast<uint8_t>(high[l] >> 2);
     }
   }
 }
@@ -80,8 +84,9 @@ constexpr KRowFormat kFormat = {
     .weighted = {31, -0.9f, 0.05f, 36, 32, false, false},
     .pack = [](const KScaleCodes& codes,
                uint8_t* block) { PackScalesOf6Bits(codes, block + offsetof(Block, scales)); },
-    .unpack = [](const uint8_t* block,
-                 KScaleCodes& codes) { UnpackScalesOf6Bits(block + offsetof(Block, scales), codes); },
+    .unpack = [](const uint8_t* block, KScaleCodes& codes) {
+      UnpackScalesOf6Bits(block + offsetof(Block, scales), codes);
+    },
     .pack_codes = PackCodes,
     .unpack_codes = UnpackCodes,
 };
@@ -93,10 +98,12 @@ const Scheme& q5_k_scheme() {
     Scheme scheme = {
         .info = SuperBlockInfo(
             "q5_k", "ggml super-blocks of 256 in 5 bits, scales and minima searched for",
-            "ggml 0.20.2 quantize_row_q5_K_ref, _impl, built without FMA, while f16 holds the scales",
+            "ggml 0.20.2 quantize_row_q5_K_ref, _impl, built without FMA, while f16 holds the "
+            "scales",
             5, sizeof(Block)),
-        .plan = [](const SchemeInfo&, const QuantSpec& spec,
-                   const TensorDesc& tensor) { return PlanSuperBlocks(spec, tensor, sizeof(Block)); },
+        .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
+          return PlanSuperBlocks(spec, tensor, sizeof(Block));
+        },
         .resolve_constants = nullptr,
         .resolve = nullptr,
         .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,

@@ -1,5 +1,6 @@
-// q6_k: ggml's Q6_K, next to lossless: super-blocks of 256 values in 16 runs of 16, each with a scale of
-// 8 bits under an f16 scale; 6.5625 bits a value. GGUF files have their output layers in it.
+// q6_k: ggml's Q6_K, next to lossless: super-blocks of 256 values in 16 runs of 16, each with a
+// scale of 8 bits under an f16 scale; 6.5625 bits a value. GGUF files have their output layers in
+// it.
 //
 //   | 128 x u8 low | 64 x u8 high | 16 x i8 scales | f16 d |                         210 bytes
 //
@@ -9,8 +10,8 @@
 //
 //   x' = (d * scale) * level                               each product rounded; level -32 to 31
 //
-// How scales and levels follow from the values: core/scheme/scale_rows.h. Against q8_0, a fifth less
-// space at a quarter of the steps.
+// How scales and levels follow from the values: core/scheme/scale_rows.h. Against q8_0, a fifth
+// less space at a quarter of the steps.
 //
 // The entry is q6_k_scheme. Tested by tests/core/scheme/segments_test.cc and golden_test.cc.
 #include <algorithm>
@@ -135,10 +136,12 @@ const Scheme& q6_k_scheme() {
     Scheme scheme = {
         .info = SuperBlockInfo(
             "q6_k", "ggml super-blocks of 256 in 6 bits, scales searched for",
-            "ggml 0.20.2 quantize_row_q6_K_ref, _impl, built without FMA, while f16 holds the scale",
+            "ggml 0.20.2 quantize_row_q6_K_ref, _impl, built without FMA, while f16 holds the "
+            "scale",
             6, sizeof(Block)),
-        .plan = [](const SchemeInfo&, const QuantSpec& spec,
-                   const TensorDesc& tensor) { return PlanSuperBlocks(spec, tensor, sizeof(Block)); },
+        .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
+          return PlanSuperBlocks(spec, tensor, sizeof(Block));
+        },
         .resolve_constants = nullptr,
         .resolve = nullptr,
         .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,

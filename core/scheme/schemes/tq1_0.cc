@@ -1,11 +1,11 @@
-// tq1_0: ggml's TQ1_0: ternary values (core/scheme/ggml_ternary.h), five of them in a byte; 1.6875 bits a
-// value, of 1.585 that there can be.
+// tq1_0: ggml's TQ1_0: ternary values (core/scheme/ggml_ternary.h), five of them in a byte; 1.6875
+// bits a value, of 1.585 that there can be.
 //
 //   | 48 x u8 codes | 4 x u8 rest | f16 d |                                           54 bytes
 //
-//   byte = ceil(256 / 243 * (81 a + 27 b + 9 c + 3 d + e)) with codes of 0 to 2, so that the first one is
-//          the whole part of 3 / 256 times the byte, and the byte's product with 3, less that times 256,
-//          has the second first
+//   byte   ceil(256 / 243 * (81 a + 27 b + 9 c + 3 d + e)) with codes of 0 to 2, so that the first
+//          one is the whole part of 3 / 256 times the byte, and what is below that has the second
+//          first
 //   codes  32 bytes with values l + 32 * n, n from 0 to 4, then 16 bytes with 160 + l + 16 * n
 //   rest   values 240 + l + 4 * n, n from 0 to 3; the fifth code is 0
 //
@@ -17,8 +17,8 @@
 namespace quantd {
 namespace {
 
-// Calls fn(bytes, values, count, trits) for the parts of a block: `count` bytes from `bytes` on, with
-// `trits` codes each, that of trit n and byte l being value values + l + count * n.
+// Calls fn(bytes, values, count, trits) for the parts of a block: `count` bytes from `bytes` on,
+// with `trits` codes each, that of trit n and byte l being value values + l + count * n.
 template <class Fn>
 void ForEachPart(Fn fn) {
   fn(0, 0, 32, 5);
@@ -56,7 +56,8 @@ rounded up. Of a byte B, code n (a is 0) is ((B * 3^n mod 256) * 3) / 256, round
 byte l of `rest` that of value 240 + l + 4 * n, its e is 0.
 )";
 
-constexpr TernaryFormat kFormat = {54, PackLevels, UnpackLevels, "| 48 x u8 codes | 4 x u8 rest | f16 d |", kCodes};
+constexpr TernaryFormat kFormat = {54, PackLevels, UnpackLevels,
+                                   "| 48 x u8 codes | 4 x u8 rest | f16 d |", kCodes};
 
 }  // namespace
 

@@ -1,9 +1,10 @@
-// tq2_0: ggml's TQ2_0: ternary values (core/scheme/ggml_ternary.h) of 2 bits each; 2.0625 bits a value.
-// Decodes by shifts alone, where tq1_0 takes a fifth less space.
+// tq2_0: ggml's TQ2_0: ternary values (core/scheme/ggml_ternary.h) of 2 bits each; 2.0625 bits a
+// value. Decodes by shifts alone, where tq1_0 takes a fifth less space.
 //
 //   | 64 x u8 codes | f16 d |                                                         66 bytes
 //
-//   codes  byte l of 32 for each 128 values: of values l, l + 32, l + 64, l + 96, from the low bits on
+//   codes  byte l of 32 for each 128 values: of values l, l + 32, l + 64, l + 96, from the low bits
+//          on
 //
 // Entry: tq2_0_scheme. Tested by tests/core/scheme/segments_test.cc, reference_test.cc and
 // golden_test.cc.
@@ -30,7 +31,8 @@ constexpr char kCodes[] =
 bits 0 and 1, 2 and 3, 4 and 5, 6 and 7. A code 3 decodes as 2 * d'.
 )";
 
-constexpr TernaryFormat kFormat = {66, PackLevels, UnpackLevels, "| 64 x u8 codes | f16 d |", kCodes};
+constexpr TernaryFormat kFormat = {66, PackLevels, UnpackLevels, "| 64 x u8 codes | f16 d |",
+                                   kCodes};
 
 }  // namespace
 

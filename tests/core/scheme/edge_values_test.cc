@@ -24,8 +24,8 @@ using testing::MakeTensor;
 
 class EdgeValuesTest : public ::testing::TestWithParam<const Scheme*> {
  protected:
-  // Quantizes two rows of 256 values, of which the first ones are `values` and the rest 0, and gives
-  // them back as f64.
+  // Quantizes two rows of 256 values, of which the first ones are `values` and the rest 0, and
+  // gives them back as f64.
   template <typename T>
   std::vector<double> RoundTrip(std::vector<T> values, absl::string_view key = "") {
     values.resize(kElems);

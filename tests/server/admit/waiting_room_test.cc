@@ -3,9 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <map>
 #include <optional>
+#include <random>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/status_detail.h"
@@ -107,6 +111,89 @@ TEST_F(WaitingRoomTest, MemoryThatIsInUseElsewhereIsNotIt) {
   EXPECT_FALSE(Enter("b").ok());
   EXPECT_TRUE(Leave("a"));
   EXPECT_TRUE(Enter("b").ok());
+}
+
+// The rule as one would write it down, walking all demands each time.
+class PlainRoom {
+ public:
+  bool Enter(const std::string& caller, absl::Time now) {
+    Forget(now);
+    const bool is_over = Held(caller) + 1 > Share(caller);
+    if (is_over && !demands_.empty()) return false;
+    if (used_ == kPlaces) {
+      if (!is_over) demands_[caller] = {now + absl::Seconds(5), false};
+      return false;
+    }
+    ++used_;
+    ++held_[caller];
+    demands_.erase(caller);
+    return true;
+  }
+  bool MustLeave(const std::string& caller, absl::Time now) {
+    Forget(now);
+    if (Held(caller) <= Share(caller)) return false;
+    for (auto& [demander, demand] : demands_) {
+      if (!std::exchange(demand.second, true)) return true;
+    }
+    return false;
+  }
+  void Leave(const std::string& caller) {
+    --used_;
+    if (--held_[caller] == 0) held_.erase(caller);
+  }
+
+ private:
+  static constexpr int64_t kPlaces = 12;
+  int64_t Held(const std::string& caller) { return held_.contains(caller) ? held_[caller] : 0; }
+  int64_t Share(const std::string& caller) {
+    std::set<std::string> callers = {caller};
+    for (const auto& [holder, count] : held_) callers.insert(holder);
+    for (const auto& [demander, demand] : demands_) callers.insert(demander);
+    return kPlaces / std::ssize(callers);
+  }
+  void Forget(absl::Time now) {
+    std::erase_if(demands_, [now](const auto& entry) { return entry.second.first <= now; });
+  }
+
+  int64_t used_ = 0;
+  std::map<std::string, int64_t> held_;
+  std::map<std::string, std::pair<absl::Time, bool>> demands_;  // until when, answered
+};
+
+TEST_F(WaitingRoomTest, IsThePlainRuleWhateverComes) {
+  PlainRoom plain;
+  std::mt19937 rng(20240611);
+  int entered = 0, refused = 0, left = 0;
+  for (int i = 0; i < 50000; ++i) {
+    const std::string caller(1, static_cast<char>('a' + rng() % 7));
+    switch (rng() % 8) {
+      case 0:  // a place is given back
+        if (places_[caller].empty()) break;
+        places_[caller].pop_back();
+        plain.Leave(caller);
+        break;
+      case 1: {
+        const bool must_leave = plain.MustLeave(caller, now_);
+        ASSERT_EQ(room_.MustLeave(caller, now_), must_leave) << i;
+        if (!must_leave) break;
+        ++left;
+        places_[caller].pop_back();
+        plain.Leave(caller);
+        break;
+      }
+      case 2:
+        now_ += absl::Milliseconds(rng() % 2000);
+        break;
+      default: {
+        const bool enters = plain.Enter(caller, now_);
+        ASSERT_EQ(Enter(caller).ok(), enters) << i;
+        ++(enters ? entered : refused);
+      }
+    }
+  }
+  EXPECT_GT(entered, 1000);
+  EXPECT_GT(refused, 1000);
+  EXPECT_GT(left, 100);
 }
 
 }  // namespace

@@ -28,12 +28,16 @@ absl::StatusCode InfoCode(const ConnectOptions& options) {
 }
 
 TEST(Callers, AreNamedWithoutThePort) {
-  EXPECT_EQ(PeerWithoutPort("ipv4:10.1.2.3:4567"), "ipv4:10.1.2.3");
-  EXPECT_EQ(PeerWithoutPort("ipv6:%5B2001:db8::1%5D:4567"), "ipv6:[2001:db8::1]");
-  EXPECT_EQ(PeerWithoutPort("unix:"), "unix");
-  EXPECT_EQ(PeerWithoutPort("unix:/x:1"), "unix");
-  EXPECT_EQ(PeerWithoutPort("unix-abstract:x"), "unix");
-  EXPECT_EQ(PeerWithoutPort("inproc"), "inproc");
+  EXPECT_EQ(CallerOfPeer("ipv4:10.1.2.3:4567"), "ipv4:10.1.2.3");
+  EXPECT_EQ(CallerOfPeer("ipv6:%5B2001:db8::1%5D:4567"), "ipv6:[2001:db8::]/64");
+  EXPECT_EQ(CallerOfPeer("ipv6:[2001:db8:0:1:2:3:4:5]:4567"), "ipv6:[2001:db8:0:1::]/64");
+  EXPECT_EQ(CallerOfPeer("ipv6:%5B::1%5D:4567"), "ipv6:[::1]");
+  EXPECT_EQ(CallerOfPeer("ipv6:%5Bfe80::1%252%5D:80"), "ipv6:[fe80::1]");
+  EXPECT_EQ(CallerOfPeer("ipv6:%5Bnonsense%5D:80"), "ipv6:[nonsense]");
+  EXPECT_EQ(CallerOfPeer("unix:"), "unix");
+  EXPECT_EQ(CallerOfPeer("unix:/x:1"), "unix");
+  EXPECT_EQ(CallerOfPeer("unix-abstract:x"), "unix");
+  EXPECT_EQ(CallerOfPeer("inproc"), "inproc");
 }
 
 // What a server with tokens says to every call of the service.

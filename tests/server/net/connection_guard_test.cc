@@ -72,6 +72,21 @@ TEST(ConnectionGuard, EndsHeaderBlocksThatAreTooLongHoweverTheyAreFramed) {
   EXPECT_GT(frames, 200);
 }
 
+// However a system call gives the bytes, they are judged together.
+TEST(ConnectionGuard, TakesPiecesAsOne) {
+  Guarded peer;
+  peer.Prove();
+  const std::string data = Frame(kDataFrame, 0, peer.stream(), std::string(4000, 'd'));
+  const absl::string_view whole = data;
+  const std::vector<absl::string_view> pieces = {whole.substr(0, 4), whole.substr(4, 6),
+                                                 whole.substr(10)};
+  EXPECT_FALSE(peer.guard().Received(pieces, absl::UnixEpoch()));
+  EXPECT_EQ(peer.guard().MayReceive(), size_t{16384});
+  const std::string reset = Frame(kResetFrame, 0, peer.stream(), "1234");
+  const std::vector<absl::string_view> resets(300, reset);
+  EXPECT_EQ(peer.guard().Received(resets, absl::UnixEpoch()), GuardReason::kResets);
+}
+
 TEST(ConnectionGuard, EndsBlocksOfTooManyFields) {
   Guarded peer;
   EXPECT_FALSE(peer.Call(std::string(256, '\xbe')));
