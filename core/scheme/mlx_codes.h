@@ -28,8 +28,9 @@ struct MlxRun {
 template <typename T>
 struct MlxKernels {
   // Writes the codes of the values of `runs`, which are multiples of 16 elements, unpacked, and
-  // returns how many are clipped: lie half a step or more outside of 0 to `max_code`. Adds values and what is decoded of their codes to
-  // `lanes`, run by run, unless that is null. `values` may lie at any alignment.
+  // returns how many are clipped: lie half a step or more outside of 0 to `max_code`. Adds values
+  // and what is decoded of their codes to `lanes`, run by run, unless that is null. `values` may
+  // lie at any alignment.
   int64_t (*encode)(int max_code, std::span<const MlxRun<T>> runs, const T* values, uint8_t* codes,
                     MeterLanes<T>* lanes);
   // Writes what the codes stand for; working parameters do not count.
@@ -43,8 +44,8 @@ struct MlxWorking {
 static_assert(sizeof(MlxWorking) == 8);
 
 struct MlxKernelTable : KernelTable<MlxKernels> {
-  // Finds scales and biases by the rule of mlx.h of ranges (pairs of min and max), with `steps` from
-  // code 0 to the last.
+  // Finds scales and biases by the rule of mlx.h of ranges (pairs of min and max), with `steps`
+  // from code 0 to the last.
   void (*find_params)(const double* ranges, int64_t num_ranges, float steps, MlxWorking* params);
 };
 

@@ -114,7 +114,8 @@ void Encode(MxElement which, const Resolved& resolved, const Segment& segment,
   const bool in_place = element.bits() == 8;
   counts->clipped += segment.values.Visit([&]<typename T>(const T* values) {
     return mx::ChosenTable().Of<T>().encode(
-        element, HabitsOf(which, resolved), ScalesAt(resolved, segment.params, segment.first_elem), values, num_elems,
+        element, HabitsOf(which, resolved),
+        ScalesAt(resolved, segment.params, segment.first_elem), values, num_elems,
         in_place ? packed : codes, LanesOf<T>(meter));
   });
   if (!in_place) PackBits(codes, RoundUp(num_elems, kBlockElems), element.bits(), packed);
@@ -195,8 +196,8 @@ Dialect mlx has, with absmax rounded to f32 (beyond it: its largest):
     s = absmax / $0, in f32
     e = 127 where s is 0, else max(ceil(log2(s)) + 127, 0); log2 is exact
 $1
-Where f32 does not hold the largest value times 2^(e - 127), the largest value of which it does takes
-its place; clipped is then what lies half a step of the element or more beyond that.
+Where f32 does not hold the largest value times 2^(e - 127), the largest value of which it does
+takes its place; clipped is then what lies half a step of the element or more beyond that.
 )";
 
 // How a format of floats reads.
@@ -253,7 +254,9 @@ Scheme MxScheme(MxElement element, absl::string_view name, absl::string_view sum
   SchemeInfo& info = scheme.info;
   info.name = name;
   info.summary = summary;
-  info.source = "OCP Microscaling Formats (MX) 1.0, as Microsoft's microxcaling has it";
+  info.source = HasMlx(element)
+                    ? "OCP Microscaling Formats (MX) 1.0, as microxcaling has it; MLX 0.32.4"
+                    : "OCP Microscaling Formats (MX) 1.0, as microxcaling has it";
   info.definition = DefinitionOf(element);
   info.bits_per_code = ElementOf(element).bits();
   info.granularities = {{.kind = GranularityKind::kGroup, .group_elems = kBlockElems}};

@@ -26,7 +26,8 @@ namespace quantd {
 // well. Codes of 8 bits take a byte, of 4 a nibble, the first in the low one, of 6 bits lie in a
 // stream, the first in the lowest bits: 4 codes in 3 bytes.
 //
-// Dialect mlx, of E2M1 and E4M3, has another scale, with which nothing is clipped, and ties of its own:
+// Dialect mlx, of E2M1 and E4M3, has another scale, with which nothing is clipped, and ties of its
+// own:
 //
 //   s = absmax / largest value, in f32;  e = ceil(log2(s)) + 127, at least 0, and 127 where s is 0
 //

@@ -7,8 +7,9 @@
 namespace quantd {
 
 const Scheme& fp4_scheme() {
-  static const Scheme kScheme = BitsandbytesScheme(
-      BitsandbytesCode::kFp4, "fp4", "4-bit codebook of bitsandbytes' fp4 with a scale for each group");
+  static const Scheme kScheme =
+      BitsandbytesScheme(BitsandbytesCode::kFp4, "fp4",
+                         "4-bit codebook of bitsandbytes' fp4 with a scale for each group");
   return kScheme;
 }
 

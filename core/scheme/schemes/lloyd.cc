@@ -1,7 +1,7 @@
 // lloyd: a codebook that is learned from the tensor, of 16 levels and codes of 4 bits, or of 2 to
-// 256 (`levels=`, a power of two) and 1 to 8 bits: for values that no fixed codebook fits. No scale:
-// levels are values. The levels minimise the squared error (Lloyd, "Least squares quantization in
-// PCM", 1982; Max 1960):
+// 256 (`levels=`, a power of two) and 1 to 8 bits: for values that no fixed codebook fits. No
+// scale: levels are values. The levels minimise the squared error (Lloyd, "Least squares
+// quantization in PCM", 1982; Max 1960):
 //
 //   each value belongs to its nearest level;  each level is the mean of its values;  again
 //
@@ -9,13 +9,13 @@
 //   levels        ^  ^  ^                             its level the mean of the points in it
 //
 // Points are the buckets of the histogram of bf16: its exact counts are the same however values
-// were scanned, and a round takes 65,280 steps at most: 64 rounds 2 ms for usual tensors, 40 for all
-// magnitudes. A bucket lies at its midpoint, or, where values are bf16 or smaller integers, at the
+// were scanned, and a round takes 65,280 steps at most: 64 rounds 2 ms for usual tensors, 40 for
+// all magnitudes. A bucket lies at its midpoint, or, where values are bf16 or smaller integers, at the
 // one value that it can hold; that of zero lies at 0. All is in double, points in ascending order.
 // The first of up to 16 levels, L, are the points at the (j + 1/2) / L quantiles. In each round the
-// lowest cell without points, if any, takes the point with the largest count * error^2 (the first of
-// equal ones, if that is not 0), so that spikes do not hold several levels: for 90 % of zeros, 14 of
-// 16 quantiles are 0. It ends when levels stay, or after 64 rounds. More than 16 levels come from
+// lowest cell without points, if any, takes the point with the largest count * error^2 (the first
+// of equal ones, if that is not 0), so that spikes do not hold several levels: for 90 % of zeros,
+// 14 of 16 quantiles are 0. It ends when levels stay, or after 64 rounds. More than 16 levels come from
 // half as many, found so: each cell is cut at its level (Linde, Buzo and Gray 1980), for from
 // quantiles, which are too dense in the middle, 64 rounds would leave 256 levels with seven times
 // the error.
@@ -25,7 +25,7 @@
 //
 // A value on a middle takes the lower code. The codes of the flat tensor are a stream of bits, the
 // first in the lowest bits of a byte; behind the last one are zeros, until codes and bytes end
-// together. Up to 16 levels lie in registers; of more they are gathered, at a fifth of the rate.
+// together. Up to 16 levels lie in registers; more are gathered, which is slower.
 //
 // Source: no one's bytes but ours. The entry is lloyd_scheme. Tested by
 // tests/core/scheme/lloyd_test.cc and segments_test.cc.

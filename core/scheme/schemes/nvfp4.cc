@@ -247,7 +247,7 @@ const Scheme& nvfp4_scheme() {
     SchemeInfo& info = scheme.info;
     info.name = "nvfp4";
     info.summary = "E2M1 in blocks of 16 with E4M3 scales and one f32 scale above";
-    info.source = "compressed-tensors 0.20 nvfp4-pack-quantized, of NVIDIA's NVFP4";
+    info.source = "compressed-tensors 0.20 nvfp4-pack-quantized, of NVIDIA's NVFP4; MLX 0.32.4";
     info.definition = kDefinition;
     info.bits_per_code = 4;
     info.granularities = {{.kind = GranularityKind::kGroup, .group_elems = kBlockElems}};

@@ -43,6 +43,7 @@ std::vector<QuantSpec> SpecsOf(const SchemeInfo& info) {
   }
   for (const ScaleType type : info.scale_types)
     add([=](QuantSpec& spec) { spec.scale_type = type; });
+  for (const uint32_t levels : info.levels) add([=](QuantSpec& spec) { spec.levels = levels; });
   for (const NonFinite policy : info.nonfinites) {
     add([=](QuantSpec& spec) { spec.nonfinite = policy; });
   }
