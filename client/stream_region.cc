@@ -9,10 +9,7 @@
 namespace quantd {
 namespace {
 
-constexpr int64_t kSlot = StreamRegion::kSlotBytes;
 constexpr int64_t kOutputOffset = 4096;
-constexpr int64_t kInputOffset = kOutputOffset + StreamRegion::kOutputSlots * kSlot;
-static_assert(kInputOffset + StreamRegion::kInputSlots * kSlot == StreamRegion::kBytes);
 
 std::atomic_ref<uint32_t> FlagOf(const SharedMemory& memory, int slot) {
   return std::atomic_ref<uint32_t>(reinterpret_cast<uint32_t*>(memory.bytes().data())[slot]);
@@ -21,9 +18,17 @@ std::atomic_ref<uint32_t> FlagOf(const SharedMemory& memory, int slot) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StreamRegion>> StreamRegion::Connect(const std::string& path) {
-  QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<SharedMemory> memory, SharedMemory::Create(kBytes));
-  QUANTD_ASSIGN_OR_RETURN(AcceptedMemory server, OfferMemory(path, *memory));
-  return std::make_unique<StreamRegion>(std::move(memory), std::move(server));
+  for (int64_t slot_bytes = kSlotBytes;; slot_bytes /= 4) {
+    QUANTD_ASSIGN_OR_RETURN(std::unique_ptr<SharedMemory> memory,
+                            SharedMemory::Create(BytesFor(slot_bytes)));
+    absl::StatusOr<AcceptedMemory> server = OfferMemory(path, *memory);
+    if (server.ok()) {
+      return std::make_unique<StreamRegion>(std::move(memory), slot_bytes, *std::move(server));
+    }
+    if (!absl::IsResourceExhausted(server.status()) || slot_bytes <= kMinSlotBytes) {
+      return server.status();
+    }
+  }
 }
 
 bool StreamRegion::has_input() const {
@@ -34,7 +39,8 @@ std::span<std::byte> StreamRegion::TakeInput() {
   bool* const slot = std::find(in_use_.begin(), in_use_.end(), false);
   *slot = true;
   return memory_->bytes().subspan(
-      static_cast<size_t>(kInputOffset + (slot - in_use_.begin()) * kSlot), kSlotBytes);
+      static_cast<size_t>(input_offset() + (slot - in_use_.begin()) * slot_bytes_),
+      static_cast<size_t>(slot_bytes_));
 }
 
 SharedRange StreamRegion::RangeOf(std::span<std::byte> slot, size_t size_bytes) const {
@@ -42,8 +48,8 @@ SharedRange StreamRegion::RangeOf(std::span<std::byte> slot, size_t size_bytes) 
 }
 
 absl::Status StreamRegion::ReleaseInput(int64_t offset) {
-  const int64_t slot = (offset - kInputOffset) / kSlot;
-  if (offset < kInputOffset || slot >= kInputSlots || !in_use_[static_cast<size_t>(slot)]) {
+  const int64_t slot = (offset - input_offset()) / slot_bytes_;
+  if (offset < input_offset() || slot >= kInputSlots || !in_use_[static_cast<size_t>(slot)]) {
     return absl::DataLossError(
         absl::StrCat("the server gave back shared memory at ", offset, ", which it did not have"));
   }
@@ -54,7 +60,7 @@ absl::Status StreamRegion::ReleaseInput(int64_t offset) {
 v1::SharedSlots StreamRegion::output_slots() const {
   v1::SharedSlots slots;
   slots.set_offset(kOutputOffset);
-  slots.set_slot_bytes(kSlot);
+  slots.set_slot_bytes(slot_bytes_);
   slots.set_count(kOutputSlots);
   slots.set_flags_offset(0);
   return slots;
@@ -70,7 +76,7 @@ absl::StatusOr<std::span<const std::byte>> StreamRegion::Output(const SharedRang
 }
 
 void StreamRegion::ReleaseOutput(const SharedRange& range) {
-  const int64_t slot = (range.offset - kOutputOffset) / kSlot;
+  const int64_t slot = (range.offset - kOutputOffset) / slot_bytes_;
   if (range.offset < kOutputOffset || slot >= kOutputSlots) return;
   FlagOf(*memory_, static_cast<int>(slot)).store(0, std::memory_order_release);
 }

@@ -25,17 +25,22 @@ namespace quantd {
 // be called at any time.
 class StreamRegion {
  public:
-  static constexpr size_t kSlotBytes = size_t{4} << 20;
   static constexpr int kInputSlots = 4, kOutputSlots = 6;
+  // The size of slots, and what they may shrink to where the server has not the memory.
+  static constexpr int64_t kSlotBytes = int64_t{4} << 20, kMinSlotBytes = int64_t{256} << 10;
   // | page of flags | output slots | input slots |
-  static constexpr int64_t kBytes =
-      4096 + (kInputSlots + kOutputSlots) * static_cast<int64_t>(kSlotBytes);
+  static constexpr int64_t BytesFor(int64_t slot_bytes) {
+    return 4096 + (kInputSlots + kOutputSlots) * slot_bytes;
+  }
 
-  // Makes the memory and passes it over the socket at `path`. Errors are those of OfferMemory.
+  // Makes the memory and passes it over the socket at `path`, with smaller slots as long as the
+  // server has not enough memory for it. Errors are those of OfferMemory.
   static absl::StatusOr<std::unique_ptr<StreamRegion>> Connect(const std::string& path);
-  // Of memory of kBytes that `server` has accepted.
-  StreamRegion(std::unique_ptr<SharedMemory> memory, AcceptedMemory server)
-      : memory_(std::move(memory)), server_(std::move(server)) {}
+  // Of memory of BytesFor(`slot_bytes`) that `server` has accepted.
+  StreamRegion(std::unique_ptr<SharedMemory> memory, int64_t slot_bytes, AcceptedMemory server)
+      : memory_(std::move(memory)), slot_bytes_(slot_bytes), server_(std::move(server)) {}
+
+  int64_t slot_bytes() const { return slot_bytes_; }
 
   const std::string& token() const { return server_.token; }
   // True if the token is still good.
@@ -65,7 +70,10 @@ class StreamRegion {
   bool is_free() const;
 
  private:
+  int64_t input_offset() const { return BytesFor(slot_bytes_) - kInputSlots * slot_bytes_; }
+
   const std::unique_ptr<SharedMemory> memory_;
+  const int64_t slot_bytes_;
   const AcceptedMemory server_;
   std::array<bool, kInputSlots> in_use_ = {};
 };

@@ -116,7 +116,7 @@ class TensorCall {
     *start.mutable_spec() = ToProto(spec);
     start.set_omit_crc(!options_.checksums);
     const bool is_free = region != nullptr && options_.chunk_bytes <= 0;  // to be as large as slots
-    start.set_max_chunk_bytes(is_free ? int64_t{StreamRegion::kSlotBytes} : options_.chunk_bytes);
+    start.set_max_chunk_bytes(is_free ? region->slot_bytes() : options_.chunk_bytes);
     start.set_max_message_bytes(kMaxMessageBytes);
     if (region != nullptr) *start.mutable_output_slots() = region->output_slots();
   }

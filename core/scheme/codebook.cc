@@ -12,6 +12,8 @@
 // The entry is CodebookTable. Tested by tests/core/scheme/reference_test.cc, through the schemes.
 #include "core/scheme/codebook.h"
 
+#include <algorithm>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/scheme/codebook.cc"
 #include <hwy/foreach_target.h>
@@ -162,9 +164,25 @@ void Decode(const std::array<float, 16>& levels, std::span<const CodebookRun<T>>
   });
 }
 
-const KernelTable<CodebookKernels>& Table() {
-  static constexpr KernelTable<CodebookKernels> kTable = {{Encode<float>, Decode<float>},
-                                                          {Encode<double>, Decode<double>}};
+void Recode(const std::array<uint8_t, 16>& by_place, int64_t num_codes,
+            uint8_t* HWY_RESTRICT codes) {
+  int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR  // which has no look-up of bytes
+  const hn::ScalableTag<uint8_t> d;
+  HWY_ALIGN uint8_t bytes[16];
+  std::copy(by_place.begin(), by_place.end(), bytes);
+  const auto table = hn::LoadDup128(d, bytes);
+  const int64_t width = static_cast<int64_t>(hn::Lanes(d));
+  for (; i + width <= num_codes; i += width) {
+    hn::StoreU(hn::TableLookupBytes(table, hn::LoadU(d, codes + i)), d, codes + i);
+  }
+#endif
+  for (; i < num_codes; ++i) codes[i] = by_place[codes[i]];
+}
+
+const CodebookKernelTable& Table() {
+  static constexpr CodebookKernelTable kTable = {
+      {{Encode<float>, Decode<float>}, {Encode<double>, Decode<double>}}, Recode};
   return kTable;
 }
 
@@ -178,7 +196,7 @@ namespace quantd {
 
 HWY_EXPORT(Table);
 
-const KernelTable<CodebookKernels>& CodebookTable() { return HWY_DYNAMIC_DISPATCH(Table)(); }
+const CodebookKernelTable& CodebookTable() { return HWY_DYNAMIC_DISPATCH(Table)(); }
 
 }  // namespace quantd
 #endif  // HWY_ONCE

@@ -8,7 +8,7 @@
 #include "core/simd/kernel_table.h"
 #include "core/simd/meter.h"
 
-// Codebooks of 16 levels, the kernels of nf4 and of learned codebooks:
+// Codebooks of 16 levels, the kernels of nf4, fp4 and of learned codebooks:
 //
 //   v = x * factor,  code = how many of the 15 middles are below v,  y = levels[code] * scale
 //
@@ -46,8 +46,13 @@ struct CodebookKernels {
                  const uint8_t* codes, T* values);
 };
 
+struct CodebookKernelTable : KernelTable<CodebookKernels> {
+  // Replaces codes 0 to 15 by what `by_place` has of them.
+  void (*recode)(const std::array<uint8_t, 16>& by_place, int64_t num_codes, uint8_t* codes);
+};
+
 // Returns the kernels of the SIMD target in use.
-const KernelTable<CodebookKernels>& CodebookTable();
+const CodebookKernelTable& CodebookTable();
 
 }  // namespace quantd
 

@@ -65,8 +65,8 @@ the deviation of the population. m and M are summed in this order:
    is one group, stripes have 65,536 elements, the last one the rest. Else a stripe ends at the last
    place within 65,536 elements of its beginning where a run (`block`: a band of R rows; `nested8`:
    256 groups) and an atom end together, or at the tensor's end. Where there is none, what lies up
-   to the first such place is cut into stripes of 65,536. An atom is 1 element, of mlx_q3 32, and of
-   codes of b < 8 bits the fewest that fill whole bytes: 8 / gcd(b, 8).
+   to the first such place is cut into stripes of 65,536. An atom is 1 element, of mlx_q2 to mlx_q8
+   32, and of other codes of b < 8 bits the fewest that fill whole bytes: 8 / gcd(b, 8).
 2. *Tiles* are 4,096 elements of a stripe, from its beginning. *Runs* are elements of a tile that
    lie next to each other and have one group.
 3. *Of a run*, element j goes to lane j mod 16; lane sums are in T: S of x, Q of x * x (product, then
@@ -117,9 +117,9 @@ and then k += 0x9E3779B9, l += 0xBB67AE85 (mod 2^32).
 ### Values that are not finite
 
 `nonfinite=reject` refuses them. Under `saturate` NaN is encoded as 0 and an infinity as the largest
-finite value of T with its sign; neither is in a range. In q8_0, which takes its scale from the values
-of a block, an infinity counts as the largest finite |x| there, if that is not 0. `propagate` is for
-codes that are floats.
+finite value of T with its sign; neither is in a range. In ggml's formats, which take a scale from the
+values of a block, an infinity counts as the largest finite |x| there, if that is not 0. `propagate` is
+for codes that are floats.
 
 ### Values near a type's end
 

@@ -44,11 +44,11 @@ constexpr size_t kLaneRuns = kVecs * kRunLanes;
 
 // Values of some runs, one in each lane, and what the search makes of them.
 struct LanesOfRuns {
-  alignas(64) float x[kKRunElems][kLaneRuns];
+  alignas(64) float x[kMaxKRunElems][kLaneRuns];
   float gap[336];  // 4 KiB apart, loads would wait for stores: half the speed
-  alignas(64) float w[kKRunElems][kLaneRuns];
+  alignas(64) float w[kMaxKRunElems][kLaneRuns];
   float gap2[336];
-  alignas(64) float codes[kKRunElems][kLaneRuns];
+  alignas(64) float codes[kMaxKRunElems][kLaneRuns];
 };
 
 // Returns clamp(nearest(v), 0, max_code) as ggml's bits have it.
@@ -67,11 +67,12 @@ HWY_INLINE VF CodeByMagic(DF d, VF v, VF max_code) {
 }
 
 // Makes weights of those of the columns and the blocks' energies, or without these of values alone.
-void FillWeights(DF d, const float* energies, size_t v, LanesOfRuns& runs) {
+void FillWeights(DF d, const KSearch& search, const float* energies, size_t v, LanesOfRuns& runs) {
   const size_t at = v * kRunLanes;
+  const int64_t run_elems = search.run_elems;
   if (energies != nullptr) {
     const VF energy = hn::Load(d, energies + at);
-    for (int64_t l = 0; l < kKRunElems; ++l) {
+    for (int64_t l = 0; l < run_elems; ++l) {
       const VF x = hn::Load(d, runs.x[l] + at), importance = hn::Load(d, runs.w[l] + at);
       const VF root = hn::Sqrt(hn::Add(energy, hn::Mul(x, x)));
       hn::Store(hn::Mul(importance, root), d, runs.w[l] + at);
@@ -79,12 +80,12 @@ void FillWeights(DF d, const float* energies, size_t v, LanesOfRuns& runs) {
     return;
   }
   VF squares = hn::Zero(d);
-  for (const auto& row : runs.x) {
-    const VF x = hn::Load(d, row + at);
+  for (int64_t l = 0; search.adds_average && l < run_elems; ++l) {
+    const VF x = hn::Load(d, runs.x[l] + at);
     squares = hn::Add(squares, hn::Mul(x, x));
   }
-  const VF average = hn::Sqrt(hn::Div(squares, hn::Set(d, float{kKRunElems})));
-  for (int64_t l = 0; l < kKRunElems; ++l) {
+  const VF average = hn::Sqrt(hn::Div(squares, hn::Set(d, static_cast<float>(run_elems))));
+  for (int64_t l = 0; l < run_elems; ++l) {
     const VF x = hn::Load(d, runs.x[l] + at);
     hn::Store(hn::Add(average, hn::Abs(x)), d, runs.w[l] + at);
   }
@@ -99,13 +100,13 @@ struct VecSearch {
   VF best, scale, min, code_factor, code_min;
   MF flat, fits;
 
-  void SumValues(DF d, size_t v, const LanesOfRuns& runs) {
+  void SumValues(DF d, int64_t run_elems, size_t v, const LanesOfRuns& runs) {
     const size_t at = v * kRunLanes;
     VF w = hn::Load(d, runs.w[0] + at), x = hn::Load(d, runs.x[0] + at);
     least = largest = x;
     sum_w = w;
     sum_x = hn::Mul(w, x);
-    for (int64_t l = 1; l < kKRunElems; ++l) {
+    for (int64_t l = 1; l < run_elems; ++l) {
       w = hn::Load(d, runs.w[l] + at);
       x = hn::Load(d, runs.x[l] + at);
       least = hn::IfThenElse(hn::Lt(x, least), x, least);
@@ -166,11 +167,14 @@ struct VecSearch {
 class RunSearch {
  public:
   RunSearch(const KSearch& search, LanesOfRuns& runs)
-      : search_(search), runs_(runs), max_code_(hn::Set(d_, search.max_code)) {}
+      : search_(search),
+        run_elems_(search.run_elems),
+        runs_(runs),
+        max_code_(hn::Set(d_, search.max_code)) {}
 
   HWY_INLINE void Run() {
     for (size_t v = 0; v < kVecs; ++v) {
-      vecs_[v].SumValues(d_, v, runs_);
+      vecs_[v].SumValues(d_, run_elems_, v, runs_);
       vecs_[v].Begin(d_, max_code_);
     }
     VF errors[kVecs];
@@ -220,7 +224,7 @@ class RunSearch {
       factor[v] = vecs_[v].factor;
       min[v] = vecs_[v].min;
     }
-    for (int64_t l = 0; l < kKRunElems; ++l) {
+    for (int64_t l = 0; l < run_elems_; ++l) {
       for (size_t v = 0; v < kVecs; ++v) {
         const VF x = hn::Load(d_, runs_.x[l] + v * kRunLanes);
         const VF code = code_of(hn::Mul(factor[v], hn::Sub(x, min[v])));
@@ -239,19 +243,28 @@ class RunSearch {
   }
 
   HWY_INLINE void SumErrors(VF (&errors)[kVecs]) const {
+    if (search_.by_absolute_error) {
+      SumErrors(errors, [](VF diff) HWY_ATTR { return hn::Abs(diff); });
+    } else {
+      SumErrors(errors, [](VF diff) HWY_ATTR { return hn::Mul(diff, diff); });
+    }
+  }
+
+  template <typename ErrorFn>
+  HWY_INLINE void SumErrors(VF (&errors)[kVecs], ErrorFn error_of) const {
     VF error[kVecs], scale[kVecs], min[kVecs];
     for (size_t v = 0; v < kVecs; ++v) {
       error[v] = hn::Zero(d_);
       scale[v] = vecs_[v].tried_scale;
       min[v] = vecs_[v].tried_min;
     }
-    for (int64_t l = 0; l < kKRunElems; ++l) {
+    for (int64_t l = 0; l < run_elems_; ++l) {
       for (size_t v = 0; v < kVecs; ++v) {
         const VF code = hn::Load(d_, runs_.codes[l] + v * kRunLanes);
         const VF y = hn::Add(hn::Mul(scale[v], code), min[v]);
         const VF diff = hn::Sub(y, hn::Load(d_, runs_.x[l] + v * kRunLanes));
         const VF w = hn::Load(d_, runs_.w[l] + v * kRunLanes);
-        error[v] = hn::Add(error[v], hn::Mul(w, hn::Mul(diff, diff)));
+        error[v] = hn::Add(error[v], hn::Mul(w, error_of(diff)));
       }
     }
     for (size_t v = 0; v < kVecs; ++v) errors[v] = error[v];
@@ -259,6 +272,7 @@ class RunSearch {
 
   const DF d_;
   const KSearch& search_;
+  const int64_t run_elems_;
   LanesOfRuns& runs_;
   const VF max_code_;
   VecSearch vecs_[kVecs];
@@ -271,18 +285,18 @@ void SearchKRunsImpl(const KSearch& search, const float* HWY_RESTRICT values, in
   const bool weighted = weights.importance != nullptr;
   constexpr auto kRuns = static_cast<int64_t>(kLaneRuns);
   for (int64_t first = 0; first < num_runs; first += kRuns) {
-    const int64_t count = std::min(kRuns, num_runs - first);
+    const int64_t count = std::min(kRuns, num_runs - first), run_elems = search.run_elems;
     alignas(64) float energies[kLaneRuns] = {};
     for (int64_t k = 0; k < kRuns; ++k) {  // the lanes behind the last run hold the first again
       const int64_t run = first + (k < count ? k : 0);
-      const float* x = values + run * kKRunElems;
-      for (int64_t l = 0; l < kKRunElems; ++l) runs.x[l][k] = x[l];
+      const float* x = values + run * run_elems;
+      for (int64_t l = 0; l < run_elems; ++l) runs.x[l][k] = x[l];
       if (!weighted) continue;
-      const float* importance = weights.importance + run * kKRunElems;
-      for (int64_t l = 0; l < kKRunElems; ++l) runs.w[l][k] = importance[l];
+      const float* importance = weights.importance + run * run_elems;
+      for (int64_t l = 0; l < run_elems; ++l) runs.w[l][k] = importance[l];
       energies[k] = weights.energies[run];
     }
-    for (size_t v = 0; v < kVecs; ++v) FillWeights(d, weighted ? energies : nullptr, v, runs);
+    for (size_t v = 0; v < kVecs; ++v) FillWeights(d, search, weighted ? energies : nullptr, v, runs);
     RunSearch run_search(search, runs);
     run_search.Run();
     run_search.Store(first, out);

@@ -1,7 +1,7 @@
 // The K-quants as ggml writes them down, value by value: what the kernels of k_quant.cc and
 // k_quant_codes.cc have to equal, and shares nothing with them.
 //
-// Entries: EncodeQ4KRef and DecodeQ4KRef. They are held to ggml's own bytes by
+// Entries: Encode and Decode of each row. They are held to ggml's own bytes by
 // tests/core/scheme/golden_test.cc, and judge in segments_test.cc and reference_test.cc.
 #include "core/scheme/k_quant_ref.h"
 
@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "core/base/minifloat.h"
+#include "core/scheme/super_block_ref.h"
 
 namespace quantd {
 namespace {
@@ -28,11 +29,16 @@ struct RunRef {
   int codes[32];
 };
 
-// make_qkx2_quants and make_qkx3_quants for 32 values in 4 bits.
-RunRef SearchRef(const float* x, const float* w, float rmin, float rdelta, int nstep) {
+// make_qkx2_quants and make_qkx3_quants.
+RunRef SearchRef(int n, int nmax, const float* x, const float* w, float rmin, float rdelta,
+                 int nstep, bool use_mad) {
+  const auto top = static_cast<float>(nmax);
+  const auto weighted_error = [&](float weight, float diff) {
+    return weight * (use_mad ? std::fabs(diff) : diff * diff);
+  };
   RunRef run = {};
   float min = x[0], max = x[0], sum_w = w[0], sum_x = w[0] * x[0];
-  for (int l = 1; l < 32; ++l) {
+  for (int l = 1; l < n; ++l) {
     if (x[l] < min) min = x[l];
     if (x[l] > max) max = x[l];
     sum_w += w[l];
@@ -44,20 +50,20 @@ RunRef SearchRef(const float* x, const float* w, float rmin, float rdelta, int n
     run.min = -min;
     return run;
   }
-  float iscale = 15 / (max - min);
+  float iscale = top / (max - min);
   run.scale = 1 / iscale;
   float best = 0;
-  for (int l = 0; l < 32; ++l) {
-    run.codes[l] = std::clamp(NearestRef(iscale * (x[l] - min)), 0, 15);
+  for (int l = 0; l < n; ++l) {
+    run.codes[l] = std::clamp(NearestRef(iscale * (x[l] - min)), 0, nmax);
     const float diff = run.scale * static_cast<float>(run.codes[l]) + min - x[l];
-    best += w[l] * (diff * diff);
+    best += weighted_error(w[l], diff);
   }
   for (int is = 0; is <= nstep; ++is) {
-    iscale = (rmin + rdelta * static_cast<float>(is) + 15) / (max - min);
+    iscale = (rmin + rdelta * static_cast<float>(is) + top) / (max - min);
     int codes[32];
     float sum_l = 0, sum_l2 = 0, sum_xl = 0;
-    for (int l = 0; l < 32; ++l) {
-      codes[l] = std::clamp(NearestRef(iscale * (x[l] - min)), 0, 15);
+    for (int l = 0; l < n; ++l) {
+      codes[l] = std::clamp(NearestRef(iscale * (x[l] - min)), 0, nmax);
       const auto code = static_cast<float>(codes[l]);
       sum_l += w[l] * code;
       sum_l2 += w[l] * code * code;
@@ -72,12 +78,12 @@ RunRef SearchRef(const float* x, const float* w, float rmin, float rdelta, int n
       this_scale = sum_xl / sum_l2;
     }
     float error = 0;
-    for (int l = 0; l < 32; ++l) {
+    for (int l = 0; l < n; ++l) {
       const float diff = this_scale * static_cast<float>(codes[l]) + this_min - x[l];
-      error += w[l] * (diff * diff);
+      error += weighted_error(w[l], diff);
     }
     if (error < best) {
-      std::copy_n(codes, 32, run.codes);
+      std::copy_n(codes, n, run.codes);
       best = error;
       run.scale = this_scale;
       min = this_min;
@@ -87,26 +93,27 @@ RunRef SearchRef(const float* x, const float* w, float rmin, float rdelta, int n
   return run;
 }
 
-// make_qp_quants for 8 values in 6 bits.
-float ScaleCodesRef(const float* x, const float* w, uint8_t* codes) {
+// make_qp_quants.
+float ScaleCodesRef(int n, int nmax, const float* x, const float* w, uint8_t* codes) {
+  const auto top = static_cast<float>(nmax);
   float max = 0;
-  for (int i = 0; i < 8; ++i) max = std::max(max, x[i]);
-  std::fill_n(codes, 8, uint8_t{0});
+  for (int i = 0; i < n; ++i) max = std::max(max, x[i]);
+  std::fill_n(codes, n, uint8_t{0});
   if (max < 1e-15f) return 0;
-  float iscale = 63 / max;
-  for (int i = 0; i < 8; ++i) codes[i] = static_cast<uint8_t>(NearestRef(iscale * x[i]));
+  float iscale = top / max;
+  for (int i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(NearestRef(iscale * x[i]));
   float scale = 1 / iscale, best = 0;
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < n; ++i) {
     const float diff = x[i] - scale * codes[i];
     best += w[i] * diff * diff;
   }
   for (int is = -4; is <= 4; ++is) {
     if (is == 0) continue;
-    const float this_iscale = (0.1f * static_cast<float>(is) + 63) / max;
+    const float this_iscale = (0.1f * static_cast<float>(is) + top) / max;
     scale = 1 / this_iscale;
     float error = 0;
-    for (int i = 0; i < 8; ++i) {
-      const int l = std::min(63, NearestRef(this_iscale * x[i]));
+    for (int i = 0; i < n; ++i) {
+      const int l = std::min(nmax, NearestRef(this_iscale * x[i]));
       const float diff = x[i] - scale * static_cast<float>(l);
       error += w[i] * diff * diff;
     }
@@ -116,19 +123,19 @@ float ScaleCodesRef(const float* x, const float* w, uint8_t* codes) {
     }
   }
   float sum_lx = 0, sum_l2 = 0;
-  for (int i = 0; i < 8; ++i) {
-    const int l = std::min(63, NearestRef(iscale * x[i]));
+  for (int i = 0; i < n; ++i) {
+    const int l = std::min(nmax, NearestRef(iscale * x[i]));
     codes[i] = static_cast<uint8_t>(l);
     sum_lx += w[i] * x[i] * static_cast<float>(l);
     sum_l2 += w[i] * static_cast<float>(l) * static_cast<float>(l);
   }
   for (int itry = 0, changed = 1; itry < 5 && changed > 0; ++itry) {
     changed = 0;
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < n; ++i) {
       float slx = sum_lx - w[i] * x[i] * codes[i];
       float sl2 = sum_l2 - w[i] * codes[i] * codes[i];
       if (!(slx > 0) || !(sl2 > 0)) continue;
-      const int l = std::min(63, NearestRef(x[i] * sl2 / slx));
+      const int l = std::min(nmax, NearestRef(x[i] * sl2 / slx));
       if (l == codes[i]) continue;
       slx += w[i] * x[i] * static_cast<float>(l);
       sl2 += w[i] * static_cast<float>(l) * static_cast<float>(l);
@@ -143,16 +150,19 @@ float ScaleCodesRef(const float* x, const float* w, uint8_t* codes) {
   return sum_l2 > 0 ? sum_lx / sum_l2 : 0.f;
 }
 
-void ScaleCodesByMaxRef(const float* x, uint8_t* codes, float& scale) {
+// Without importance; ggml clamps to `limit` after the cast to a byte.
+float ScaleCodesByMaxRef(int n, int nmax, int limit, const float* x, uint8_t* codes) {
+  const auto top = static_cast<float>(nmax);
   float max = 0;
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < n; ++i) {
     if (x[i] > max) max = x[i];
   }
-  const float inverse = max > 0 ? 63.f / max : 0.f;
-  for (int i = 0; i < 8; ++i) {
-    codes[i] = std::min<uint8_t>(63, static_cast<uint8_t>(NearestRef(inverse * x[i])));
+  const float inverse = max > 0 ? top / max : 0.f;
+  for (int i = 0; i < n; ++i) {
+    const auto code = static_cast<uint8_t>(NearestRef(inverse * x[i]));
+    codes[i] = static_cast<uint8_t>(std::min<int>(limit, code));
   }
-  scale = max / 63.f;
+  return max / top;
 }
 
 // get_scale_min_k4.
@@ -177,111 +187,199 @@ void StoreHalfRef(float value, uint8_t* at) {
   at[1] = static_cast<uint8_t>(code >> 8);
 }
 
-// quantize_row_q4_K_ref, and with weights of the columns quantize_row_q4_K_impl, for one block.
-void EncodeBlockRef(const float* x, const float* importance, uint8_t* block, Counts* counts) {
+// One of the formats, in ggml's words.
+struct FormatRef {
+  int n, nmax;         // values of a run, largest code
+  int smax, slimit;    // largest code of scales, and what they are clamped to without importance
+  float rmin, rdelta;  // without importance
+  int nstep;
+  bool average, mad;  // without importance: of weights, of errors
+  float sigma;        // with importance
+};
+constexpr FormatRef kQ2K = {16, 3, 15, 255, -0.5f, 0.1f, 15, false, true, 1};
+constexpr FormatRef kQ4K = {32, 15, 63, 63, -1.f, 0.1f, 20, true, false, 2};
+constexpr FormatRef kQ5K = {32, 31, 63, 63, -0.5f, 0.1f, 15, true, false, 2};
+
+// What a block is made of, before it is packed.
+struct BlockRef {
+  uint8_t scales[16], mins[16];
+  float d, dmin;
+  int codes[256];
+};
+
+// quantize_row_q*_K_ref, and with weights of the columns quantize_row_q*_K_impl, up to the scales.
+BlockRef SearchBlockRef(const FormatRef& format, const float* x, const float* importance) {
+  BlockRef block;
   float squares = 0;
   for (int i = 0; i < 256; ++i) squares += x[i] * x[i];
-  const float sigma2 = 2 * squares / 256;
-  RunRef runs[8];
-  float scales[8], mins[8], weights[8];
-  for (int j = 0; j < 8; ++j) {
-    const float* values = x + 32 * j;
+  const float sigma2 = format.sigma * squares / 256;
+  float scales[16], mins[16], weights[16];
+  const int n = format.n, runs = 256 / n;
+  for (int j = 0; j < runs; ++j) {
+    const float* values = x + n * j;
     float w[32], sum_x2 = 0;
-    for (int l = 0; l < 32; ++l) sum_x2 += values[l] * values[l];
-    const float average = std::sqrt(sum_x2 / 32);
-    for (int l = 0; l < 32; ++l) {
+    for (int l = 0; l < n; ++l) sum_x2 += values[l] * values[l];
+    const float average = format.average ? std::sqrt(sum_x2 / static_cast<float>(n)) : 0;
+    for (int l = 0; l < n; ++l) {
       w[l] = importance == nullptr
                  ? average + std::fabs(values[l])
-                 : LoadAt(importance, 32 * j + l) * std::sqrt(sigma2 + values[l] * values[l]);
+                 : LoadAt(importance, n * j + l) * std::sqrt(sigma2 + values[l] * values[l]);
     }
-    runs[j] = importance == nullptr ? SearchRef(values, w, -1.f, 0.1f, 20)
-                                    : SearchRef(values, w, -0.9f, 0.05f, 36);
-    scales[j] = runs[j].scale;
-    mins[j] = runs[j].min;
-    weights[j] = runs[j].weight;
+    const RunRef run =
+        importance == nullptr ? SearchRef(n, format.nmax, values, w, format.rmin, format.rdelta,
+                                          format.nstep, format.mad)
+                              : SearchRef(n, format.nmax, values, w, -0.9f, 0.05f, 36, false);
+    std::copy_n(run.codes, n, block.codes + n * j);
+    scales[j] = run.scale;
+    mins[j] = run.min;
+    weights[j] = run.weight;
   }
-  uint8_t ls[8], lm[8], *packed = block + 4;
-  float d, dmin;
   if (importance == nullptr) {
-    ScaleCodesByMaxRef(scales, ls, d);
-    ScaleCodesByMaxRef(mins, lm, dmin);
+    block.d = ScaleCodesByMaxRef(runs, format.smax, format.slimit, scales, block.scales);
+    block.dmin = ScaleCodesByMaxRef(runs, format.smax, format.slimit, mins, block.mins);
   } else {
-    d = ScaleCodesRef(scales, weights, ls);
-    dmin = ScaleCodesRef(mins, weights, lm);
+    block.d = ScaleCodesRef(runs, format.smax, scales, weights, block.scales);
+    block.dmin = ScaleCodesRef(runs, format.smax, mins, weights, block.mins);
   }
-  StoreHalfRef(d, block);
-  StoreHalfRef(dmin, block + 2);
-  if (std::isnan(d)) counts->clipped += 256;
+  return block;
+}
+
+// Makes the codes of run j again, with the scale and minimum that are stored.
+void RequantizeRef(const FormatRef& format, int j, float step, float low, const float* x,
+                   BlockRef& block, Counts* counts) {
+  const int n = format.n;
+  if (!std::isnan(block.d) && (!std::isfinite(step) || (step == 0 && !std::isfinite(low)))) {
+    counts->clipped += n;
+  }
+  if (step == 0) return;
+  for (int i = n * j; i < n * (j + 1); ++i) {
+    const float steps = (x[i] + low) / step;
+    counts->clipped += steps <= -0.5f || steps >= static_cast<float>(format.nmax) + 0.5f;
+    block.codes[i] = std::clamp(NearestRef(steps), 0, format.nmax);
+  }
+}
+
+// d, dmin and scales of q4_k and q5_k, which are laid out alike.
+void WriteScalesRef(const BlockRef& made, uint8_t* block) {
+  uint8_t* packed = block + 4;
+  StoreHalfRef(made.d, block);
+  StoreHalfRef(made.dmin, block + 2);
   for (int j = 0; j < 8; ++j) {
+    const uint8_t ls = made.scales[j], lm = made.mins[j];
     if (j < 4) {
-      packed[j] = ls[j];
-      packed[j + 4] = lm[j];
+      packed[j] = ls;
+      packed[j + 4] = lm;
     } else {
-      packed[j + 4] = static_cast<uint8_t>((ls[j] & 0xF) | ((lm[j] & 0xF) << 4));
-      packed[j - 4] |= static_cast<uint8_t>((ls[j] >> 4) << 6);
-      packed[j] |= static_cast<uint8_t>((lm[j] >> 4) << 6);
+      packed[j + 4] = static_cast<uint8_t>((ls & 0xF) | ((lm & 0xF) << 4));
+      packed[j - 4] |= static_cast<uint8_t>((ls >> 4) << 6);
+      packed[j] |= static_cast<uint8_t>((lm >> 4) << 6);
     }
   }
+}
+
+BlockRef MakeBlockRef(const FormatRef& format, const float* x, const float* importance,
+                      uint8_t* block, Counts* counts) {
+  BlockRef made = SearchBlockRef(format, x, importance);
+  WriteScalesRef(made, block);
+  if (std::isnan(made.d)) counts->clipped += 256;
   for (int j = 0; j < 8; ++j) {
     int scale, min;
-    ScaleMinRef(j, packed, scale, min);
-    const float step = HalfRef(block) * static_cast<float>(scale);
-    const float low = HalfRef(block + 2) * static_cast<float>(min);
-    if (!std::isnan(d) && (!std::isfinite(step) || (step == 0 && !std::isfinite(low)))) {
-      counts->clipped += 32;
-    }
-    if (step == 0) continue;
-    for (int l = 0; l < 32; ++l) {
-      const float steps = (x[32 * j + l] + low) / step;
-      counts->clipped += steps <= -0.5f || steps >= 15.5f;
-      runs[j].codes[l] = std::clamp(NearestRef(steps), 0, 15);
-    }
+    ScaleMinRef(j, block + 4, scale, min);
+    RequantizeRef(format, j, HalfRef(block) * static_cast<float>(scale),
+                  HalfRef(block + 2) * static_cast<float>(min), x, made, counts);
+  }
+  return made;
+}
+
+void EncodeQ4KBlock(const float* x, const float* importance, uint8_t* block, Counts* counts) {
+  const BlockRef made = MakeBlockRef(kQ4K, x, importance, block, counts);
+  for (int i = 0; i < 128; ++i) {
+    const int at = i / 32 * 64 + i % 32;
+    block[16 + i] = static_cast<uint8_t>(made.codes[at] | made.codes[at + 32] << 4);
+  }
+}
+
+void EncodeQ5KBlock(const float* x, const float* importance, uint8_t* block, Counts* counts) {
+  const BlockRef made = MakeBlockRef(kQ5K, x, importance, block, counts);
+  std::fill_n(block + 16, 32, uint8_t{0});
+  for (int i = 0; i < 256; ++i) {
+    block[16 + i % 32] |= static_cast<uint8_t>(made.codes[i] >> 4 << i / 32);
   }
   for (int i = 0; i < 128; ++i) {
-    const int pair = i / 32 * 2, l = i % 32;
-    block[16 + i] = static_cast<uint8_t>(runs[pair].codes[l] | runs[pair + 1].codes[l] << 4);
+    const int at = i / 32 * 64 + i % 32;
+    block[48 + i] = static_cast<uint8_t>((made.codes[at] & 15) | (made.codes[at + 32] & 15) << 4);
   }
+}
+
+void EncodeQ2KBlock(const float* x, const float* importance, uint8_t* block, Counts* counts) {
+  BlockRef made = SearchBlockRef(kQ2K, x, importance);
+  for (int j = 0; j < 16; ++j) block[j] = static_cast<uint8_t>(made.scales[j] | made.mins[j] << 4);
+  StoreHalfRef(made.d, block + 80);
+  StoreHalfRef(made.dmin, block + 82);
+  if (std::isnan(made.d)) counts->clipped += 256;
+  for (int j = 0; j < 16; ++j) {
+    RequantizeRef(kQ2K, j, HalfRef(block + 80) * static_cast<float>(block[j] & 15),
+                  HalfRef(block + 82) * static_cast<float>(block[j] >> 4), x, made, counts);
+  }
+  for (int i = 0; i < 64; ++i) {
+    const int* from = made.codes + i / 32 * 128 + i % 32;
+    block[16 + i] =
+        static_cast<uint8_t>(from[0] | from[32] << 2 | from[64] << 4 | from[96] << 6);
+  }
+}
+
+float DecodeQ4KElem(const uint8_t* block, int elem) {
+  int scale, min;
+  ScaleMinRef(elem / 32, block + 4, scale, min);
+  const uint8_t byte = block[16 + elem / 64 * 32 + elem % 32];
+  const int code = elem % 64 < 32 ? byte & 0xF : byte >> 4;
+  return HalfRef(block) * static_cast<float>(scale) * static_cast<float>(code) -
+         HalfRef(block + 2) * static_cast<float>(min);
+}
+
+float DecodeQ5KElem(const uint8_t* block, int elem) {
+  int scale, min;
+  ScaleMinRef(elem / 32, block + 4, scale, min);
+  const uint8_t byte = block[48 + elem / 64 * 32 + elem % 32];
+  const int high = block[16 + elem % 32] >> elem / 32 & 1;
+  const int code = (elem % 64 < 32 ? byte & 0xF : byte >> 4) | high << 4;
+  return HalfRef(block) * static_cast<float>(scale) * static_cast<float>(code) -
+         HalfRef(block + 2) * static_cast<float>(min);
+}
+
+float DecodeQ2KElem(const uint8_t* block, int elem) {
+  const int scale = block[elem / 16] & 15, min = block[elem / 16] >> 4;
+  const int code = block[16 + elem / 128 * 32 + elem % 32] >> elem % 128 / 32 * 2 & 3;
+  return HalfRef(block + 80) * static_cast<float>(scale) * static_cast<float>(code) -
+         HalfRef(block + 82) * static_cast<float>(min);
 }
 
 }  // namespace
 
+void EncodeQ2KRef(const Resolved&, const Segment& segment, std::span<std::byte> out,
+                  Counts* counts) {
+  EncodeSuperBlocksRef(segment, out, 84, counts, EncodeQ2KBlock);
+}
 void EncodeQ4KRef(const Resolved&, const Segment& segment, std::span<std::byte> out,
                   Counts* counts) {
-  for (int64_t begin = 0; begin < segment.values.num_elems; begin += 256) {
-    float x[256];
-    for (int64_t i = 0; i < 256; ++i) {
-      const float largest = std::numeric_limits<float>::max();
-      x[i] = segment.values.f32 != nullptr
-                 ? LoadAt(segment.values.f32, begin + i)
-                 : static_cast<float>(std::clamp<double>(LoadAt(segment.values.f64, begin + i),
-                                                         -largest, largest));
-    }
-    const float* importance = segment.importance == nullptr
-                                  ? nullptr
-                                  : segment.importance->At(segment.first_elem + begin);
-    EncodeBlockRef(x, importance, reinterpret_cast<uint8_t*>(out.data()) + begin / 256 * 144,
-                   counts);
-  }
+  EncodeSuperBlocksRef(segment, out, 144, counts, EncodeQ4KBlock);
+}
+void EncodeQ5KRef(const Resolved&, const Segment& segment, std::span<std::byte> out,
+                  Counts* counts) {
+  EncodeSuperBlocksRef(segment, out, 176, counts, EncodeQ5KBlock);
 }
 
+void DecodeQ2KRef(const Resolved&, std::span<const std::byte> packed, const ParamView&, int64_t,
+                  TileSpan out) {
+  DecodeSuperBlocksRef(packed, 84, out, DecodeQ2KElem);
+}
 void DecodeQ4KRef(const Resolved&, std::span<const std::byte> packed, const ParamView&, int64_t,
                   TileSpan out) {
-  for (int64_t i = 0; i < out.num_elems; ++i) {
-    const auto* block = reinterpret_cast<const uint8_t*>(packed.data()) + i / 256 * 144;
-    const int elem = static_cast<int>(i % 256);
-    int scale, min;
-    ScaleMinRef(elem / 32, block + 4, scale, min);
-    const uint8_t byte = block[16 + elem / 64 * 32 + elem % 32];
-    const int code = elem % 64 < 32 ? byte & 0xF : byte >> 4;
-    const float step = HalfRef(block) * static_cast<float>(scale);
-    const float low = HalfRef(block + 2) * static_cast<float>(min);
-    const float value = step * static_cast<float>(code) - low;
-    if (out.f32 != nullptr) {
-      out.f32[i] = value;
-    } else {
-      out.f64[i] = value;
-    }
-  }
+  DecodeSuperBlocksRef(packed, 144, out, DecodeQ4KElem);
+}
+void DecodeQ5KRef(const Resolved&, std::span<const std::byte> packed, const ParamView&, int64_t,
+                  TileSpan out) {
+  DecodeSuperBlocksRef(packed, 176, out, DecodeQ5KElem);
 }
 
 }  // namespace quantd

@@ -1,5 +1,5 @@
-// The 8 scales, or minima, of a super-block as codes of 6 bits and one factor, with the least
-// weighted error:
+// The 8 or 16 scales, or minima, of a super-block as codes of 6 or 4 bits and one factor, with the
+// least weighted error:
 //
 //   1  factors 63 / largest, and (63 + i / 10) / largest for i from -4 to 4: the best codes
 //   2  factor of least square error for these codes: sum(w x code) / sum(w code^2)
@@ -17,27 +17,21 @@
 #include "core/scheme/k_quant.h"
 
 namespace quantd {
-namespace {
-
-constexpr int32_t kMaxScaleCode = 63;
-
-}  // namespace
-
 int32_t NearestByBits(float value) {
   const auto bits = std::bit_cast<int32_t>(value + 0x1.8p23f);
   return (bits & 0x7FFFFF) - 0x400000;
 }
 
-float SearchScaleCodes(std::span<const float, kKRunsPerBlock> values,
-                       std::span<const float, kKRunsPerBlock> weights,
-                       std::span<uint8_t, kKRunsPerBlock> codes) {
+float SearchScaleCodes(int32_t max_code, std::span<const float> values,
+                       std::span<const float> weights, std::span<uint8_t> codes) {
+  const auto top = static_cast<float>(max_code);
   float largest = 0;
   for (const float value : values) largest = std::max(largest, value);
   if (largest < 1e-15f) {
     std::fill(codes.begin(), codes.end(), uint8_t{0});
     return 0;
   }
-  float factor = kMaxScaleCode / largest;
+  float factor = top / largest;
   const auto error_of = [&](float tried, auto code_of) {
     const float scale = 1 / tried;
     float error = 0;
@@ -48,10 +42,10 @@ float SearchScaleCodes(std::span<const float, kKRunsPerBlock> values,
     return error;
   };
   float best = error_of(factor, [](float v) { return static_cast<uint8_t>(NearestByBits(v)); });
-  const auto clamped = [](float v) { return std::min(kMaxScaleCode, NearestByBits(v)); };
+  const auto clamped = [&](float v) { return std::min(max_code, NearestByBits(v)); };
   for (int i = -4; i <= 4; ++i) {
     if (i == 0) continue;
-    const float tried = (0.1f * static_cast<float>(i) + kMaxScaleCode) / largest;
+    const float tried = (0.1f * static_cast<float>(i) + top) / largest;
     const float error = error_of(tried, clamped);
     if (error < best) {
       best = error;
@@ -71,7 +65,7 @@ float SearchScaleCodes(std::span<const float, kKRunsPerBlock> values,
       const float w = weights[i], x = values[i], code = codes[i];
       float xl = sum_xl - w * x * code, l2 = sum_l2 - w * code * code;
       if (!(xl > 0 && l2 > 0)) continue;
-      const int32_t next = std::min(kMaxScaleCode, NearestByBits(x * l2 / xl));
+      const int32_t next = std::min(max_code, NearestByBits(x * l2 / xl));
       if (next == codes[i]) continue;
       xl += w * x * static_cast<float>(next);
       l2 += w * static_cast<float>(next) * static_cast<float>(next);

@@ -18,9 +18,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/substitute.h"
 #include "core/base/checked_math.h"
+#include "core/base/copy_bytes.h"
 #include "core/base/minifloat.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/mlx_codes.h"
+#include "core/simd/bits.h"
 #include "core/simd/convert.h"
 
 namespace quantd {
@@ -31,10 +33,7 @@ constexpr size_t kBiasPlane = 2;
 constexpr int64_t kAtomElems = 32;  // a whole number of words in all widths
 constexpr int64_t kMaxRuns = kTileElems / 32 + 2;  // of a segment, with cut ends
 
-struct Working {
-  float scale, bias;
-};
-static_assert(sizeof(Working) == 8);
+using Working = MlxWorking;
 
 DType StoredType(DType dtype) {
   return dtype == DType::kF16 || dtype == DType::kBf16 ? dtype : DType::kF32;
@@ -74,24 +73,6 @@ float HoldSteps(float scale, float steps) {
   return std::copysign(most, scale);
 }
 
-// Where `in_f32`, codes times the scale stay in f32's range.
-Working WorkingOf(const Range& range, int bits, bool in_f32) {
-  constexpr float kLargest = std::numeric_limits<float>::max();
-  const auto narrow = [](double x) {
-    return static_cast<float>(std::clamp<double>(x, -kLargest, kLargest));
-  };
-  const bool empty = !(range.min <= range.max);
-  const float min = empty ? 0 : narrow(range.min), max = empty ? 0 : narrow(range.max);
-  const float steps = static_cast<float>((1 << bits) - 1);
-  const float size = std::max(std::min(max - min, kLargest) / steps, 1e-7f);
-  const bool negative = std::fabs(min) > std::fabs(max);
-  const float scale = negative ? size : -size, edge = negative ? min : max;
-  const float edge_code = std::nearbyint(edge / scale);
-  Working working = edge_code != 0 ? Working{edge / edge_code, edge} : Working{scale, 0};
-  if (in_f32) working.scale = HoldSteps(working.scale, steps);
-  return working;
-}
-
 // Rounds to `dtype`; toward 0 where f32 would not hold `steps` of what is stored.
 void Store(DType dtype, float value, float steps, int64_t i, std::span<std::byte> plane) {
   if (dtype == DType::kF32) {
@@ -110,11 +91,20 @@ void ResolveMlx(const Resolved& resolved, std::span<const Range> ranges, ParamPl
   const int bits = resolved.info->bits;
   const float steps = static_cast<float>((1 << bits) - 1);
   const bool in_f32 = WorksAsF32(resolved.tensor.dtype);
-  for (int64_t i = 0; i < std::ssize(ranges); ++i) {
-    const Working working = WorkingOf(ranges[static_cast<size_t>(i)], bits, in_f32);
-    std::memcpy(out.working.data() + i * int64_t{sizeof(working)}, &working, sizeof(working));
-    Store(stored, working.scale, steps, i, out.planes[kScalePlane]);
-    Store(stored, working.bias, 1, i, out.planes[kBiasPlane]);
+  constexpr int64_t kBatch = 64;
+  Working found[kBatch];
+  for (int64_t begin = 0; begin < std::ssize(ranges); begin += kBatch) {
+    const int64_t count = std::min(kBatch, std::ssize(ranges) - begin);
+    static_assert(sizeof(Range) == 2 * sizeof(double));
+    MlxTable().find_params(&ranges[static_cast<size_t>(begin)].min, count, steps, found);
+    for (int64_t i = 0; i < count; ++i) {
+      // Codes times the scale stay in f32's range.
+      if (in_f32) found[i].scale = HoldSteps(found[i].scale, steps);
+      Store(stored, found[i].scale, steps, begin + i, out.planes[kScalePlane]);
+      Store(stored, found[i].bias, 1, begin + i, out.planes[kBiasPlane]);
+    }
+    CopyBytes(out.working.data() + begin * int64_t{sizeof(Working)}, found,
+              static_cast<size_t>(count) * sizeof(Working));
   }
 }
 
@@ -149,43 +139,6 @@ class Runs {
   size_t count_ = 0;
 };
 
-// Packs eight codes at a time into `bits` bytes; stores eight while what lies behind is still to
-// come.
-void PackStream(int bits, const uint8_t* codes, int64_t num_codes, std::byte* out) {
-  const std::byte* end = out + num_codes / 8 * bits;
-  for (int64_t i = 0; i < num_codes; i += 8, out += bits) {
-    uint64_t x;
-    std::memcpy(&x, codes + i, 8);
-    x = (x & 0x00FF00FF00FF00FF) | (x >> 8 & 0x00FF00FF00FF00FF) << bits;
-    x = (x & 0x0000FFFF0000FFFF) | (x >> 16 & 0x0000FFFF0000FFFF) << (2 * bits);
-    x = (x & 0x00000000FFFFFFFF) | x >> 32 << (4 * bits);
-    if (end - out >= 8) {
-      std::memcpy(out, &x, 8);
-    } else {
-      std::memcpy(out, &x, static_cast<size_t>(bits));
-    }
-  }
-}
-
-void UnpackStream(int bits, const std::byte* packed, int64_t num_codes, uint8_t* codes) {
-  const uint64_t mask = (uint64_t{1} << bits) - 1;
-  const uint64_t quads = (uint64_t{1} << (4 * bits)) - 1;
-  const std::byte* end = packed + num_codes / 8 * bits;
-  for (int64_t i = 0; i < num_codes; i += 8, packed += bits) {
-    uint64_t x = 0;
-    if (end - packed >= 8) {
-      std::memcpy(&x, packed, 8);
-    } else {
-      std::memcpy(&x, packed, static_cast<size_t>(bits));
-    }
-    x = (x & quads) | (x >> (4 * bits) & quads) << 32;
-    const uint64_t pairs = (uint64_t{1} << (2 * bits)) - 1;
-    x = (x & pairs * 0x0000000100000001) | (x >> (2 * bits) & pairs * 0x0000000100000001) << 16;
-    x = (x & mask * 0x0001000100010001) | (x >> bits & mask * 0x0001000100010001) << 8;
-    std::memcpy(codes + i, &x, 8);
-  }
-}
-
 void EncodeMlx(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                Counts* counts, Meter* meter) {
   const TileView& values = segment.values;
@@ -195,13 +148,14 @@ void EncodeMlx(const Resolved& resolved, const Segment& segment, std::span<std::
     const Runs<T> runs(resolved, segment.params, segment.first_elem, values.num_elems);
     return MlxTable().Of<T>().encode((1 << bits) - 1, runs, from, codes, LanesOf<T>(meter));
   });
-  PackStream(bits, codes, values.num_elems, out.data());
+  PackBits(codes, values.num_elems, bits, reinterpret_cast<uint8_t*>(out.data()));
 }
 
 void DecodeMlx(const Resolved& resolved, std::span<const std::byte> packed, const ParamView& params,
                int64_t first_elem, TileSpan out) {
   uint8_t codes[kTileElems];
-  UnpackStream(resolved.info->bits, packed.data(), RoundUp(out.num_elems, 8), codes);
+  UnpackBits(reinterpret_cast<const uint8_t*>(packed.data()), out.num_elems, resolved.info->bits,
+             codes);
   out.Visit([&]<typename T>(T* to) {
     const Runs<T> runs(resolved, params, first_elem, out.num_elems);
     MlxTable().Of<T>().decode(runs, codes, to);

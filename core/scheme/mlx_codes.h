@@ -27,8 +27,8 @@ struct MlxRun {
 
 template <typename T>
 struct MlxKernels {
-  // Writes the codes of the values of `runs`, unpacked, and returns how many are clipped: lie half
-  // a step or more outside of 0 to `max_code`. Adds values and what is decoded of their codes to
+  // Writes the codes of the values of `runs`, which are multiples of 16 elements, unpacked, and
+  // returns how many are clipped: lie half a step or more outside of 0 to `max_code`. Adds values and what is decoded of their codes to
   // `lanes`, run by run, unless that is null. `values` may lie at any alignment.
   int64_t (*encode)(int max_code, std::span<const MlxRun<T>> runs, const T* values, uint8_t* codes,
                     MeterLanes<T>* lanes);
@@ -36,8 +36,20 @@ struct MlxKernels {
   void (*decode)(std::span<const MlxRun<T>> runs, const uint8_t* codes, T* values);
 };
 
+// What the codes of a group are made with.
+struct MlxWorking {
+  float scale, bias;
+};
+static_assert(sizeof(MlxWorking) == 8);
+
+struct MlxKernelTable : KernelTable<MlxKernels> {
+  // Finds scales and biases by the rule of mlx.h of ranges (pairs of min and max), with `steps` from
+  // code 0 to the last.
+  void (*find_params)(const double* ranges, int64_t num_ranges, float steps, MlxWorking* params);
+};
+
 // Returns the kernels of the SIMD target in use.
-const KernelTable<MlxKernels>& MlxTable();
+const MlxKernelTable& MlxTable();
 
 }  // namespace quantd
 

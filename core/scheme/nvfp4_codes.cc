@@ -23,13 +23,13 @@ namespace HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 using nvfp4::Factors;
+using nvfp4::Habits;
 using nvfp4::kBlockElems;
 
 constexpr int kClipBound = 7;          // half a step beyond the outermost code
-constexpr uint32_t kZeroScale = 0x20;  // E4M3 0.125
 
-void FindScales(const float* HWY_RESTRICT absmax, int64_t num_blocks, float global,
-                  std::byte* HWY_RESTRICT scales) {
+void FindScales(const Habits& habits, const float* HWY_RESTRICT absmax, int64_t num_blocks,
+                float global, std::byte* HWY_RESTRICT scales) {
   const hn::CappedTag<float, 16> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const hn::Rebind<uint8_t, decltype(d)> d8;
@@ -44,7 +44,7 @@ void FindScales(const float* HWY_RESTRICT absmax, int64_t num_blocks, float glob
         hn::Min(hn::Mul(hn::Set(d, global), step), hn::Set(d, float{nvfp4::kMaxScale}));
     const auto stored = NarrowQuickVec<kE4m3Format, false>(d, scale);
     const auto is_zero = hn::RebindMask(du, hn::Eq(stored.value, hn::Zero(d)));
-    const auto code = hn::IfThenElse(is_zero, hn::Set(du, kZeroScale), stored.code);
+    const auto code = hn::IfThenElse(is_zero, hn::Set(du, habits.zero_scale), stored.code);
     hn::StoreU(hn::TruncateTo(d8, code), d8, codes);
     std::memcpy(scales + i, codes, bytes);
   }
@@ -64,16 +64,31 @@ void FindFactors(const std::byte* HWY_RESTRICT scales, int64_t num_blocks, float
 }
 
 // One vector of values to codes; returns what they stand for. `reach` grows to the largest |x / d|.
-template <class D, typename T = hn::TFromD<D>, class V = hn::VFromD<D>>
-HWY_INLINE V EncodeVec(D d, V x, V factor, V& reach, uint8_t* packed, int64_t i) {
+template <bool kMlx, class D, typename T = hn::TFromD<D>, class V = hn::VFromD<D>>
+HWY_INLINE V EncodeVec(D d, V x, T of_block, V& reach, uint8_t* packed, int64_t i) {
   const hn::RebindToUnsigned<D> du;
-  const V q = hn::Div(x, factor);
-  const V magnitude = hn::Abs(q);
+  const V factor = hn::Set(d, of_block);
+  V divisor = factor;
+  if constexpr (kMlx) {
+    if (of_block == 0) divisor = hn::Set(d, std::numeric_limits<T>::infinity());
+  }
+  const V q = hn::Div(x, divisor);
+  V magnitude = hn::Abs(q);
   reach = hn::Max(reach, magnitude);
+  if constexpr (kMlx) {  // the ties that would go up
+    for (const double tie : {0.75, 1.75, 3.5}) {
+      const auto at = hn::Eq(magnitude, hn::Set(d, static_cast<T>(tie)));
+      magnitude = hn::IfThenElse(at, hn::Set(d, static_cast<T>(tie * 0.875)), magnitude);
+    }
+  }
   const auto narrowed =
       NarrowQuickVec<kE2m1Format, false>(d, hn::Min(magnitude, hn::Set(d, T{nvfp4::kMaxCode})));
   const auto negative = hn::RebindMask(du, hn::Lt(q, hn::Zero(d)));
-  const auto sign = hn::IfThenElseZero(negative, hn::Set(du, 8));
+  auto sign = hn::IfThenElseZero(negative, hn::Set(du, 8));
+  if constexpr (kMlx) {
+    const auto is_zero = hn::RebindMask(du, hn::Eq(narrowed.value, hn::Zero(d)));
+    sign = hn::IfThenZeroElse(is_zero, sign);
+  }
   StoreNibbles(du, hn::OrAnd(sign, narrowed.code, hn::Set(du, 7)), packed, i);
   V y = hn::Mul(narrowed.value, factor);
   if constexpr (sizeof(T) == 4) y = hn::Min(y, hn::Set(d, std::numeric_limits<float>::max()));
@@ -85,12 +100,12 @@ int64_t CountClipped(const T* values, int64_t num_elems, const Factors& factors)
   int64_t clipped = 0;
   for (int64_t i = 0; i < num_elems; ++i) {
     const T q = LoadAt(values, i) / static_cast<T>(factors.values[i / kBlockElems]);
-    clipped += std::fabs(q) >= T{kClipBound};
+    clipped += factors.values[i / kBlockElems] != 0 && std::fabs(q) >= T{kClipBound};
   }
   return clipped;
 }
 
-template <class Regs, typename T>
+template <bool kMlx, class Regs, typename T>
 HWY_NOINLINE int64_t EncodeBlocks(const T* values, int64_t num_elems, const Factors& factors,
                                   std::byte* out, MeterLanes<T>& lanes) {
   const hn::CappedTag<T, 16> d;
@@ -106,13 +121,13 @@ HWY_NOINLINE int64_t EncodeBlocks(const T* values, int64_t num_elems, const Fact
       const int64_t i = block * kBlockElems + k;
       PrefetchBehind(values + i);
       const auto x = hn::LoadU(d, values + i);
-      const auto factor = hn::Set(d, static_cast<T>(factors.values[block]));
-      regs.Add(d, x, EncodeVec(d, x, factor, reach, packed, i));
+      const T factor = static_cast<T>(factors.values[block]);
+      regs.Add(d, x, EncodeVec<kMlx>(d, x, factor, reach, packed, i));
     }
     if (rest > 0) {
       const auto x = hn::LoadU(d, padded + k);
-      const auto factor = hn::Set(d, static_cast<T>(factors.values[num_blocks]));
-      const auto y = EncodeVec(d, x, factor, reach, packed, num_blocks * kBlockElems + k);
+      const T factor = static_cast<T>(factors.values[num_blocks]);
+      const auto y = EncodeVec<kMlx>(d, x, factor, reach, packed, num_blocks * kBlockElems + k);
       if (k < rest) regs.AddFirst(d, static_cast<size_t>(std::min(rest - k, kWidth)), x, y);
     }
     regs.Store(d, lanes, static_cast<size_t>(k));
@@ -122,10 +137,11 @@ HWY_NOINLINE int64_t EncodeBlocks(const T* values, int64_t num_elems, const Fact
 }
 
 template <typename T>
-int64_t Encode(const T* values, int64_t num_elems, const Factors& factors, std::byte* codes,
-               MeterLanes<T>* meter) {
+int64_t Encode(const Habits& habits, const T* values, int64_t num_elems, const Factors& factors,
+               std::byte* codes, MeterLanes<T>* meter) {
   return WithMeter(meter, [&]<class Regs>(std::type_identity<Regs>, MeterLanes<T>& lanes) {
-    return EncodeBlocks<Regs>(values, num_elems, factors, codes, lanes);
+    const auto encode = habits.mlx ? EncodeBlocks<true, Regs, T> : EncodeBlocks<false, Regs, T>;
+    return encode(values, num_elems, factors, codes, lanes);
   });
 }
 

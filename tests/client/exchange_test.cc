@@ -624,8 +624,8 @@ class SharedExchangeTest : public ExchangeTest {
   static constexpr int64_t kSlot = StreamRegion::kSlotBytes;
 
   static std::unique_ptr<StreamRegion> MakeRegion() {
-    return std::make_unique<StreamRegion>(SharedMemory::Create(StreamRegion::kBytes).value(),
-                                          AcceptedMemory{});
+    return std::make_unique<StreamRegion>(
+        SharedMemory::Create(StreamRegion::BytesFor(kSlot)).value(), kSlot, AcceptedMemory{});
   }
   void Release(int64_t offset) {
     v1::StreamingQuantizeResponse response;

@@ -134,9 +134,9 @@ def running_server(folder, *args, listen="127.0.0.1:0", env=None, preexec_fn=Non
 
 
 @contextlib.contextmanager
-def surviving_server(folder, *args):
+def surviving_server(folder, *args, **kwargs):
     """A server that has to live until the end, and must not hold any memory then."""
-    with running_server(folder, *args) as running:
+    with running_server(folder, *args, **kwargs) as running:
         yield running
         assert running.process.poll() is None, running.log()
         wait_until(
@@ -187,12 +187,10 @@ def made(tmp_path_factory):
     return path, arrays
 
 
-@pytest.fixture(scope="session")
-def stubs(tmp_path_factory):
+def make_stubs(folder):
     """The modules that grpcio-tools makes of the proto: (messages, services)."""
     from grpc_tools import protoc
 
-    folder = tmp_path_factory.mktemp("stubs")
     include = pathlib.Path(protoc.__file__).parent / "_proto"
     assert 0 == protoc.main([
         "protoc", f"-I{ROOT / 'proto'}", f"-I{include}", f"--python_out={folder}",
@@ -202,6 +200,41 @@ def stubs(tmp_path_factory):
     from quantd.v1 import quantization_pb2, quantization_pb2_grpc
 
     return quantization_pb2, quantization_pb2_grpc
+
+
+@pytest.fixture(scope="session")
+def stubs(tmp_path_factory):
+    return make_stubs(tmp_path_factory.mktemp("stubs"))
+
+
+@contextlib.contextmanager
+def memory_cgroup(limit_bytes):
+    """A cgroup that holds its processes to so much memory; OSError where none can be made."""
+    old = pathlib.Path("/sys/fs/cgroup/memory")
+    group = (old if old.is_dir() else pathlib.Path("/sys/fs/cgroup")) / f"quantd-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(str(limit_bytes))
+        yield group
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), "the end of its processes")
+        group.rmdir()
+
+
+def joining(group):
+    """What a process does first to be in a cgroup."""
+    return lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
+@pytest.fixture
+def cgroup():
+    """A cgroup of 256 MiB; skips where none can be made."""
+    with contextlib.ExitStack() as stack:
+        try:
+            group = stack.enter_context(memory_cgroup(256 << 20))
+        except OSError as error:
+            pytest.skip(f"no memory cgroup can be made: {error}")
+        yield group
 
 
 @pytest.fixture

@@ -6,9 +6,12 @@ x, dtype) the planes by name, of x in T.
 
 import math
 
-import definition_q4_k
+import definition_ggml
+import definition_iq4
+import definition_k
+import definition_scales
 import numpy as np
-from definitions import (F32_MAX, flat_groups, groups_of, narrow, noise_of, pack_bits, pack_nibbles, ranges_of,
+from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, pack_bits, pack_nibbles, ranges_of,
                          rounded, saturated, stored_scales, unpack_bits, unpack_nibbles, widen)
 
 f32 = np.float32
@@ -24,7 +27,16 @@ NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.394917488098144
                 -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
                 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
                 0.7229568362236023, 1], f32)
+# ggml's formats that search for scales, and take importance.
+SEARCHED = {**dict.fromkeys(definition_k.FORMATS, definition_k),
+            **dict.fromkeys(definition_scales.BLOCK_BYTES, definition_scales),
+            **dict.fromkeys(definition_iq4.BLOCK_BYTES, definition_iq4)}
+MLX = {f"mlx_q{bits}": bits for bits in (2, 3, 4, 5, 6, 8)}
+MX = {"mxfp8_e4m3": ("e4m3", 8, 8), "mxfp8_e5m2": ("e5m2", 8, 15), "mxfp6_e2m3": ("e2m3", 6, 2),
+      "mxfp6_e3m2": ("e3m2", 6, 4), "mxfp4": ("e2m1", 4, 2), "mxint8": ("int8", 8, 0)}  # bits, exponent
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+FP4 = np.array([0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4], f32)
+BOOKS = {"nf4": (NF4, 7), "fp4": (np.concatenate([FP4, -FP4]) + f32(0), 0)}  # levels by code, code of 0
 np.seterr(all="ignore")
 
 
@@ -47,13 +59,21 @@ def decode(scheme, spec, shape, planes, u):
         if "scale" in planes:
             values = values * planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
         return values
-    if scheme == "q4_k":
-        return definition_q4_k.decode(spec, shape, planes, u)
+    if scheme in SEARCHED:
+        return SEARCHED[scheme].decode(scheme, shape, planes, u)
+    if scheme in definition_ggml.SCHEMES:
+        return definition_ggml.decode(scheme, shape, planes, u)
+    if scheme in BOOKS:
+        return decode_bitsandbytes(spec, shape, planes, u)
+    if scheme in MX:
+        return decode_mx(*MX[scheme][:2], shape, planes, u)
+    if scheme in MLX:
+        return decode_mlx(MLX[scheme], spec, shape, planes, u)
     return globals()[f"decode_{scheme}"](spec, shape, planes, u)
 
 
 def encode(scheme, spec, name, x, dtype):
-    clean = x if spec["nonfinite"] == "propagate" else saturated(x, 32 if scheme == "q8_0" else None)
+    clean = x if spec["nonfinite"] == "propagate" else saturated(x, definition_ggml.BLOCKS.get(scheme))
     if scheme in INTEGERS:
         return encode_integers(scheme, spec, name, x, clean)
     if scheme in FIXED:
@@ -65,8 +85,16 @@ def encode(scheme, spec, name, x, dtype):
         return {"codes": codes}
     if scheme in FLOATS:
         return encode_floats(scheme, spec, name, x, clean)
-    if scheme == "q4_k":
-        return {"codes": definition_q4_k.encode(x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in SEARCHED:
+        return {"codes": SEARCHED[scheme].encode(scheme, x).reshape(x.shape[:-1] + (-1,))}
+    if scheme in definition_ggml.SCHEMES:
+        return {"codes": definition_ggml.encode(scheme, clean)}
+    if scheme in BOOKS:
+        return encode_bitsandbytes(*BOOKS[scheme], spec, x, clean)
+    if scheme in MX:
+        return encode_mx(*MX[scheme], spec, x, clean)
+    if scheme in MLX:
+        return encode_mlx(MLX[scheme], spec, x, clean, dtype)
     return globals()[f"encode_{scheme}"](spec, x, clean, dtype)
 
 
@@ -347,46 +375,95 @@ def encode_fbgemm_rowwise2(spec, x, clean, dtype):
     return encode_narrow_rows(2, spec, clean)
 
 
-def decode_mlx_q3(spec, shape, planes, u):
-    n = int(np.prod(shape, dtype=np.int64))
-    bits = np.unpackbits(planes["codes"].reshape(-1).view("u1"), bitorder="little")[: 3 * n].reshape(n, 3)
-    codes = (bits.astype(np.int64) * [1, 2, 4]).sum(axis=1)
-    groups = np.arange(n) // int(spec["group"])
+def whole_stream(packed, width):
+    """The codes of whole bytes of a stream."""
+    packed = packed.reshape(-1).view("u1")
+    return unpack_bits(packed, packed.size * 8 // width, width)
+
+
+def decode_mx(kind, width, shape, planes, u):
+    codes = whole_stream(planes["codes"], width).reshape(tuple(shape[:-1]) + (-1, 32))
+    if kind == "int8":
+        values = np.where(codes < 128, codes, codes - 256).astype(u) / u(64)
+    else:
+        values = widen(codes, kind, u)
+    e = planes["scale"].astype(np.int32)[..., None]
+    return cut_rows(np.where(e == 255, u(np.nan), np.ldexp(u(1), e - 127) * values), shape)
+
+
+def encode_mx(kind, width, exponent, spec, x, clean):
+    t, known = x.dtype, np.where(np.isfinite(x), x, 0).astype(np.float64)
+    absmax = np.minimum(np.abs(blocks_of(known, 32)).max(axis=-1), F32_MAX)
+    if spec["dialect"] == "mlx":
+        return encode_mx_as_mlx(kind, width, absmax, x, clean)
+    e = np.where(absmax == 0, 0, np.clip(np.frexp(absmax)[1] - 1 - exponent + 127, 0, 254 - exponent))
+    q = blocks_of(clean, 32) / np.ldexp(t.type(1), (e - 127).astype(np.int32))[..., None]
+    if kind == "int8":
+        codes = np.rint(np.clip(q * 64, -127, 127)).astype(np.int64) & 255
+    else:
+        codes = narrow(q, kind)
+    return {"codes": pack_bits(codes, width).reshape(x.shape[:-1] + (-1,)), "scale": e.astype("u1")}
+
+
+def encode_mx_as_mlx(kind, width, absmax, x, clean):
+    t, values = x.dtype, widen(np.arange(HALF[kind][3] + 1), kind, np.float64)
+    s = (absmax.astype(f32) / f32(values[-1])).astype(np.float64)
+    fraction, power = np.frexp(s)
+    e = np.where(s == 0, 127, np.maximum(power - (fraction == 0.5) + 127, 0))
+    scale = np.ldexp(1.0, (e - 127).astype(np.int32))[..., None]
+    q = blocks_of(clean, 32) / scale.astype(t)
+    if kind == "e2m1":
+        code = below(np.abs(q).astype(np.float64), (values[1:] + values[:-1]) / 2)
+        sign = (np.signbit(q) & (code > 0)) << 3
+    else:
+        both = narrow(q, kind)
+        code, sign = both & 127, both & 128
+    held = np.isfinite((values * scale).astype(f32)).sum(axis=-1, keepdims=True) - 1
+    code = np.minimum(code, held)
+    packed = pack_bits(code | sign, width)
+    return {"codes": packed.reshape(x.shape[:-1] + (-1,)), "scale": e.astype("u1")}
+
+
+def decode_mlx(width, spec, shape, planes, u):
+    codes = whole_stream(planes["codes"], width)
+    groups = np.arange(len(codes)) // int(spec["group"])
     kind = planes["kind"]
     scale, bias = (scale_values(planes[p].reshape(-1), kind)[groups].astype(u) for p in ("scale", "bias"))
     return (codes.astype(u) * scale + bias).reshape(shape)
 
 
-def encode_mlx_q3(spec, x, clean, dtype):
+def encode_mlx(width, spec, x, clean, dtype):
     t, size = x.dtype, int(spec["group"])
     groups, plane = groups_of(x.shape, spec)
+    most = f32(2**width - 1)
     low, high = ranges(x, spec, groups, plane, atom=32)
     low, high = (np.clip(v, -F32_MAX, F32_MAX).astype(f32) for v in (low, high))
-    width = np.maximum(np.minimum(high - low, f32(F32_MAX)) / f32(7), f32(1e-7))
+    step = np.maximum(np.minimum(high - low, f32(F32_MAX)) / most, f32(1e-7))
     negative = np.abs(low) > np.abs(high)
-    scale, edge = np.where(negative, width, -width), np.where(negative, low, high)
+    scale, edge = np.where(negative, step, -step), np.where(negative, low, high)
     e = np.rint(edge / scale)
     scale, bias = np.where(e != 0, edge / e, scale).astype(f32), np.where(e != 0, edge, f32(0)).astype(f32)
     if t == f32:
-        most = toward_zero(np.array(F32_MAX / 7), "f32")
-        scale = np.where(np.isinf(scale * f32(7)), np.copysign(most, scale), scale).astype(f32)
+        largest = toward_zero(np.array(F32_MAX / float(most)), "f32")
+        scale = np.where(np.isinf(scale * most), np.copysign(largest, scale), scale).astype(f32)
     v = (clean - bias[groups].astype(t)) / scale[groups].astype(t)
-    codes = np.rint(np.clip(v, t.type(0), t.type(7))).astype(np.int64).reshape(-1)
-    stream = (codes[:, None] >> np.arange(3) & 1).astype("u1").reshape(-1)
-    words = np.packbits(stream, bitorder="little").view("<u4")
+    codes = np.rint(np.clip(v, t.type(0), t.type(most))).astype(np.int64).reshape(-1)
+    words = pack_bits(codes, width).view("<u4")
     planes = {"codes": words.reshape(x.shape[:-1] + (-1,)), "scale": scale, "bias": bias}
     for p in ("scale", "bias"):
         held = planes[p]
         if dtype in ("f16", "bf16"):
             held = narrow(held, dtype).astype("<u2")
-            held = held - (np.isinf(widen(held, dtype, f32) * f32(7)) if p == "scale" else 0)
+            held = held - (np.isinf(widen(held, dtype, f32) * most) if p == "scale" else 0)
             held = held.astype("<u2")
         planes[p] = held.reshape(plane)
     return planes
 
 
 def decode_nvfp4(spec, shape, planes, u):
-    d = widen(planes["scale"], "e4m3", f32) / planes["global_scale"].astype(f32)
+    d = widen(planes["scale"], "e4m3", f32)
+    if spec["dialect"] != "mlx":
+        d = d / planes["global_scale"].astype(f32)
     codes = unpack_nibbles(planes["codes"], 2 * planes["codes"].size).reshape(tuple(shape[:-1]) + (-1, 16))
     values = np.where(codes & 8, -1.0, 1.0) * E2M1[codes & 7]
     y = values.astype(u) * d[..., None].astype(u)
@@ -399,6 +476,8 @@ def encode_nvfp4(spec, x, clean, dtype):
     t, known = x.dtype, np.where(np.isfinite(x), x, 0)
     blocks = blocks_of(np.minimum(np.abs(known.astype(np.float64)), F32_MAX).astype(f32), 16)
     absmax = blocks.max(axis=-1)
+    if spec["dialect"] == "mlx":
+        return encode_nvfp4_as_mlx(absmax, x, clean)
     g = (f32(1) / np.maximum(absmax.max(), f32(2.0**-126))) * f32(2688)
     g = f32(1) if np.isinf(g) else g
     s = narrow(np.minimum(g * (absmax / f32(6)), f32(448)), "e4m3").astype("u1")
@@ -414,9 +493,19 @@ def encode_nvfp4(spec, x, clean, dtype):
             "global_scale": np.array([g], f32)}
 
 
+def encode_nvfp4_as_mlx(absmax, x, clean):
+    t = x.dtype
+    s = narrow(np.minimum(absmax / f32(6), f32(448)), "e4m3").astype("u1")
+    d = widen(s, "e4m3", f32)[..., None].astype(t)
+    q = np.where(d == 0, t.type(0), blocks_of(clean, 16) / d)
+    code = below(np.abs(q).astype(np.float64), (E2M1[1:] + E2M1[:-1]) / 2)
+    code = code | np.where((q < 0) & (code > 0), 8, 0)
+    return {"codes": pack_nibbles(code.reshape(-1)).reshape(x.shape[:-1] + (-1,)), "scale": s}
+
+
 # --- Codebooks ---
 
-def decode_nf4(spec, shape, planes, u):
+def decode_bitsandbytes(spec, shape, planes, u):
     n = int(np.prod(shape, dtype=np.int64))
     s = planes["scale"].reshape(-1)
     if spec["scale_type"] == "nested8":
@@ -432,7 +521,7 @@ def below(values, middles):
     return np.searchsorted(middles, values, side="left")
 
 
-def encode_nf4(spec, x, clean, dtype):
+def encode_bitsandbytes(book, zero, spec, x, clean):
     t = x.dtype
     groups, plane = flat_groups(x.size, int(spec["group"]))
     count = plane[0]
@@ -440,9 +529,10 @@ def encode_nf4(spec, x, clean, dtype):
     absmax = np.minimum(np.maximum(np.abs(low), np.abs(high)), F32_MAX).astype(f32)
     s = np.where(absmax == 0, f32(1), np.maximum(absmax, f32(2.0**-128 + 2.0**-149)))
     v = clean.reshape(-1) * (t.type(1) / s.astype(t))[groups]
-    wide = NF4.astype(np.float64)
-    codes = below(v, ((wide[:-1] + wide[1:]) / 2).astype(f32).astype(t))
-    planes = {"codes": pack_nibbles(codes, high_first=True, beside=7), "scale": s, "codebook": NF4}
+    ascending = np.argsort(book, kind="stable")
+    wide = book[ascending].astype(np.float64)
+    codes = ascending[below(v, ((wide[:-1] + wide[1:]) / 2).astype(f32).astype(t))]
+    planes = {"codes": pack_nibbles(codes, high_first=True, beside=zero), "scale": s, "codebook": book}
     if spec["scale_type"] == "nested8":
         planes.update(nested_scales(absmax))
     return planes

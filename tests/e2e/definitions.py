@@ -367,7 +367,7 @@ def unpack_nibbles(packed, num_elems, high_first=False):
 
 def pack_bits(codes, width):
     """A stream of bits, lowest first, of codes of `width` bits."""
-    bits = codes.astype(np.int64)[:, None] >> np.arange(width) & 1
+    bits = codes.reshape(-1, 1).astype(np.int64) >> np.arange(width) & 1
     return np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little")
 
 

@@ -1,25 +1,27 @@
 """The page of definitions says how every byte follows: decoders and encoders that were written from
-it alone (definitions.py, definition_schemes.py, definition_q4_k.py) give what the programs give."""
+it alone (definitions.py, definition_*.py) give what the programs give."""
 
 import json
 import struct
 
-import definition_q4_k
+import definition_ggml
 import grpc
 import numpy as np
 import pytest
 from conftest import MODEL, ROOT, error_of, quantctl, quantctl_json
-from definition_schemes import decode, encode
+from definition_schemes import MX, SEARCHED, decode, encode
 from definitions import FILE_TYPES, decoded, narrow, packed_tensors, parse_spec, read_file, working
 
 INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "int8", "I16": "int16",
                "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16", "U32": "uint32"}
 ROUNDINGS = ["half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"]
-NARROW = ["int2", "int3", "int5", "int6", "uint2", "uint3", "uint5", "uint6"]
 SMALL_FLOATS = ["fp8_e5m2", "fp6_e2m3", "fp6_e3m2", "fp4_e2m1"]
-SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "uint16", *NARROW, "int32", "int64", "fp16", "bf16", "f32",
-           "f64", "fp8_e4m3", *SMALL_FLOATS, "q8_0", "nf4", "nvfp4", "fbgemm_rowwise8", "fbgemm_rowwise4",
-           "fbgemm_rowwise2", "lloyd", "mlx_q3", "q4_k"]
+SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "uint16", "int2", "int3", "int5", "int6", "uint2", "uint3",
+           "uint5", "uint6", "int32", "int64", "fp16", "bf16", "f32", "f64", "fp8_e4m3", "fp8_e5m2", "fp6_e2m3",
+           "fp6_e3m2", "fp4_e2m1", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "fp4", "nvfp4",
+           "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "fbgemm_rowwise8",
+           "fbgemm_rowwise4", "fbgemm_rowwise2", "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8",
+           "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0"]
 # Of tensors of a shape that all schemes take.
 SPECS = [
     *SCHEMES,
@@ -41,9 +43,10 @@ SPECS = [
     "fp8_e4m3:group=32,dialect=compressed_tensors", "fp8_e4m3:range=-1..1",
     *(f"{s}:round={r}" for s in ("fp8_e5m2", "fp6_e3m2") for r in ROUNDINGS),
     *(f"{s}:{k}" for s in SMALL_FLOATS for k in ("axis=0", "block=4x100", "range=-1..1,round=ceil")),
-    "nf4:group=128", "nf4:scale_type=nested8", "nf4:range=-0.5..0.25", "fbgemm_rowwise8:range=-1..1",
-    "fbgemm_rowwise4:range=-1..1",
-    "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2",
+    "nf4:group=128", "nf4:scale_type=nested8", "fp4:group=4096", "fp4:scale_type=nested8", "nf4:range=-0.5..0.25",
+    "fbgemm_rowwise8:range=-1..1", "fbgemm_rowwise4:range=-1..1",
+    "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2", "mlx_q5:group=128",
+    "mxfp4:dialect=mlx", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
 ]
 SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,range=3sigma", "int8:axis=1,range=1sigma",
           "int4:group=10,range=2sigma,tail=short", "fp8_e4m3:per=tensor,range=3sigma", "nf4:range=2sigma",
@@ -54,11 +57,12 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s
        *(f"int8:axis=0,mode=asymmetric,scale_type={t}" for t in ("f16", "bf16", "pow2")),
        "int4:group=64,scale_type=f16",
        *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
-       "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32"]
+       "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32",
+       "mxfp4:dialect=mlx", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx"]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
-       "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "int3:axis=1",
-       "uint5:group=7,tail=short", "int6:per=tensor", "fp6_e2m3",
-       "fp6_e3m2:block=2x5", "fp4_e2m1:axis=1", "int64:axis=1", "nvfp4:tail=pad", "nf4", "lloyd",
+       "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "q4_0:tail=pad", "q5_1:tail=pad", "tq1_0:tail=pad",
+       "int3:axis=1", "uint5:group=7,tail=short", "int6:per=tensor", "fp6_e2m3", "fp6_e3m2:block=2x5",
+       "fp4_e2m1:axis=1", "int64:axis=1", "nvfp4:tail=pad", "fp4", *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd",
        "fbgemm_rowwise8", "fbgemm_rowwise4", "fbgemm_rowwise2"]
 
 
@@ -216,7 +220,7 @@ def test_every_type(inputs, call, spec):
 
 @pytest.mark.parametrize("spec", ODD)
 def test_odd_shapes(inputs, call, spec):
-    call(inputs["odd"], spec, only="" if "per" in spec or spec in ("lloyd", "nf4") else "ü")
+    call(inputs["odd"], spec, only="" if "per" in spec or spec in ("lloyd", "nf4", "fp4") else "ü")
 
 
 @pytest.mark.parametrize("spec", SIGMAS)
@@ -231,7 +235,9 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
 
 @pytest.mark.parametrize("spec", ["int8:nonfinite=saturate", "uint4:axis=0,nonfinite=saturate",
                                   "int4:group=32,range=3sigma,nonfinite=saturate", "lloyd:nonfinite=saturate",
-                                  "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "nvfp4:nonfinite=saturate",
+                                  "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "q4_0:nonfinite=saturate",
+                                  "q5_1:nonfinite=saturate", "tq2_0:nonfinite=saturate", "nvfp4:nonfinite=saturate",
+                                  *(f"{s}:nonfinite=saturate" for s in MX),
                                   "fp8_e4m3:axis=0,nonfinite=saturate",
                                   "int32:nonfinite=saturate", "fp4_e2m1:axis=0,nonfinite=saturate",
                                   *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "f32", "f64", "fp8_e4m3", "fp8_e5m2")
@@ -255,22 +261,23 @@ def test_files(inputs, scheme, tmp_path):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_real_model(scheme, tmp_path):
-    tail = ",tail=pad" if scheme in ("q8_0", "nvfp4") else ""
+    tail = ",tail=pad" if scheme in definition_ggml.BLOCKS or scheme in ("nvfp4", *MX) else ""
     check_file(MODEL, f"{scheme}:incompatible=keep{tail}", tmp_path, ["f32"])
 
 
-def test_importance(stubs, server):
+@pytest.mark.parametrize("scheme", SEARCHED)
+def test_importance(stubs, server, scheme):
     pb, services = stubs
     rng = np.random.default_rng(5)
     x = (rng.standard_normal((12, 512)) * 10.0 ** rng.integers(-3, 3, (12, 1))).astype(np.float32)
     x[3] = 0
     weights = rng.random(512).astype(np.float32)
     start = pb.QuantizeStart(tensor=pb.TensorDescriptor(name="w", data_type=pb.DATA_TYPE_F32, shape=x.shape),
-                             spec=pb.QuantizationSpec(text="q4_k"), importance=weights)
+                             spec=pb.QuantizationSpec(text=scheme), importance=weights)
     with grpc.insecure_channel(server.address) as channel:
         stub = services.QuantizationServiceStub(channel)
         response = stub.Quantize(pb.QuantizeRequest(start=start, data=x.tobytes()))
-    assert definition_q4_k.encode(x, np.tile(weights, (12, 1))).tobytes() == response.planes[0].data
+    assert SEARCHED[scheme].encode(scheme, x, np.tile(weights, (12, 1))).tobytes() == response.planes[0].data
 
 
 def test_schemes_are_defined_wherever_they_are_listed(stubs, server):

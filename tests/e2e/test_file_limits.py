@@ -8,7 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import (QUANTCTL, SANITIZED, clean_env, error_of, load_file, quantctl, quantctl_json,
+from conftest import (QUANTCTL, SANITIZED, clean_env, error_of, joining, load_file, quantctl, quantctl_json,
                       wait_until)
 from safetensors.numpy import save_file
 
@@ -232,30 +232,9 @@ def test_patterns_that_are_none(source):
 # --- Memory --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cgroup():
-    """A cgroup of 256 MiB; skips where none can be made."""
-    old = pathlib.Path("/sys/fs/cgroup/memory")
-    group = (old if old.is_dir() else pathlib.Path("/sys/fs/cgroup")) / f"quantd-test-{os.getpid()}"
-    limit = group / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")
-    try:
-        group.mkdir()
-    except OSError as error:
-        pytest.skip(f"no cgroup can be made: {error}")
-    try:
-        try:
-            limit.write_text(str(256 << 20))
-        except OSError as error:
-            pytest.skip(f"no limit can be set: {error}")
-        yield group
-    finally:
-        wait_until(lambda: not (group / "cgroup.procs").read_text(), "the end of its processes")
-        group.rmdir()
-
-
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer holds memory of its own")
 def test_the_limit_of_the_cgroup(tmp_path, nothing_left, cgroup):
-    join = lambda: (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+    join = joining(cgroup)
     assert quantctl_json("info", preexec_fn=join)["memory_budget_bytes"] == 128 << 20
     path = tmp_path / "large.npy"
     np.lib.format.open_memmap(path, "w+", np.float32, (1 << 15, 3 << 10))[7, :64] = X[0]  # 384 MiB

@@ -55,6 +55,15 @@ def test_the_best_transport_is_taken_and_told(server, unix_server):
                                            code=2).stderr
 
 
+def test_shared_memory_of_a_small_server(tmp_path, source, embedded):
+    """Which may share a quarter of its 32 MiB: less than ten places of 4 MiB."""
+    socket = tmp_path / "s.sock"
+    with running_server(tmp_path / "s", "--memory", "32MiB", listen=f"unix:{socket}") as server:
+        for spec in SPECS:
+            assert file_digest(tmp_path, source, spec, "--server", server.address, "--transport",
+                               "shared_memory") == embedded(spec), spec
+
+
 @pytest.mark.parametrize("target", ["scalar", "sse4", "avx2", "avx512", "neon"])
 def test_simd_targets(tmp_path, source, embedded, target):
     env = {"QUANTD_SIMD": target}

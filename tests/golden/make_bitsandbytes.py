@@ -1,4 +1,5 @@
-"""Makes the golden file of nf4 with nested scales with bitsandbytes on the CPU (see make_golden.py).
+"""Makes the golden files of nf4 with nested scales, and of fp4, with bitsandbytes on the CPU (see
+make_golden.py).
 
     python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements.txt
     venv/bin/python tests/golden/make_bitsandbytes.py
@@ -14,18 +15,29 @@ import bitsandbytes.functional
 import numpy as np
 import torch
 
-from hard_values import hard_groups
+from hard_values import hard_groups, neighbours
 from make_golden import GoldenFile, versions
 
 COMMAND = "python tests/golden/make_bitsandbytes.py"
 
 
-def run_nested(x):
+def run_plain(x):
+    """Returns the planes of x in fp4, and what they decode to."""
+    packed, state = bitsandbytes.functional.quantize_4bit(torch.from_numpy(x.reshape(-1)), blocksize=64,
+                                                          quant_type="fp4")
+    decoded = bitsandbytes.functional.dequantize_4bit(packed, state).numpy()
+    scale = state.absmax.numpy()
+    # quantd has scale 1 for all-zero blocks, as in all schemes.
+    return {"codes": packed.numpy().ravel(), "scale": np.where(scale == 0, np.float32(1), scale),
+            "codebook": state.code.numpy()}, decoded
+
+
+def run_nested(x, quant_type="nf4"):
     """Returns the planes of x, what they decode to, and the true mean of the scales."""
     flat = torch.from_numpy(x.reshape(-1))
     packed, state = bitsandbytes.functional.quantize_4bit(
-        flat, blocksize=64, quant_type="nf4", compress_statistics=True)
-    _, plain = bitsandbytes.functional.quantize_4bit(flat, blocksize=64, quant_type="nf4")
+        flat, blocksize=64, quant_type=quant_type, compress_statistics=True)
+    _, plain = bitsandbytes.functional.quantize_4bit(flat, blocksize=64, quant_type=quant_type)
     decoded = bitsandbytes.functional.dequantize_4bit(packed, state).numpy()
     planes = {
         "codes": packed.numpy().ravel(),
@@ -95,5 +107,47 @@ def make_nested():
     file.write()
 
 
+def without_sign(decoded):
+    """Code 8 comes back as 0 or -0, whichever of its kernels decodes it; quant_map has 0."""
+    return np.where(decoded == 0, np.float32(0), decoded)
+
+
+def make_fp4():
+    rng = np.random.default_rng(20240607)
+    file = GoldenFile("fp4", "quantize_4bit and dequantize_4bit, fp4, on the CPU of " +
+                      versions("bitsandbytes", "torch") + ", with scale 1 for all-zero blocks", COMMAND)
+    levels = np.unique(bitsandbytes.functional.get_4bit_type("fp4", device="cpu").numpy())
+    middles = (levels[:-1] + levels[1:]) / np.float32(2)
+    ties = np.concatenate([neighbours(middles), levels, [1e-9, -1e-9, -0.0]])
+    ties = np.resize(ties, (7, 63)) * np.array([[1], [0.5], [8], [1], [2.0**-40], [2.0**60], [1]])
+    ties = np.concatenate([np.abs(ties).max(axis=1, keepdims=True), ties], axis=1)
+    zeros = rng.standard_normal((4, 64))
+    zeros[1] = 0
+    plain = {
+        "random": rng.standard_normal((5, 192)),
+        "ties": ties,
+        "wide": rng.standard_normal((6, 128)) * 10.0 ** rng.uniform(-30, 30, (6, 1)),
+        "zeros": zeros,
+        "odd": rng.standard_normal(64 * 3 + 17),
+    }
+    for name, x in plain.items():
+        x = np.ascontiguousarray(x.astype(np.float32))
+        planes, decoded = run_plain(x)
+        file.add(name, "fp4", x.shape, x, planes=planes, decoded=without_sign(decoded), digest=True)
+    nested = {"all_zero": np.zeros((2, 64), np.float32), "all_equal": np.full((3, 64), 0.7, np.float32)}
+    while len(nested) < 5:  # as in make_nested
+        for name in ("random", "odd", "short_block"):
+            x = np.ascontiguousarray(make_inputs(rng)[name].astype(np.float32))
+            planes, _, mean = run_nested(x, "fp4")
+            if planes["nested_offset"][0] == mean:
+                nested.setdefault(name, x)
+    for name, x in nested.items():
+        planes, decoded, _ = run_nested(x, "fp4")
+        file.add(f"nested_{name}", "fp4:scale_type=nested8", x.shape, x, planes=planes,
+                 decoded=without_sign(decoded), digest=True)
+    file.write()
+
+
 if __name__ == "__main__":
     make_nested()
+    make_fp4()

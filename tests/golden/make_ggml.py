@@ -1,36 +1,102 @@
-"""Makes the golden file of q4_k with ggml's own quantizer (see make_golden.py).
+"""Makes the golden files of ggml's formats with ggml's own quantizers (see make_golden.py, which has
+q8_0).
 
     python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements.txt
-    venv/bin/python tests/golden/make_ggml.py
+    venv/bin/python tests/golden/make_ggml.py [q4_0 q4_k ..]
 """
 
 import ctypes
 import pathlib
+import sys
 
 import libggml
 import numpy as np
 
-from hard_values import hard_groups
+from hard_values import hard_groups, neighbours
 from make_golden import GoldenFile, versions
 
 COMMAND = "python tests/golden/make_ggml.py"
-Q4_K = 12  # GGML_TYPE_Q4_K
-BLOCK, BLOCK_BYTES = 256, 144
+FORMATS = {  # GGML_TYPE_, elements of a block, its bytes, name in function names
+    "q4_0": (2, 32, 18, "q4_0"),
+    "q4_1": (3, 32, 20, "q4_1"),
+    "q5_0": (6, 32, 22, "q5_0"),
+    "q5_1": (7, 32, 24, "q5_1"),
+    "q2_k": (10, 256, 84, "q2_K"),
+    "q3_k": (11, 256, 110, "q3_K"),
+    "q4_k": (12, 256, 144, "q4_K"),
+    "q5_k": (13, 256, 176, "q5_K"),
+    "q6_k": (14, 256, 210, "q6_K"),
+    "iq4_nl": (20, 32, 18, "iq4_nl"),
+    "iq4_xs": (23, 256, 136, "iq4_xs"),
+    "tq1_0": (34, 256, 54, "tq1_0"),
+    "tq2_0": (35, 256, 66, "tq2_0"),
+}
+SIMPLE = ["q4_0", "q4_1", "q5_0", "q5_1", "tq1_0", "tq2_0"]
 
 
-def run_ggml(x, importance=None):
+def run_ggml(scheme, x, importance=None):
     """Returns the codes plane of x (rows, columns) and what ggml decodes it to."""
+    number, block, block_bytes, name = FORMATS[scheme]
     base = ctypes.CDLL(str(next(pathlib.Path(libggml.__file__).parent.rglob("libggml-base.so"))))
     base.ggml_quantize_chunk.restype = ctypes.c_size_t
     pointer = lambda a: None if a is None else a.ctypes.data_as(ctypes.c_void_p)
     rows, columns = x.shape
-    codes = np.zeros((rows, columns // BLOCK * BLOCK_BYTES), np.uint8)
-    count = base.ggml_quantize_chunk(Q4_K, pointer(x), pointer(codes), ctypes.c_int64(0),
+    codes = np.zeros((rows, columns // block * block_bytes), np.uint8)
+    count = base.ggml_quantize_chunk(number, pointer(x), pointer(codes), ctypes.c_int64(0),
                                      ctypes.c_int64(rows), ctypes.c_int64(columns), pointer(importance))
     assert count == codes.size
     decoded = np.zeros_like(x)
-    base.dequantize_row_q4_K(pointer(codes), pointer(decoded), ctypes.c_int64(x.size))
+    getattr(base, f"dequantize_row_{name}")(pointer(codes), pointer(decoded), ctypes.c_int64(x.size))
     return {"codes": codes}, decoded
+
+
+def golden_file(scheme):
+    return GoldenFile(scheme, f"ggml_quantize_chunk and dequantize_row_{FORMATS[scheme][3]} of ggml (" +
+                      versions("libggml-python") + "), which is built without fused multiply-add",
+                      COMMAND)
+
+
+def make_simple(scheme):
+    """Formats whose scales follow from a block's extremes."""
+    rng = np.random.default_rng(20240605)
+    file = golden_file(scheme)
+    ternary, block = scheme.startswith("tq"), FORMATS[scheme][1]
+    largest = 6e4 if scheme.endswith("1") or ternary else 5e5  # so that the parameters fit f16
+    fit = lambda x: np.where(np.abs(x) > largest, np.sign(x) * largest, x)
+    steps = np.arange(-64, 65) * 0.25
+    ties = np.concatenate([steps, neighbours(steps)])
+    ties = np.resize(ties, (32, 31)) * rng.choice([1, 2.0**-20, 0.1], (32, 1))
+    far = np.abs(ties).max(axis=1, keepdims=True)
+    both = np.where(rng.random((24, 32)) < 0.2, 1, rng.uniform(0, 1, (24, 32)))
+    inputs = {
+        "random": rng.standard_normal((6, 96)) * np.exp(rng.uniform(-2, 2, (6, 1))),
+        "positive": np.abs(rng.standard_normal((2, 64))) + 0.5,
+        "negative": -np.abs(rng.standard_normal((2, 64))) - 0.5,
+        "levels": rng.integers(-16, 16, (6, 64)) * rng.choice([0.25, 0.1, 3.0], (6, 1)),
+        # The extremes are 8 (16, 7.5, ..) steps from 0, the others half and quarter steps.
+        "ties": np.concatenate([ties, far], axis=1)[rng.permutation(32)],
+        "ties_below": np.concatenate([-far, ties], axis=1),
+        # Of +a and -a the first is the one that counts.
+        "both_ends": both * rng.choice([-1, 1], (24, 32)),
+        "hard": fit(hard_groups(32, rng)),
+        # d: f16's normals, subnormals, 0, and subnormals of f32 whose inverse is infinite
+        "magnitudes": rng.standard_normal((64, 32)) * 10.0 ** np.linspace(-45, 3, 64)[:, None],
+        "zeros": np.where(np.arange(32) % 7 < 3, 0.0, np.where(rng.random((8, 32)) < 0.5, -0.0, 0.0)),
+        "zeros_and_positive": np.where(rng.random((8, 32)) < 0.3, -0.0, rng.choice([0.0, 1.5], (8, 32))),
+        "largest": fit(rng.standard_normal((4, 64)) * 1e6),
+        "uniform": rng.uniform(-1, 1, (3, 64)),
+    }
+    if ternary:
+        inputs["levels"] = rng.integers(-1, 2, (3, 512)) * rng.choice([0.25, 0.1, 3.0], (3, 1))
+    for label, x in inputs.items():
+        if block == 256:  # each block of 32 as one of 256, of the same values and others between them
+            between = x.reshape(-1, 32, 1) * np.where(np.arange(8) == 0, 1, rng.uniform(-1, 1, 8))
+            x = between.reshape(-1, 256) if x.size >= 256 and label != "levels" else np.resize(x, (2, 256))
+        x = np.ascontiguousarray(x.astype(np.float32))
+        planes, decoded = run_ggml(scheme, x)
+        assert np.isfinite(decoded).all(), label
+        file.add(label, scheme, x.shape, x, planes=planes, decoded=decoded, digest=True)
+    file.write()
 
 
 def offset_blocks(rng):
@@ -62,11 +128,10 @@ def make_importance(kind, columns, rng):
     return np.ones(columns)
 
 
-def make_q4_k():
+def make_searched(scheme):
+    """Formats whose scales are searched for, with importance and without."""
     rng = np.random.default_rng(20240605)
-    file = GoldenFile("q4_k", "ggml_quantize_chunk and dequantize_row_q4_K of ggml (" +
-                      versions("libggml-python") + "), which is built without fused multiply-add",
-                      COMMAND)
+    file = golden_file(scheme)
     hard = hard_groups(32, rng)
     hard = np.where(np.abs(hard) > 1e7, np.sign(hard) * 1e6, hard)  # so that the scale fits f16
     runs = hard[rng.permutation(np.resize(np.arange(len(hard)), 40))]
@@ -85,11 +150,13 @@ def make_q4_k():
         "outlier": np.where(np.arange(256) == 77, 1e6, rng.standard_normal((1, 256))),
         "magnitudes": rng.standard_normal((7, 256)) * 10.0 ** np.linspace(-12, 6, 7)[:, None],
         "offset": offset_blocks(rng),
-        # Beyond f16: d and dmin are infinite. Where x * x overflows f32 as well, NaN gets into the
-        # block, with a sign that depends on the processor: no case.
-        "overflow": rng.standard_normal((4, 256)) * np.array([[1e8], [1e10], [1e13], [1e16]]),
+        # Beyond f16: d and dmin are infinite. Where x * x (iq4: times x) overflows f32 as well, NaN
+        # gets into the block, with a sign that depends on the processor: no case.
+        "overflow": rng.standard_normal((4, 256)) * np.array(
+            [[1e8], [1e9], [1e10], [1e11]] if "iq4" in scheme else [[1e8], [1e10], [1e13], [1e16]]),
     }
     for label, x in inputs.items():
+        x = x * 0.25 if scheme == "q2_k" else x  # for which 1e6 is too much
         x = np.ascontiguousarray(x.astype(np.float32))
         key = file.share(f"inputs/{label}", x)
         for kind in [None, "equal", "random", "wide", "zeros", "one"]:
@@ -98,16 +165,17 @@ def make_q4_k():
             if kind in ("equal", "wide", "one") and label not in ("runs", "mixed", "levels"):
                 continue
             importance = kind and make_importance(kind, x.shape[1], rng).astype(np.float32)
-            planes, decoded = run_ggml(x, importance)
+            planes, decoded = run_ggml(scheme, x, importance)
             if kind:
                 planes["importance"] = importance
             if not np.isfinite(decoded).all():
                 assert label == "overflow"
                 decoded = None
-            file.add(f"{label}_{kind or 'plain'}", "q4_k", x.shape, shared=key, planes=planes,
+            file.add(f"{label}_{kind or 'plain'}", scheme, x.shape, shared=key, planes=planes,
                      decoded=decoded, digest=True)
     file.write()
 
 
 if __name__ == "__main__":
-    make_q4_k()
+    for wanted in sys.argv[1:] or FORMATS:
+        (make_simple if wanted in SIMPLE else make_searched)(wanted)

@@ -10,10 +10,16 @@
 // by one division often differs in its last place. 1 / absmax may be subnormal. A code has the sign
 // bit where x / d < 0: -0.25 steps give 8, but -0 gives 0.
 //
+// Dialect mlx has no global scale: s = E4M3(min(absmax of the block / 6, 448)), where 0 stays 0 and
+// the block's codes are 0; d = s. Ties go toward zero, and code 0 has no sign. Nothing is known of
+// the whole tensor, so blocks of any tensor flow at once; values beyond 448 * 6 are clipped, where
+// MLX makes 0 of those from 2^25 scales on.
+//
 // Beyond compressed-tensors: x' that f32 cannot hold, of absmax near the largest f32, becomes the
 // largest f32, where the package decodes infinity; f64 beyond f32 count as its largest in ranges.
 //
-// Source: compressed-tensors 0.20, nvfp4-pack-quantized: generate_gparam, calculate_qparams.
+// Source: compressed-tensors 0.20, nvfp4-pack-quantized: generate_gparam, calculate_qparams; MLX
+// 0.32.4, mx.quantize in mode nvfp4.
 // Entry: nvfp4_scheme. Tested by tests/core/scheme/golden_test.cc and reference_test.cc.
 #include <algorithm>
 #include <cmath>
@@ -51,12 +57,22 @@ E2M1 has sign (8) and the values 0, 0.5, 1, 1.5, 2, 3, 4, 6 for codes 0 to 7; th
 x / d < 0, so not for -0. E4M3 is that of fp8_e4m3. A tensor of zeros has g = 1, s = 0.125, codes 0.
 Clipped: |x / d| of 7 and more.
 
+Dialect mlx has no g: s = E4M3(min(absmax of the block / 6, 448)), which may be 0, and d = s. Ties go
+toward zero, code 0 has no sign, and a block with s = 0 has codes 0 and nothing clipped.
+
 | plane | dtype | shape |
 | --- | --- | --- |
 | codes | uint8 | [.., ceil(L / 16) * 8]: nibbles low first |
 | scale | f8_e4m3 | [.., ceil(L / 16)]: s |
-| global_scale | f32 | [1]: g |
+| global_scale | f32 | [1]: g; not in dialect mlx |
 )";
+
+bool IsMlx(const QuantSpec& spec) { return spec.dialect == "mlx"; }
+
+nvfp4::Habits HabitsOf(const Resolved& resolved) {
+  if (!IsMlx(resolved.spec)) return {};
+  return {.zero_scale = 0, .mlx = true};
+}
 
 absl::StatusOr<PackedLayout> PlanNvfp4(const SchemeInfo&, const QuantSpec& spec,
                                        const TensorDesc& tensor) {
@@ -66,10 +82,12 @@ absl::StatusOr<PackedLayout> PlanNvfp4(const SchemeInfo&, const QuantSpec& spec,
                           MakeGrouping(*spec.granularity, Tail::kShort, tensor.shape));
   // A row that is shorter than a block is one group of a whole block's codes.
   layout.groups = grouping.map;
-  layout.tensor_evidence = layout.band_evidence = kRange;
+  layout.band_evidence = kRange;
   const int64_t groups = grouping.map.num_groups;
   layout.planes.push_back(
       {"scale", PlaneRole::kPerGroup, DType::kF8E4M3, std::move(grouping.plane_shape), groups});
+  if (IsMlx(spec)) return layout;
+  layout.tensor_evidence = kRange;
   QUANTD_ASSIGN_OR_RETURN(Shape one, Shape::Make({1}));
   layout.planes.push_back(
       {"global_scale", PlaneRole::kConstant, DType::kF32, std::move(one), sizeof(float)});
@@ -84,10 +102,12 @@ float ReachOf(const Range& range) {
 }
 
 float LoadGlobal(const ParamView& params) {
+  if (params.planes[kGlobalPlane].empty()) return 1;
   return LoadAt(reinterpret_cast<const float*>(params.planes[kGlobalPlane].data()), 0);
 }
 
-void ResolveGlobal(const Resolved&, const TensorEvidence& tensor, ParamPlanes out) {
+void ResolveGlobal(const Resolved& resolved, const TensorEvidence& tensor, ParamPlanes out) {
+  if (IsMlx(resolved.spec)) return;
   const float reach = std::max(ReachOf(tensor.range), std::numeric_limits<float>::min());
   const float inverse = 1 / reach;
   float global = inverse * (nvfp4::kMaxScale * nvfp4::kMaxCode);
@@ -95,14 +115,15 @@ void ResolveGlobal(const Resolved&, const TensorEvidence& tensor, ParamPlanes ou
   std::memcpy(out.planes[kGlobalPlane].data(), &global, sizeof(global));
 }
 
-void ResolveBlocks(const Resolved&, std::span<const Range> ranges, ParamPlanes out) {
+void ResolveBlocks(const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out) {
   const float global = LoadGlobal(out);
   float absmax[nvfp4::kTileBlocks];
   std::byte* scales = out.planes[kScalePlane].data();
   while (!ranges.empty()) {
     const size_t count = std::min(ranges.size(), size_t{nvfp4::kTileBlocks});
     for (size_t i = 0; i < count; ++i) absmax[i] = ReachOf(ranges[i]);
-    nvfp4::ChosenTable().find_scales(absmax, static_cast<int64_t>(count), global, scales);
+    nvfp4::ChosenTable().find_scales(HabitsOf(resolved), absmax, static_cast<int64_t>(count),
+                                     global, scales);
     ranges = ranges.subspan(count);
     scales += count;
   }
@@ -122,8 +143,8 @@ void EncodeNvfp4(const Resolved& resolved, const Segment& segment, std::span<std
   nvfp4::Factors factors;
   FactorsOf(resolved, segment.params, segment.first_elem, num_elems, factors);
   counts->clipped += segment.values.Visit([&]<typename T>(const T* values) {
-    return nvfp4::ChosenTable().Of<T>().encode(values, num_elems, factors, out.data(),
-                                               LanesOf<T>(meter));
+    return nvfp4::ChosenTable().Of<T>().encode(HabitsOf(resolved), values, num_elems, factors,
+                                               out.data(), LanesOf<T>(meter));
   });
 }
 
@@ -142,8 +163,10 @@ void DecodeNvfp4(const Resolved& resolved, std::span<const std::byte> packed,
 float FactorRef(const Resolved& resolved, const ParamView& params, int64_t elem) {
   const int64_t group = resolved.layout.groups.RunAt(elem).group - params.first_group;
   const auto code = std::to_integer<uint32_t>(params.planes[1][static_cast<size_t>(group)]);
-  float global;
-  std::memcpy(&global, params.planes[2].data(), sizeof(global));
+  float global = 1;
+  if (resolved.spec.dialect != "mlx") {
+    std::memcpy(&global, params.planes[2].data(), sizeof(global));
+  }
   return WidenFloat<float>(kE4m3Format, code) / global;
 }
 
@@ -162,14 +185,25 @@ uint32_t CodeRef(T q) {
 }
 
 template <typename T>
+uint32_t MlxCodeRef(T q) {
+  const T reach = std::fabs(q);
+  uint32_t code = 0;
+  for (const double middle : {0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0}) {
+    code += reach > static_cast<T>(middle);
+  }
+  return q < 0 && code > 0 ? code | 8 : code;
+}
+
+template <typename T>
 void EncodeRef(const Resolved& resolved, const Segment& segment, const T* values,
                std::span<std::byte> out, Counts* counts) {
   std::fill(out.begin(), out.end(), std::byte{0});
   for (int64_t i = 0; i < segment.values.num_elems; ++i) {
     const T d = static_cast<T>(FactorRef(resolved, segment.params, segment.first_elem + i));
-    const T q = LoadAt(values, i) / d;
+    const T q = d == 0 ? 0 : LoadAt(values, i) / d;
     counts->clipped += std::fabs(q) >= 7;
-    out[static_cast<size_t>(i / 2)] |= static_cast<std::byte>(CodeRef(q) << (i % 2 == 0 ? 0 : 4));
+    const uint32_t code = resolved.spec.dialect == "mlx" ? MlxCodeRef(q) : CodeRef(q);
+    out[static_cast<size_t>(i / 2)] |= static_cast<std::byte>(code << (i % 2 == 0 ? 0 : 4));
   }
 }
 
@@ -218,7 +252,7 @@ const Scheme& nvfp4_scheme() {
     info.bits_per_code = 4;
     info.granularities = {{.kind = GranularityKind::kGroup, .group_elems = kBlockElems}};
     info.roundings = {Rounding::kHalfEven};
-    info.dialects = {{.name = "compressed_tensors"}};
+    info.dialects = {{.name = "compressed_tensors"}, {.name = "mlx"}};
     info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
     info.tails = {Tail::kReject, Tail::kPad};
     return scheme;

@@ -141,7 +141,6 @@ TEST_P(LargestValuesTest, ComeBackFinite) {
   int checked = 0;
   for (const std::string& spec : SpecsOf(GetParam()->info)) {
     if (absl::StrContains(spec, "propagate")) continue;  // which asks for infinities
-    if (GetParam()->info.name == "q4_k") GTEST_SKIP() << "see InfinitiesAsInGgmlAreCounted";
     for (const DType dtype : kFloats) {
       const TensorDesc tensor = MakeTensor("t", dtype, {kRows, kColumns});
       for (const std::vector<double>& values : TensorsUpTo(LargestOf(dtype))) {
@@ -160,22 +159,42 @@ TEST_P(LargestValuesTest, ComeBackFinite) {
   EXPECT_GE(checked, 20);
 }
 
-// ggml's bytes have an infinite d for them.
-TEST(LargestValuesOfQ4KTest, InfinitiesAsInGgmlAreCounted) {
+// ggml's bytes have an infinite d for them where it searches for scales.
+class SearchedValuesTest : public ::testing::TestWithParam<const Scheme*> {};
+
+TEST_P(SearchedValuesTest, InfinitiesAsInGgmlAreCounted) {
+  const SchemeInfo& info = GetParam()->info;
+  const int64_t block_elems = info.granularities[0].group_elems;
   Bench bench(0);
   std::vector<double> values(512, 1);
   for (const double large : {1e9, 1e20, double{FLT_MAX}}) {
     values[3] = large;
-    const auto result = QuantizeAll(*ParseSpec("q4_k"), MakeTensor("t", DType::kF32, {2, 256}),
-                                    BytesOf(DType::kF32, values), {}, bench.context());
+    const auto result =
+        QuantizeAll(*ParseSpec(info.name), MakeTensor("t", DType::kF32, {2, 256}),
+                    BytesOf(DType::kF32, values), {}, bench.context());
     ASSERT_TRUE(result.ok()) << result.status();
-    EXPECT_GE(result->report.clipped, 32);
-    EXPECT_LE(result->report.clipped, 256);
+    EXPECT_GE(result->report.clipped, block_elems / 16);
+    EXPECT_LE(result->report.clipped, block_elems);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Schemes, LargestValuesTest, ::testing::ValuesIn(AllSchemes()),
-                         [](const auto& info) { return std::string(info.param->info.name); });
+// ggml searches for the scales of those that take importance.
+std::vector<const Scheme*> SchemesThatSearch(bool search) {
+  std::vector<const Scheme*> schemes;
+  for (const Scheme* scheme : AllSchemes()) {
+    if (scheme->info.takes_importance == search) schemes.push_back(scheme);
+  }
+  return schemes;
+}
+
+std::string NameOfScheme(const ::testing::TestParamInfo<const Scheme*>& info) {
+  return std::string(info.param->info.name);
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, LargestValuesTest, ::testing::ValuesIn(SchemesThatSearch(false)),
+                         NameOfScheme);
+INSTANTIATE_TEST_SUITE_P(Schemes, SearchedValuesTest, ::testing::ValuesIn(SchemesThatSearch(true)),
+                         NameOfScheme);
 
 }  // namespace
 }  // namespace quantd

@@ -92,7 +92,8 @@ std::vector<float> Decode(const Trial& trial, const std::vector<std::byte>& code
 // Codes hold their parameters, so that there is nothing that can be given.
 bool HasParamsInside(const Plan& plan) {
   const double bits = plan.scheme->info.bits_per_code;
-  return plan.resolved.layout.trailer_bytes > 0 || bits != std::floor(bits);
+  const PackedLayout& layout = plan.resolved.layout;
+  return layout.trailer_bytes > 0 || layout.atom_scales || bits != std::floor(bits);
 }
 
 bool RoundsToNearest(const Plan& plan) {
@@ -138,8 +139,20 @@ class SeamTest : public ::testing::TestWithParam<const Scheme*> {
   int plans_ = 0;
 };
 
+double SquaredDistance(const std::vector<float>& a, const std::vector<float>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += std::pow(static_cast<double>(a[i]) - b[i], 2);
+  return sum;
+}
+
+// True of formats that search for scales and may find others for what they have decoded.
+bool MayFindOtherScales(const SchemeInfo& info) {
+  return info.takes_importance && info.name != "q4_k";
+}
+
 // With its parameters given: encode(decode(c)) == c for all codes that are emitted. Where parameters
-// lie within blocks, the values stay the same.
+// lie within blocks, the values stay the same, or where they are searched for, next to them: the
+// energy of the second error is at most a quarter of that of the first.
 TEST_P(SeamTest, CodesComeBack) {
   ForEachPlan({6, 512}, [&](const Plan& plan) {
     if (!RoundsToNearest(plan)) return;
@@ -151,7 +164,12 @@ TEST_P(SeamTest, CodesComeBack) {
       const std::vector<float> decoded = Decode(first, codes);
       const Trial again = {plan, params, decoded};
       const std::vector<std::byte> codes_again = Encode(again);
-      ASSERT_EQ(Decode(again, codes_again), decoded);
+      if (MayFindOtherScales(plan.scheme->info)) {
+        ASSERT_LE(SquaredDistance(Decode(again, codes_again), decoded),
+                  0.25 * SquaredDistance(decoded, first.values));
+      } else {
+        ASSERT_EQ(Decode(again, codes_again), decoded);
+      }
       if (HasParamsInside(plan)) continue;
       // A code may stand for -0 that -0 itself is not given, as compressed-tensors has it.
       Trial but_zeros = again;

@@ -1,7 +1,10 @@
 // Tested by tests/core/scheme/reference_test.cc and golden_test.cc.
-#include "core/scheme/nf4_ref.h"
+#include "core/scheme/bitsandbytes_ref.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
+#include <numeric>
 
 namespace quantd {
 namespace {
@@ -32,41 +35,52 @@ ScalesRef ScaleRef(const Resolved& resolved, const ParamView& params, int64_t el
 
 float LevelRef(const ParamView& params, int code) { return FloatRef(params, 2, code); }
 
+// The codes in ascending order of their levels; of two zeros the first comes first.
+std::array<int, 16> PlacesRef(const ParamView& params) {
+  std::array<int, 16> codes;
+  std::iota(codes.begin(), codes.end(), 0);
+  std::stable_sort(codes.begin(), codes.end(),
+                   [&](int a, int b) { return LevelRef(params, a) < LevelRef(params, b); });
+  return codes;
+}
+
 template <typename T>
-int EncodeOne(T x, float scale, const ParamView& params, Counts* counts) {
+int EncodeOne(T x, float scale, const ParamView& params, const std::array<int, 16>& codes,
+              Counts* counts) {
+  const auto level = [&](size_t place) { return double{LevelRef(params, codes[place])}; };
   const T v = x * (T{1} / static_cast<T>(scale));
   // A code's step is the way to its neighbour.
-  const double low_step = double{LevelRef(params, 1)} - LevelRef(params, 0);
-  const double high_step = double{LevelRef(params, 15)} - LevelRef(params, 14);
+  const double low_step = level(1) - level(0), high_step = level(15) - level(14);
   counts->clipped +=
       v <= static_cast<T>(-1 - low_step / 2) || v >= static_cast<T>(1 + high_step / 2);
-  int code = 0;
-  while (code < 15) {
-    const double sum = double{LevelRef(params, code)} + double{LevelRef(params, code + 1)};
-    if (!(v > static_cast<T>(static_cast<float>(sum / 2)))) break;
-    ++code;
+  size_t place = 0;
+  while (place < 15) {
+    const auto middle = static_cast<float>((level(place) + level(place + 1)) / 2);
+    if (!(v > static_cast<T>(middle))) break;
+    ++place;
   }
-  return code;
+  return codes[place];
 }
 
 }  // namespace
 
-void EncodeNf4Ref(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
-                  Counts* counts) {
+void EncodeBitsandbytesRef(const Resolved& resolved, const Segment& segment,
+                           std::span<std::byte> out, Counts* counts) {
   const TileView& values = segment.values;
+  const std::array<int, 16> codes = PlacesRef(segment.params);
   for (int64_t i = 0; i < values.num_elems; ++i) {
     const float scale = ScaleRef(resolved, segment.params, segment.first_elem + i).working;
     const int code = values.Visit([&](const auto* from) {
-      return EncodeOne(LoadAt(from, i), scale, segment.params, counts);
+      return EncodeOne(LoadAt(from, i), scale, segment.params, codes, counts);
     });
     std::byte& byte = out[static_cast<size_t>(i / 2)];
-    byte = i % 2 == 0 ? static_cast<std::byte>(code << 4 | 7)
+    byte = i % 2 == 0 ? static_cast<std::byte>(code << 4 | codes[7])
                       : (byte & std::byte{0xF0}) | static_cast<std::byte>(code);
   }
 }
 
-void DecodeNf4Ref(const Resolved& resolved, std::span<const std::byte> packed,
-                  const ParamView& params, int64_t first_elem, TileSpan out) {
+void DecodeBitsandbytesRef(const Resolved& resolved, std::span<const std::byte> packed,
+                           const ParamView& params, int64_t first_elem, TileSpan out) {
   for (int64_t i = 0; i < out.num_elems; ++i) {
     const int byte = std::to_integer<int>(packed[static_cast<size_t>(i / 2)]);
     const float level = LevelRef(params, i % 2 == 0 ? byte >> 4 : byte & 0x0F);
