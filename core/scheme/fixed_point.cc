@@ -8,7 +8,6 @@
 #include <limits>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/substitute.h"
 #include "core/base/checked_math.h"
 #include "core/base/copy_bytes.h"

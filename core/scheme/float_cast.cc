@@ -158,8 +158,11 @@ Scheme FloatCastScheme(DType dtype, absl::string_view name, absl::string_view su
   SchemeInfo& info = scheme.info;
   info.name = name;
   info.summary = summary;
-  info.source = "numpy's astype, which beyond f32 has infinity: here under nonfinite=propagate alone";
-  if (!is_f32) info.source = "numpy's astype";
+  info.source = "numpy's astype";
+  if (is_f32) {
+    info.source =
+        "numpy's astype, which beyond f32 has infinity: here under nonfinite=propagate alone";
+  }
   info.definition = absl::Substitute(kDefinition, NameOf(dtype), is_f32 ? kBeyond : "");
   info.bits_per_code = info.bits = static_cast<int>(8 * SizeOf(dtype));
   info.roundings = {Rounding::kHalfEven};
