@@ -30,6 +30,11 @@ inline constexpr MiniFormat kHalfFormat = {5, 10, 15, 0x7BFF, 0x7C00, 0x7C00, tr
 inline constexpr MiniFormat kBfloatFormat = {8, 7, 127, 0x7F7F, 0x7F80, 0x7FC0, false};
 // OCP FP8 E4M3 (OFP8 1.0, section 4): no infinity.
 inline constexpr MiniFormat kE4m3Format = {4, 3, 7, 0x7E, 0, 0x7F, false};
+// OCP FP8 E5M2 (OFP8 1.0, section 4); NaN becomes a quiet one, as ml_dtypes converts.
+inline constexpr MiniFormat kE5m2Format = {5, 2, 15, 0x7B, 0x7C, 0x7E, false};
+// OCP MX FP6 E2M3 and E3M2 (MX 1.0, tables 3 and 4): neither infinity nor NaN.
+inline constexpr MiniFormat kE2m3Format = {2, 3, 1, 0x1F, 0, 0, false};
+inline constexpr MiniFormat kE3m2Format = {3, 2, 3, 0x1F, 0, 0, false};
 // OCP MX FP4 E2M1 (MX 1.0, table 5): neither infinity nor NaN.
 inline constexpr MiniFormat kE2m1Format = {2, 1, 1, 0x7, 0, 0, false};
 

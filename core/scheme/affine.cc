@@ -2,6 +2,8 @@
 #include "core/scheme/affine.h"
 
 #include <algorithm>
+#include <numeric>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -28,11 +30,14 @@ bool HasZeroPlane(const SchemeInfo& info, const QuantSpec& spec) {
   return !info.is_signed || spec.mode == Mode::kAsymmetric;
 }
 
-// The type of zero points, and of codes but where two share a byte.
+// The type of zero points, and of codes but where they share bytes.
 DType CodeType(const SchemeInfo& info) {
-  if (info.bits == 16) return DType::kInt16;
+  if (info.bits == 16) return info.is_signed ? DType::kInt16 : DType::kUint16;
   return info.is_signed ? DType::kInt8 : DType::kUint8;
 }
+
+// Codes that share bytes, as one stream of bits over the flat tensor.
+bool IsStream(const SchemeInfo& info) { return info.bits < 8; }
 
 absl::StatusOr<PackedLayout> PlanAffine(const SchemeInfo& info, const QuantSpec& spec,
                                         const TensorDesc& tensor) {
@@ -41,18 +46,20 @@ absl::StatusOr<PackedLayout> PlanAffine(const SchemeInfo& info, const QuantSpec&
   PackedLayout layout;
   layout.groups = grouping.map;
   layout.row_elems = tensor.shape.num_elems();
-  layout.atom_elems = info.bits == 4 ? 2 : 1;
-  layout.atom_bytes = info.bits == 16 ? 2 : 1;
+  const int shared = std::gcd(info.bits, 8);  // an atom ends where a code and a byte do
+  layout.atom_elems = 8 / shared;
+  layout.atom_bytes = info.bits / shared;
+  layout.cut_atoms = IsStream(info);
   if (!spec.scale.has_value()) layout.band_evidence = kRange;
   Shape code_shape = tensor.shape;
-  if (info.bits == 4) {  // packed over the flat tensor
-    QUANTD_ASSIGN_OR_RETURN(code_shape, Shape::Make({CeilDiv(tensor.shape.num_elems(), 2)}));
+  QUANTD_RETURN_IF_ERROR(
+      CheckedMul(CeilDiv(layout.row_elems, layout.atom_elems), layout.atom_bytes).status());
+  const int64_t code_bytes = layout.row_bytes();
+  if (IsStream(info)) {
+    QUANTD_ASSIGN_OR_RETURN(code_shape, Shape::Make({code_bytes}));
   }
-  QUANTD_ASSIGN_OR_RETURN(
-      int64_t code_bytes,
-      CheckedMul(CeilDiv(layout.row_elems, layout.atom_elems), layout.atom_bytes));
   layout.planes.push_back({"codes", PlaneRole::kCodes,
-                           info.bits == 4 ? DType::kUint8 : CodeType(info), std::move(code_shape),
+                           IsStream(info) ? DType::kUint8 : CodeType(info), std::move(code_shape),
                            code_bytes});
   const auto add_param = [&](const char* name, DType dtype) -> absl::Status {
     QUANTD_ASSIGN_OR_RETURN(int64_t size_bytes, CheckedMul(grouping.map.num_groups, SizeOf(dtype)));
@@ -123,7 +130,7 @@ int64_t EncodeAs(const Resolved& resolved, const Segment& segment, const T* valu
   uint8_t unpacked[kTileElems];
   const int64_t clipped =
       EncodeAffine(rule, params.view(), values, num_elems, unpacked, lanes);
-  PackNibbles(unpacked, num_elems, /*first_high=*/false, bytes);
+  PackBits(unpacked, num_elems, resolved.info->bits, bytes);
   return clipped;
 }
 
@@ -138,18 +145,17 @@ void DecodeAffineScheme(const Resolved& resolved, std::span<const std::byte> cod
                         const ParamView& params, int64_t first_elem, TileSpan out) {
   const SchemeInfo& info = *resolved.info;
   const SegmentParams segment(resolved, params, first_elem, out.num_elems);
-  const AffineCode type = info.bits == 16   ? AffineCode::kInt16
-                          : info.is_signed ? AffineCode::kInt8
-                                           : AffineCode::kUint8;
+  const bool wide = info.bits == 16;
+  const AffineCode type = info.is_signed ? (wide ? AffineCode::kInt16 : AffineCode::kInt8)
+                                         : (wide ? AffineCode::kUint16 : AffineCode::kUint8);
   const void* from = codes.data();
   uint8_t unpacked[kTileElems];
-  if (info.bits == 4) {
+  if (IsStream(info)) {
     const uint8_t* packed = reinterpret_cast<const uint8_t*>(codes.data());
     if (info.is_signed) {
-      UnpackSignedNibbles(packed, out.num_elems, /*first_high=*/false,
-                          reinterpret_cast<int8_t*>(unpacked));
+      UnpackSignedBits(packed, out.num_elems, info.bits, reinterpret_cast<int8_t*>(unpacked));
     } else {
-      UnpackNibbles(packed, out.num_elems, /*first_high=*/false, unpacked);
+      UnpackBits(packed, out.num_elems, info.bits, unpacked);
     }
     from = unpacked;
   }
@@ -169,6 +175,24 @@ absl::Status CompleteAffine(const SchemeInfo& info, const TensorDesc&, QuantSpec
                    " does not have mode=symmetric; it has full, asymmetric"));
 }
 
+// Returns the opset from which on ONNX has integers of `bits`; 0: it has none.
+int OnnxOpset(int bits) {
+  if (bits == 2) return 25;
+  return bits == 4 || bits == 8 || bits == 16 ? 21 : 0;
+}
+
+absl::string_view SourceOf(int bits) {
+  switch (OnnxOpset(bits)) {
+    case 0:
+      return "ONNX's rule for codes of a width that it does not have, as a stream of bits";
+    case 25:
+      return "ONNX QuantizeLinear, opset 25, which wants zero points packed as well";
+    default:
+      return bits == 4 ? "ONNX QuantizeLinear, opset 21, which wants zero points packed as well"
+                       : "ONNX QuantizeLinear, opset 21, of the same scales and zero points";
+  }
+}
+
 // The definition of codes of $1 bits. $2 to $3: all codes; $4: the middle one; $5: the largest of
 // mode symmetric without its zero point; $6: the steps between all codes, $7 half of them.
 constexpr absl::string_view kDefinition =
@@ -181,7 +205,7 @@ low = min(min, 0) and high = max(max, 0), so that 0 is always in the range:
 | full | $2..$3 | $4 | reach / $7 |
 | asymmetric | $2..$3 | clamp(rint(lo - low / s), lo, hi) | (high - low) / $6 |
 
-s is the stored scale. Zero points are made in f64, with s as stored, or, where that is less than half
+s is the stored scale. Zero points are made in f64, with s as stored, or, where that is less than $9
 of w = high / $6 - low / $6, with w. Under `scale=` s is what is stored of it, z is `zero=` or 0,
 codes are $2..$3, there is no mode, and no range is looked at.
 
@@ -213,25 +237,39 @@ holds here as well. Clipped: x / s + z at
 most $0 - 0.5, or at least $1 + 0.5.
 )";
 
+// Returns dtype and shape of the plane.
+std::string CodesPlaneOf(const SchemeInfo& info) {
+  if (!IsStream(info)) return absl::StrCat(NameOf(CodeType(info)), " | the tensor's");
+  if (info.bits == 4) {
+    return "uint8 | [ceil(n / 2)]: nibbles low first, over the flat tensor, "
+           "0 beside an odd last one";
+  }
+  return absl::StrCat("uint8 | [ceil(", info.bits,
+                      " * n / 8)]: a stream of bits over the flat tensor");
+}
+
 std::string DefinitionOf(const SchemeInfo& info) {
   const int middle = 1 << (info.bits - 1), steps = 2 * middle - 1;
   const int low = info.is_signed ? -middle : 0, high = low + steps;
   const std::string half_steps = absl::StrCat(steps / 2, ".5");
   std::string text =
       absl::Substitute(kDefinition, info.is_signed ? "signed" : "unsigned", info.bits, low, high,
-                       low + middle, middle - 1, steps, half_steps, low + 1);
+                       low + middle, middle - 1, steps, half_steps, low + 1,
+                       info.bits < 4 ? "two thirds" : "half");
   const absl::string_view type = NameOf(CodeType(info));
-  const absl::string_view nibbles =
-      "uint8 | [ceil(n / 2)]: nibbles low first, over the flat tensor, 0 beside an odd last one";
-  absl::StrAppend(&text, "| codes | ",
-                  info.bits == 4 ? std::string(nibbles) : absl::StrCat(type, " | the tensor's"),
+  absl::StrAppend(&text, "| codes | ", CodesPlaneOf(info),
                   " |\n| scale | by scale_type | of the groups |\n| zero_point | ", type,
                   " | of the groups; only ",
                   info.is_signed ? "in mode asymmetric" : "without `scale=`",
                   ", or where `zero=` is not 0 |\n\nWithout plane zero_point z is 0. ");
-  absl::StrAppend(&text, "ONNX QuantizeLinear (opset 21) makes the same codes of the same s and z,\n",
-                  "in f32 with half_even, but in mode symmetric, where it has ", low, " too",
-                  info.bits == 4 ? "; it wants zero points packed as codes are.\n" : ".\n");
+  if (const int opset = OnnxOpset(info.bits); opset != 0) {
+    absl::StrAppend(&text, "ONNX QuantizeLinear (opset ", opset,
+                    ") makes the same codes of the same s and z,\n",
+                    "in f32 with half_even, but in mode symmetric, where it has ", low, " too",
+                    IsStream(info) ? "; it wants zero points packed as codes are.\n" : ".\n");
+  } else {
+    absl::StrAppend(&text, "\n");
+  }
   if (info.dialects.size() > 1) {
     absl::SubstituteAndAppend(&text, kCompressedTensorsDefinition, low, high, steps, half_steps);
   }
@@ -252,8 +290,7 @@ SchemeInfo AffineInfo(absl::string_view name, absl::string_view summary, int bit
   SchemeInfo info;
   info.name = name;
   info.summary = summary;
-  info.source = bits == 4 ? "ONNX QuantizeLinear, opset 21, which wants zero points packed as well"
-                          : "ONNX QuantizeLinear, opset 21, of the same scales and zero points";
+  info.source = SourceOf(bits);
   info.bits_per_code = info.bits = bits;
   info.is_signed = is_signed;
   info.granularities = {{.kind = GranularityKind::kTensor},
@@ -267,7 +304,7 @@ SchemeInfo AffineInfo(absl::string_view name, absl::string_view summary, int bit
                     Rounding::kCeil,     Rounding::kStochastic};
   info.scale_types = {ScaleType::kF32, ScaleType::kF16, ScaleType::kBf16, ScaleType::kPow2};
   info.dialects = {{.name = "onnx"}};
-  if (is_signed && bits <= 8) {
+  if (is_signed && (bits == 4 || bits == 8)) {
     info.dialects.push_back({.name = kCompressedTensors,
                              .defaults = {.mode = Mode::kFull,
                                           .rounding = Rounding::kHalfEven,

@@ -6,9 +6,9 @@
 
 namespace quantd {
 
-// The uniform integer schemes of 4, 8 and 16 bits.
+// The uniform integer schemes of 2 to 6, 8 and 16 bits.
 //
-// Dialect `onnx` (QuantizeLinear, opset 21), with the range [min, max] of a group:
+// Dialect `onnx` (QuantizeLinear, opset 21; of 2 bits 25), with the range [min, max] of a group:
 //
 //   code = clamp(round(x / scale) + zero_point, min_code, max_code)
 //   x' = (code - zero_point) * scale
@@ -31,12 +31,13 @@ namespace quantd {
 // where they are subnormal, and 2^-23 for 0.
 //
 // Planes: "codes", "scale" (one per group) and, unless it is the same by construction,
-// "zero_point" (one per group, in the type of the codes). Codes of 4 bits lie two to a byte, the
-// first in the low nibble, over the flat tensor.
+// "zero_point" (one per group, in the type of the codes). Codes of fewer than 8 bits are one stream
+// of bits over the flat tensor, the lowest first: those of 4 bits lie two to a byte, the first in
+// the low nibble, and those of 3 bits cross bytes (simd/bits.h). The last byte is filled with 0.
 
 inline constexpr absl::string_view kCompressedTensors = "compressed_tensors";
 
-// Returns the row's info; `bits` is 4, 8 or 16.
+// Returns the row's info; `bits` is 2 to 6, 8 or 16.
 SchemeInfo AffineInfo(absl::string_view name, absl::string_view summary, int bits, bool is_signed);
 
 // Returns the row with the functions of this family.

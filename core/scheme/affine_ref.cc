@@ -36,7 +36,8 @@ int ZeroPointOf(const Resolved& resolved, const ParamView& params, int64_t group
   if (resolved.layout.planes.size() <= 2) {  // none is kept
     return info.is_signed || resolved.spec.scale ? 0 : 1 << (info.bits - 1);
   }
-  if (info.bits == 16) return ReadEntry<int16_t>(params, 2, group);
+  if (info.bits == 16 && info.is_signed) return ReadEntry<int16_t>(params, 2, group);
+  if (info.bits == 16) return ReadEntry<uint16_t>(params, 2, group);
   if (info.is_signed) return ReadEntry<int8_t>(params, 2, group);
   return ReadEntry<uint8_t>(params, 2, group);
 }
@@ -70,6 +71,7 @@ int CodeOf(const Resolved& resolved, T value, T scale, int zero_point, int64_t e
 void EncodeAffineRef(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                      Counts* counts) {
   const int bits = resolved.info->bits;
+  if (bits < 8) std::fill(out.begin(), out.end(), std::byte{0});
   for (int64_t i = 0; i < segment.values.num_elems; ++i) {
     const int64_t elem = segment.first_elem + i;
     const int64_t group = resolved.layout.groups.RunAt(elem).group;
@@ -80,10 +82,10 @@ void EncodeAffineRef(const Resolved& resolved, const Segment& segment, std::span
             ? CodeOf(resolved, LoadAt(segment.values.f32, i), scale, zero_point, elem, counts)
             : CodeOf(resolved, LoadAt(segment.values.f64, i), double{scale}, zero_point, elem,
                      counts);
-    if (bits == 4) {
-      std::byte& pair = out[static_cast<size_t>(i / 2)];
-      const std::byte nibble = static_cast<std::byte>(code & 15);
-      pair = i % 2 == 0 ? nibble : pair | nibble << 4;
+    if (bits < 8) {
+      for (int64_t bit = 0, at = i * bits; bit < bits; ++bit, ++at) {
+        out[static_cast<size_t>(at / 8)] |= static_cast<std::byte>((code >> bit & 1) << at % 8);
+      }
     } else {  // little-endian, two's complement
       std::memcpy(out.data() + i * (bits / 8), &code, static_cast<size_t>(bits / 8));
     }
@@ -96,15 +98,11 @@ void DecodeAffineRef(const Resolved& resolved, std::span<const std::byte> codes,
   for (int64_t i = 0; i < out.num_elems; ++i) {
     const int64_t group = resolved.layout.groups.RunAt(first_elem + i).group;
     const float scale = ScaleOf(resolved, params, group);
-    int code;
-    if (info.bits == 16) {
-      code = LoadAt(reinterpret_cast<const int16_t*>(codes.data()), i);
-    } else if (info.bits == 8) {
-      code = std::to_integer<int>(codes[static_cast<size_t>(i)]);
-    } else {
-      code = std::to_integer<int>(codes[static_cast<size_t>(i / 2)] >> (i % 2 == 0 ? 0 : 4)) & 15;
+    int code = 0;
+    for (int64_t bit = 0, at = i * info.bits; bit < info.bits; ++bit, ++at) {
+      code |= (std::to_integer<int>(codes[static_cast<size_t>(at / 8)]) >> at % 8 & 1) << bit;
     }
-    if (info.is_signed && info.bits < 16 && code >= 1 << (info.bits - 1)) code -= 1 << info.bits;
+    if (info.is_signed && code >= 1 << (info.bits - 1)) code -= 1 << info.bits;
     const int steps = code - ZeroPointOf(resolved, params, group);
     if (out.f32 != nullptr) {
       out.f32[i] = static_cast<float>(steps) * scale;

@@ -85,9 +85,10 @@ std::pair<double, int32_t> FindParams(const Resolved& resolved, Range range) {
   }
   const double low = std::min(range.min, 0.0), high = std::max(range.max, 0.0);
   const double scale = RoundScale((high - low) / steps, *spec.scale_type);
-  // A scale that its type could not hold must not drive the zero point to one end of the codes.
-  const double step = high / steps - low / steps;
-  return {scale, ZeroPointOf(codes, low, step > 2 * scale ? step : scale)};
+  // A scale that its type could not hold must not drive the zero point to one end of the codes,
+  // which with fewer of them is nearer.
+  const double step = high / steps - low / steps, most = info.bits < 4 ? 1.5 : 2;
+  return {scale, ZeroPointOf(codes, low, step > most * scale ? step : scale)};
 }
 
 // Returns those that are stored: near f32's end, where it would not hold what the outermost codes

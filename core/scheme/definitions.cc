@@ -26,7 +26,9 @@ rint(x) is the nearest whole number, ties to even. clamp(x, a, b) = min(max(x, a
 a division, not a product with a reciprocal, unless one is written. n is the number of elements, L
 the last dimension. Flat index: counted in C order, the last dimension fastest. Entries of planes
 are little-endian, integers two's complement. "Nibbles low first": byte k holds code 2k in its low
-four bits and code 2k + 1 in its high ones; "high first" the other way round.
+four bits and code 2k + 1 in its high ones; "high first" the other way round. "A stream of bits" of
+codes of b bits: bit j of code i is bit b * i + j of the stream, which is bit (b * i + j) mod 8, 0 the
+lowest, of byte (b * i + j) / 8, rounded down; 0 behind the last code.
 
 ### Types of the arithmetic
 
@@ -63,8 +65,8 @@ the deviation of the population. m and M are summed in this order:
    is one group, stripes have 65,536 elements, the last one the rest. Else a stripe ends at the last
    place within 65,536 elements of its beginning where a run (`block`: a band of R rows; `nested8`:
    256 groups) and an atom end together, or at the tensor's end. Where there is none, what lies up
-   to the first such place is cut into stripes of 65,536. An atom is 1 element, of 4-bit codes 2, of
-   mlx_q2 to mlx_q8 32.
+   to the first such place is cut into stripes of 65,536. An atom is 1 element, of mlx_q2 to mlx_q8
+   32, and of other codes of b < 8 bits the fewest that fill whole bytes: 8 / gcd(b, 8).
 2. *Tiles* are 4,096 elements of a stripe, from its beginning. *Runs* are elements of a tile that
    lie next to each other and have one group.
 3. *Of a run*, element j goes to lane j mod 16; lane sums are in T: S of x, Q of x * x (product, then
@@ -128,8 +130,8 @@ then rounded. A finite f64 beyond the range of f16 or bf16 becomes their largest
 
 Plane `codes` comes first, the others in the order of the tables below. In messages planes have
 their names. In files, `codes` of tensor NAME is the tensor NAME, plane P the tensor NAME.P, with
-dtype and shape of the tables; a file that is .safetensors has F8_E4M3 for f8_e4m3. Tensors that
-were kept are there as they were. `__metadata__` has what the input's had, and
+dtype and shape of the tables; a file that is .safetensors has F8_E4M3 for f8_e4m3, and so on.
+Tensors that were kept are there as they were. `__metadata__` has what the input's had, and
 
     "quantd.version": "1"
     "quantd.NAME": {"spec": "int8:per=tensor,..", "dtype": "f32", "shape": [2, 3],

@@ -31,8 +31,8 @@ HWY_INLINE V RowValue(D d, V code, V scale, V bias) {
 }
 
 template <typename T>
-int64_t Encode(const FbgemmRow& row, const T* values, int64_t num_elems, uint8_t* codes,
-               MeterLanes<T>* meter) {
+int64_t Encode(const FbgemmRow& row, int max_code, const T* values, int64_t num_elems,
+               uint8_t* codes, MeterLanes<T>* meter) {
   const auto encode = [&]<class Regs>(std::type_identity<Regs>, MeterLanes<T>& lanes) HWY_ATTR {
     const hn::CappedTag<T, 16> d;
     using D = std::remove_const_t<decltype(d)>;
@@ -40,7 +40,7 @@ int64_t Encode(const FbgemmRow& row, const T* values, int64_t num_elems, uint8_t
     const auto bias = hn::Set(d, static_cast<T>(row.stored.bias));
     const auto scale = hn::Set(d, static_cast<T>(row.stored.scale));
     const auto inverse = hn::Set(d, static_cast<T>(row.inverse));
-    StepRounder<D> rounder(255);
+    StepRounder<D> rounder(max_code);
     const auto steps_of = [&](auto x) HWY_ATTR { return hn::Mul(hn::Sub(x, bias), inverse); };
     EncodeRuns<Regs>(d, std::span(&part, 1), values, codes, lanes, [&](Row) HWY_ATTR {
       return [&](auto x) HWY_ATTR {

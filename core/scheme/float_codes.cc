@@ -6,42 +6,63 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/substitute.h"
 #include "core/base/checked_math.h"
 #include "core/base/copy_bytes.h"
 #include "core/base/minifloat.h"
 #include "core/base/philox.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/params.h"
+#include "core/simd/bits.h"
 #include "core/simd/convert.h"
 #include "core/simd/float_codes.h"
+#include "core/simd/small_floats.h"
 
 namespace quantd {
 namespace {
 
 constexpr size_t kScalePlane = 1;
 
-const MiniFormat& FormatOf(DType dtype) {
-  if (dtype == DType::kF16) return kHalfFormat;
-  return dtype == DType::kBf16 ? kBfloatFormat : kE4m3Format;
+// The type of the plane of codes: uint8 where they share bytes.
+DType CodeType(const MiniFormat& format) {
+  if (&format == &kHalfFormat) return DType::kF16;
+  if (&format == &kBfloatFormat) return DType::kBf16;
+  if (&format == &kE4m3Format) return DType::kF8E4M3;
+  return &format == &kE5m2Format ? DType::kF8E5M2 : DType::kUint8;
 }
+// True of the formats that are no type of their own in float_codes.h.
+bool IsSmall(const MiniFormat& format) {
+  return CodeType(format) == DType::kUint8 || CodeType(format) == DType::kF8E5M2;
+}
+int BitsOf(const MiniFormat& format) { return 1 + format.sign_shift(); }
 
-DType CodeType(const Resolved& resolved) { return resolved.layout.planes[0].dtype; }
 bool HasScales(const Resolved& resolved) { return resolved.layout.planes.size() > kScalePlane; }
 bool Saturates(const Resolved& resolved) {
   return *resolved.spec.nonfinite != NonFinite::kPropagate;
 }
 
-template <DType kDType>
-absl::StatusOr<PackedLayout> PlanFloat(const SchemeInfo&, const QuantSpec& spec,
+absl::StatusOr<PackedLayout> PlanFloat(const MiniFormat& format, const QuantSpec& spec,
                                        const TensorDesc& tensor) {
   PackedLayout layout;
+  const int shared = std::gcd(BitsOf(format), 8);  // an atom ends where a code and a byte do
   layout.row_elems = tensor.shape.num_elems();
-  layout.atom_bytes = SizeOf(kDType);
-  QUANTD_ASSIGN_OR_RETURN(int64_t size_bytes, CheckedMul(layout.row_elems, layout.atom_bytes));
-  layout.planes.push_back({"codes", PlaneRole::kCodes, kDType, tensor.shape, size_bytes});
+  layout.atom_elems = 8 / shared;
+  layout.atom_bytes = BitsOf(format) / shared;
+  layout.cut_atoms = BitsOf(format) < 8;
+  QUANTD_RETURN_IF_ERROR(
+      CheckedMul(CeilDiv(layout.row_elems, layout.atom_elems), layout.atom_bytes).status());
+  int64_t size_bytes = layout.row_bytes();
+  Shape code_shape = tensor.shape;
+  if (layout.cut_atoms) {
+    QUANTD_ASSIGN_OR_RETURN(code_shape, Shape::Make({size_bytes}));
+  }
+  layout.planes.push_back(
+      {"codes", PlaneRole::kCodes, CodeType(format), std::move(code_shape), size_bytes});
   if (!spec.granularity.has_value()) {
     layout.groups.row_elems = layout.groups.run_elems = std::max<int64_t>(layout.row_elems, 1);
     return layout;
@@ -58,8 +79,7 @@ absl::StatusOr<PackedLayout> PlanFloat(const SchemeInfo&, const QuantSpec& spec,
 
 // Returns the scale of a group of the magnitude `reach`, not negative. Of what works as f32 it is
 // one that f32 holds the largest code's value of.
-float ScaleOf(const Resolved& resolved, double reach) {
-  const MiniFormat& format = FormatOf(CodeType(resolved));
+float ScaleOf(const MiniFormat& format, const Resolved& resolved, double reach) {
   const double largest = WidenFloat<double>(format, format.max_code);
   using Limits = std::numeric_limits<float>;
   float scale = static_cast<float>(std::min<double>(reach / largest, Limits::max()));
@@ -75,13 +95,14 @@ float ScaleOf(const Resolved& resolved, double reach) {
   return most * largest > Limits::max() ? std::nextafter(most, 0.0f) : most;
 }
 
-void ResolveScales(const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out) {
+void ResolveScales(const MiniFormat& format, const Resolved& resolved,
+                   std::span<const Range> ranges, ParamPlanes out) {
   if (!HasScales(resolved)) return;
   for (size_t i = 0; i < ranges.size(); ++i) {
     const Range& range = ranges[i];  // empty without finite values
     const double reach =
         range.min <= range.max ? std::max(std::fabs(range.min), std::fabs(range.max)) : 0;
-    const float scale = ScaleOf(resolved, reach);
+    const float scale = ScaleOf(format, resolved, reach);
     std::memcpy(out.planes[kScalePlane].data() + i * sizeof(scale), &scale, sizeof(scale));
   }
 }
@@ -106,10 +127,10 @@ class SegmentScales {
   int32_t ends_[kMaxRuns];
 };
 
-void EncodeFloat(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
-                 Counts* counts, Meter* meter) {
+void EncodeFloat(const MiniFormat& format, const Resolved& resolved, const Segment& segment,
+                 std::span<std::byte> out, Counts* counts, Meter* meter) {
   const TileView& values = segment.values;
-  FloatCoding coding = {.dtype = CodeType(resolved),
+  FloatCoding coding = {.dtype = CodeType(format),
                         .rounding = *resolved.spec.rounding,
                         .saturate = Saturates(resolved)};
   uint32_t noise[kTileElems];
@@ -120,16 +141,34 @@ void EncodeFloat(const Resolved& resolved, const Segment& segment, std::span<std
   }
   const SegmentScales scales(resolved, segment.params, segment.first_elem, values.num_elems,
                              coding);
+  uint8_t unpacked[kTileElems];
+  uint8_t* packed = reinterpret_cast<uint8_t*>(out.data());
+  uint8_t* bytes = resolved.layout.cut_atoms ? unpacked : packed;
   counts->clipped += values.Visit([&]<typename T>(const T* from) {
-    return EncodeFloats(coding, from, values.num_elems, out.data(), LanesOf<T>(meter));
+    if (!IsSmall(format)) {
+      return EncodeFloats(coding, from, values.num_elems, out.data(), LanesOf<T>(meter));
+    }
+    return EncodeSmallFloats(format, coding, from, values.num_elems, bytes, LanesOf<T>(meter));
   });
+  if (resolved.layout.cut_atoms) PackBits(unpacked, values.num_elems, BitsOf(format), packed);
 }
 
-void DecodeFloat(const Resolved& resolved, std::span<const std::byte> codes,
-                 const ParamView& params, int64_t first_elem, TileSpan out) {
-  FloatCoding coding = {.dtype = CodeType(resolved)};
+void DecodeFloat(const MiniFormat& format, const Resolved& resolved,
+                 std::span<const std::byte> codes, const ParamView& params, int64_t first_elem,
+                 TileSpan out) {
+  FloatCoding coding = {.dtype = CodeType(format)};
   const SegmentScales scales(resolved, params, first_elem, out.num_elems, coding);
-  out.Visit([&](auto* to) { DecodeFloats(coding, codes.data(), out.num_elems, to); });
+  if (!IsSmall(format)) {
+    out.Visit([&](auto* to) { DecodeFloats(coding, codes.data(), out.num_elems, to); });
+    return;
+  }
+  uint8_t unpacked[kTileElems];
+  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(codes.data());
+  if (resolved.layout.cut_atoms) {
+    UnpackBits(bytes, out.num_elems, BitsOf(format), unpacked);
+    bytes = unpacked;
+  }
+  out.Visit([&](auto* to) { DecodeSmallFloats(format, coding, bytes, out.num_elems, to); });
 }
 
 // --- The scalar definitions ---
@@ -144,10 +183,10 @@ float ScaleRef(const Resolved& resolved, const ParamView& params, int64_t elem) 
 }
 
 template <typename T>
-void EncodeRef(const Resolved& resolved, const Segment& segment, const T* values,
-               std::span<std::byte> out, Counts* counts) {
-  const DType dtype = resolved.layout.planes[0].dtype;
-  const MiniFormat& format = FormatOf(dtype);
+void EncodeRef(const MiniFormat& format, const Resolved& resolved, const Segment& segment,
+               const T* values, std::span<std::byte> out, Counts* counts) {
+  const int bits = 1 + format.exp_bits + format.man_bits;
+  std::fill(out.begin(), out.end(), std::byte{0});
   const bool saturate = *resolved.spec.nonfinite != NonFinite::kPropagate;
   const double largest = WidenFloat<double>(format, format.max_code);
   const double half_step = 0.5 * (largest - WidenFloat<double>(format, format.max_code - 1));
@@ -163,24 +202,28 @@ void EncodeRef(const Resolved& resolved, const Segment& segment, const T* values
                     : x / static_cast<T>(ScaleRef(resolved, segment.params, elem));
     if (std::isfinite(x) && std::fabs(v) >= largest + half_step) ++counts->clipped;
     const uint32_t code = NarrowFloat(format, v, *resolved.spec.rounding, saturate, noise);
-    std::memcpy(out.data() + i * SizeOf(dtype), &code, static_cast<size_t>(SizeOf(dtype)));
+    for (int64_t bit = 0, at = i * bits; bit < bits; ++bit, ++at) {
+      out[static_cast<size_t>(at / 8)] |= static_cast<std::byte>((code >> bit & 1) << at % 8);
+    }
   }
 }
 
-void EncodeFloatRef(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
-                    Counts* counts) {
+void EncodeFloatRef(const MiniFormat& format, const Resolved& resolved, const Segment& segment,
+                    std::span<std::byte> out, Counts* counts) {
   segment.values.Visit(
-      [&](const auto* values) { EncodeRef(resolved, segment, values, out, counts); });
+      [&](const auto* values) { EncodeRef(format, resolved, segment, values, out, counts); });
 }
 
-void DecodeFloatRef(const Resolved& resolved, std::span<const std::byte> codes,
-                    const ParamView& params, int64_t first_elem, TileSpan out) {
-  const DType dtype = resolved.layout.planes[0].dtype;
-  const MiniFormat& format = FormatOf(dtype);
+void DecodeFloatRef(const MiniFormat& format, const Resolved& resolved,
+                    std::span<const std::byte> codes, const ParamView& params, int64_t first_elem,
+                    TileSpan out) {
+  const int bits = 1 + format.exp_bits + format.man_bits;
   const bool scaled = resolved.layout.planes.size() > 1;
   for (int64_t i = 0; i < out.num_elems; ++i) {
     uint32_t code = 0;
-    std::memcpy(&code, codes.data() + i * SizeOf(dtype), static_cast<size_t>(SizeOf(dtype)));
+    for (int64_t bit = 0, at = i * bits; bit < bits; ++bit, ++at) {
+      code |= (std::to_integer<uint32_t>(codes[static_cast<size_t>(at / 8)]) >> at % 8 & 1) << bit;
+    }
     const float scale = ScaleRef(resolved, params, first_elem + i);
     out.Visit([&]<typename T>(T* to) {
       const T value = WidenFloat<T>(format, code);
@@ -200,27 +243,103 @@ the noise * 2^(d - 32)). d ends at 31 (f64: 60): what lies further below counts,
 rest = 1 (f64: 2^29).
 )";
 
+// A range is of use for scales alone: for one of the tensor where no granularity is given. Blocks
+// at the edges are short, as their consumers have them.
+absl::Status CompleteScaled(const SchemeInfo&, const TensorDesc&, QuantSpec& spec) {
+  const bool any_range =
+      spec.given_range.has_value() || (!spec.range.empty() && spec.range != "minmax");
+  if (any_range && !spec.granularity) spec.granularity = Granularity{};
+  const bool blocks = spec.granularity && spec.granularity->kind == GranularityKind::kBlock;
+  if (blocks && !spec.tail) spec.tail = Tail::kShort;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-Scheme FloatScheme(DType dtype, SchemeInfo info) {
+template <const MiniFormat& kFormat>
+Scheme FloatScheme(SchemeInfo info) {
   absl::StrAppend(&info.definition, "\n", kDefinition);
-  info.bits = static_cast<int>(8 * SizeOf(dtype));
+  info.bits = BitsOf(kFormat);
   info.bits_per_code = info.bits;
   info.roundings = {Rounding::kHalfEven, Rounding::kHalfAway, Rounding::kHalfUp,
                     Rounding::kHalfDown, Rounding::kTruncate, Rounding::kFloor,
                     Rounding::kCeil,     Rounding::kStochastic};
-  info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate, NonFinite::kPropagate};
+  info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
+  if (kFormat.nan_code != 0) info.nonfinites.push_back(NonFinite::kPropagate);
   const bool may_scale = !info.granularities.empty();
-  return {.info = std::move(info),
-          .plan = dtype == DType::kF16    ? PlanFloat<DType::kF16>
-                  : dtype == DType::kBf16 ? PlanFloat<DType::kBf16>
-                                          : PlanFloat<DType::kF8E4M3>,
-          .resolve_constants = nullptr,
-          .resolve = may_scale ? ResolveScales : nullptr,
-          .encode = EncodeFloat,
-          .decode = DecodeFloat,
-          .encode_ref = EncodeFloatRef,
-          .decode_ref = DecodeFloatRef};
+  Scheme scheme{};
+  scheme.info = std::move(info);
+  if (may_scale) {
+    scheme.complete = CompleteScaled;
+    scheme.resolve = [](const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out) {
+      ResolveScales(kFormat, resolved, ranges, out);
+    };
+  }
+  scheme.plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
+    return PlanFloat(kFormat, spec, tensor);
+  };
+  scheme.encode = [](const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
+                     Counts* counts, Meter* meter) {
+    EncodeFloat(kFormat, resolved, segment, out, counts, meter);
+  };
+  scheme.decode = [](const Resolved& resolved, std::span<const std::byte> codes,
+                     const ParamView& params, int64_t first_elem, TileSpan out) {
+    DecodeFloat(kFormat, resolved, codes, params, first_elem, out);
+  };
+  scheme.encode_ref = [](const Resolved& resolved, const Segment& segment,
+                         std::span<std::byte> out, Counts* counts) {
+    EncodeFloatRef(kFormat, resolved, segment, out, counts);
+  };
+  scheme.decode_ref = [](const Resolved& resolved, std::span<const std::byte> codes,
+                         const ParamView& params, int64_t first_elem, TileSpan out) {
+    DecodeFloatRef(kFormat, resolved, codes, params, first_elem, out);
+  };
+  return scheme;
+}
+
+template Scheme FloatScheme<kHalfFormat>(SchemeInfo);
+template Scheme FloatScheme<kBfloatFormat>(SchemeInfo);
+template Scheme FloatScheme<kE4m3Format>(SchemeInfo);
+template Scheme FloatScheme<kE5m2Format>(SchemeInfo);
+template Scheme FloatScheme<kE2m3Format>(SchemeInfo);
+template Scheme FloatScheme<kE3m2Format>(SchemeInfo);
+template Scheme FloatScheme<kE2m1Format>(SchemeInfo);
+
+SchemeInfo ScaledFloatInfo() {
+  SchemeInfo info;
+  info.granularities = {{.kind = GranularityKind::kTensor},
+                        {.kind = GranularityKind::kAxis},
+                        {.kind = GranularityKind::kGroup},
+                        {.kind = GranularityKind::kBlock}};
+  info.granularity_optional = true;
+  info.dialects = {{.name = "ocp"}};
+  info.tails = {Tail::kReject, Tail::kShort};
+  info.takes_range = true;
+  return info;
+}
+
+std::string ScaledFloatDefinition(const ScaledFloat& format) {
+  constexpr absl::string_view kText =
+      R"(Codes are OCP's $0; 0x$1 is the largest ($2), $3 the least subnormal one.
+
+    code = narrow(x),  x' = the value of the code, exactly                  without a granularity
+    code = narrow(x / s) in T,  x' = the value of the code * s in U         with one, s of the group
+
+A granularity alone says that there are scales: `range=` without one means `per=tensor`. s is the
+larger one of |min| and |max|, divided by $2 in f64, rounded to f32 (at most its largest), at least
+2^-126, and 1 for an all-zero group. Where T is f32 and s * $2 infinite in f32, s is f32's largest
+/ $2, rounded toward 0.
+
+What rounds to more than $2 becomes $2 with its sign, whatever the rounding$4. Clipped: |x| or
+|x / s| of $5 and more. `block=` has `tail=short` unless told otherwise.
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| codes | $6 |
+| scale | f32 | of the groups; not without a granularity |
+)";
+  return absl::Substitute(kText, format.layout, absl::Hex(format.largest_code), format.largest,
+                          format.least, format.beyond, format.clipped, format.plane);
 }
 
 }  // namespace quantd

@@ -149,6 +149,8 @@ void ReadZeroPoints(const PlaneDesc& plane, std::span<const std::byte> bytes, in
         out[i] = LoadAt(reinterpret_cast<const int8_t*>(from), i);
       } else if (plane.dtype == DType::kUint8) {
         out[i] = LoadAt(reinterpret_cast<const uint8_t*>(from), i);
+      } else if (plane.dtype == DType::kUint16) {
+        out[i] = LoadAt(reinterpret_cast<const uint16_t*>(from), i);
       } else {
         out[i] = LoadAt(reinterpret_cast<const int16_t*>(from), i);
       }

@@ -76,7 +76,7 @@ void StoreScale(DType dtype, double scale, std::byte* plane, size_t i);
 [[nodiscard]] const float* ReadScales(const PlaneDesc& plane, std::span<const std::byte> bytes,
                                       int64_t first_group, const ParamMap& map, float* scratch);
 
-// Reads the zero points of `plane`, int8, uint8 or int16.
+// Reads the zero points of `plane`, int8, uint8, int16 or uint16.
 void ReadZeroPoints(const PlaneDesc& plane, std::span<const std::byte> bytes, int64_t first_group,
                     const ParamMap& map, int32_t* zero_points);
 

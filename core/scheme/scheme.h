@@ -56,11 +56,13 @@ enum Evidence : uint8_t {
 struct PackedLayout {
   std::vector<PlaneDesc> planes;
   // Codes lie in rows of `row_elems` elements, each row a whole number of atoms, the last one
-  // padded, and behind them `trailer_bytes` that decoding needs. A flat layout has one row.
+  // padded, and behind them `trailer_bytes` that decoding needs. A flat layout has one row. With
+  // `cut_atoms` codes are one stream of bits, and a row ends with the byte of its last code.
   int64_t row_elems = 1;
   int64_t atom_elems = 1;  // the smallest run that can be encoded alone
   int64_t atom_bytes = 1;
   int64_t trailer_bytes = 0;
+  bool cut_atoms = false;
   GroupMap groups;
   int64_t working_bytes = 0;  // of the working parameters of a group; 0: they are the stored ones
   bool atom_scales = false;   // `encode` finds a scale for each atom, from its values
@@ -69,11 +71,16 @@ struct PackedLayout {
   uint8_t tensor_evidence = kNoEvidence;
   uint8_t band_evidence = kNoEvidence;
 
-  int64_t row_bytes() const { return CeilDiv(row_elems, atom_elems) * atom_bytes + trailer_bytes; }
+  // Returns the bytes of the codes of the first `elems` elements of a row: whole atoms, or the row.
+  int64_t CodeBytes(int64_t elems) const {
+    if (!cut_atoms) return CeilDiv(elems, atom_elems) * atom_bytes;
+    return elems / atom_elems * atom_bytes + CeilDiv(elems % atom_elems * atom_bytes, atom_elems);
+  }
+  int64_t row_bytes() const { return CodeBytes(row_elems) + trailer_bytes; }
   // Returns where the codes of element `elem`, the first of an atom or the tensor's end, begin.
   int64_t CodeOffset(int64_t elem) const {
     const int64_t row = row_elems == 0 ? 0 : elem / row_elems;
-    return row * row_bytes() + CeilDiv(elem - row * row_elems, atom_elems) * atom_bytes;
+    return row * row_bytes() + CodeBytes(elem - row * row_elems);
   }
   // Returns the number and the size of the entries of kPerGroup plane `plane`.
   int64_t NumEntries(size_t plane) const {

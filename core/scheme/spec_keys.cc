@@ -167,8 +167,9 @@ absl::Status CheckScale(const SpecKey&, const SchemeInfo& info, const QuantSpec&
   }
   if (!spec.zero_point) return absl::OkStatus();
   if (!spec.scale) return InvalidArgumentError("zero= needs scale= beside it");
-  const int64_t min_code = info.is_signed ? -(int64_t{1} << (info.bits - 1)) : 0;
-  const int64_t max_code = min_code + (int64_t{1} << info.bits) - 1;
+  const int digits = info.bits - (info.is_signed ? 1 : 0);  // at most 63
+  const int64_t max_code = static_cast<int64_t>((uint64_t{1} << digits) - 1);
+  const int64_t min_code = info.is_signed ? -max_code - 1 : 0;
   if (*spec.zero_point >= min_code && *spec.zero_point <= max_code) return absl::OkStatus();
   return InvalidArgumentError(StrCat("zero=", *spec.zero_point, " is not a code of ", info.name,
                                      "; use ", min_code, " to ", max_code));

@@ -62,12 +62,14 @@ GroupSpan GroupsWithin(const Plan& plan, const Stripe& stripe) {
 }
 
 // False if a parameter of the stripe is so large that what codes stand for may leave f32: codes are
-// below 2^17, and of products there are sums of two.
+// below 2^17, those of fixed point below 2^bits, and of products there are sums of two.
 bool AreTame(const Plan& plan, const Stripe& stripe, const ParamView& params) {
   const PackedLayout& layout = plan.resolved.layout;
   if (layout.trailer_bytes > 0) return false;  // it has parameters
+  if (layout.planes[0].dtype == DType::kF64) return false;
   if (stripe.num_elems() == 0) return true;
-  constexpr uint32_t kLargest = uint32_t{127 + 100} << 23;  // 2^100, as f32's bits
+  const int exponent = 117 - std::max(17, plan.resolved.info->bits);
+  const uint32_t limit = static_cast<uint32_t>(127 + exponent) << 23;  // 2^exponent, as f32's bits
   const GroupSpan groups = GroupsWithin(plan, stripe);
   // Columns have all groups in each stripe: with many it costs less to look at the values.
   if (groups.count > stripe.num_elems() / 8) return false;
@@ -90,7 +92,7 @@ bool AreTame(const Plan& plan, const Stripe& stripe, const ParamView& params) {
       largest = std::max(largest, bits & 0x7FFFFFFF);
     }
   }
-  return largest < kLargest;
+  return largest < limit;
 }
 
 // Narrows `wide`, of which it may change the finite values.

@@ -48,7 +48,7 @@ int64_t EncodeAffine(const AffineRule& rule, const AffineParams& params, const d
                      int64_t num_elems, uint16_t* codes, MeterLanes<double>* lanes);
 
 // What codes are, in memory.
-enum class AffineCode : uint8_t { kInt8, kUint8, kInt16 };
+enum class AffineCode : uint8_t { kInt8, kUint8, kInt16, kUint16 };
 
 // Writes (code - zero_point) * scale, rounded once.
 void DecodeAffine(AffineCode type, const void* codes, int64_t num_elems, const AffineParams& params,

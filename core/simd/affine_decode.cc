@@ -20,8 +20,8 @@ using AffineDecodeFn = void (*)(const void* codes, int64_t num_elems, const Affi
                                 T* values);
 
 struct AffineDecodeKernels {  // by AffineCode
-  AffineDecodeFn<float> f32[3];
-  AffineDecodeFn<double> f64[3];
+  AffineDecodeFn<float> f32[4];
+  AffineDecodeFn<double> f64[4];
 };
 
 }  // namespace quantd
@@ -88,8 +88,10 @@ void Decode(const void* from, int64_t num_elems, const AffineParams& params,
 
 const AffineDecodeKernels& Kernels() {
   static constexpr AffineDecodeKernels kKernels = {
-      {Decode<int8_t, float>, Decode<uint8_t, float>, Decode<int16_t, float>},
-      {Decode<int8_t, double>, Decode<uint8_t, double>, Decode<int16_t, double>}};
+      {Decode<int8_t, float>, Decode<uint8_t, float>, Decode<int16_t, float>,
+       Decode<uint16_t, float>},
+      {Decode<int8_t, double>, Decode<uint8_t, double>, Decode<int16_t, double>,
+       Decode<uint16_t, double>}};
   return kKernels;
 }
 

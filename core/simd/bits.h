@@ -24,6 +24,9 @@ void PackBits(const uint8_t* codes, int64_t num_codes, int width, uint8_t* packe
 // The reverse; reads and writes no byte but those of the codes.
 void UnpackBits(const uint8_t* packed, int64_t num_codes, int width, uint8_t* codes);
 
+// The same of codes in two's complement, of 2 bits or more.
+void UnpackSignedBits(const uint8_t* packed, int64_t num_codes, int width, int8_t* codes);
+
 }  // namespace quantd
 
 #endif  // QUANTD_CORE_SIMD_BITS_H_

@@ -4,17 +4,25 @@ decode(scheme, spec, shape, planes, u) gives the values in u (f32 or f64), encod
 x, dtype) the planes by name, of x in T.
 """
 
+import math
+
 import definition_ggml
 import definition_iq4
 import definition_k
 import definition_scales
 import numpy as np
-from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, pack_nibbles, ranges_of,
-                         rounded, saturated, stored_scales, unpack_nibbles, widen)
+from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, pack_bits, pack_nibbles, ranges_of,
+                         rounded, saturated, stored_scales, unpack_bits, unpack_nibbles, widen)
 
 f32 = np.float32
-INTEGERS = {"int8": (8, True), "uint8": (8, False), "int16": (16, True), "uint4": (4, False), "int4": (4, True)}
-FLOATS = {"fp16": "f16", "bf16": "bf16", "fp8_e4m3": "e4m3"}
+INTEGERS = {f"{'' if signed else 'u'}int{bits}": (bits, signed)
+            for bits in (2, 3, 4, 5, 6, 8, 16) for signed in (True, False)}
+FIXED = {"int32": 32, "int64": 64}
+CASTS = {"f32": np.float32, "f64": np.float64}
+FLOATS = {"fp16": "f16", "bf16": "bf16", "fp8_e4m3": "e4m3", "fp8_e5m2": "e5m2", "fp6_e2m3": "e2m3",
+          "fp6_e3m2": "e3m2", "fp4_e2m1": "e2m1"}
+FLOAT_BITS = {"f16": 16, "bf16": 16, "e4m3": 8, "e5m2": 8, "e2m3": 6, "e3m2": 6, "e2m1": 4}
+LARGEST = {"e4m3": 448.0, "e5m2": 57344.0, "e2m3": 7.5, "e3m2": 28.0, "e2m1": 6.0}
 NF4 = np.array([-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
                 -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
                 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
@@ -38,8 +46,16 @@ def decode(scheme, spec, shape, planes, u):
     planes["kind"] = kind  # of the scales
     if scheme in INTEGERS:
         return decode_integers(scheme, spec, shape, planes, u)
+    if scheme in FIXED:
+        scale = planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(np.float64)
+        return ((planes["codes"].astype(np.float64) - float(int(spec.get("zero", 0)))) * scale).astype(u)
+    if scheme in CASTS:
+        return planes["codes"].astype(u)
     if scheme in FLOATS:
-        values = widen(planes["codes"], FLOATS[scheme], u)
+        codes, bits = planes["codes"], FLOAT_BITS[FLOATS[scheme]]
+        if bits < 8:
+            codes = unpack_bits(codes, int(np.prod(shape, dtype=np.int64)), bits).reshape(shape)
+        values = widen(codes, FLOATS[scheme], u)
         if "scale" in planes:
             values = values * planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
         return values
@@ -64,6 +80,13 @@ def encode(scheme, spec, name, x, dtype):
     clean = x if spec["nonfinite"] == "propagate" else saturated(x, block)
     if scheme in INTEGERS:
         return encode_integers(scheme, spec, name, x, clean)
+    if scheme in FIXED:
+        return encode_fixed(scheme, spec, name, x, clean)
+    if scheme in CASTS:
+        codes = clean.astype(CASTS[scheme])
+        if spec["nonfinite"] != "propagate":
+            codes = np.where(np.isinf(codes), np.copysign(np.finfo(codes.dtype).max, codes), codes)
+        return {"codes": codes}
     if scheme in FLOATS:
         return encode_floats(scheme, spec, name, x, clean)
     if scheme in SEARCHED:
@@ -105,9 +128,9 @@ def decode_integers(scheme, spec, shape, planes, u):
     bits, signed = INTEGERS[scheme]
     n = int(np.prod(shape, dtype=np.int64))
     codes = planes["codes"].reshape(-1).astype(np.int64)
-    if bits == 4:
-        codes = unpack_nibbles(planes["codes"], n)
-        codes = np.where(signed & (codes > 7), codes - 16, codes)
+    if bits < 8:
+        codes = unpack_bits(planes["codes"], n, bits)
+        codes = np.where(signed & (codes >= 1 << (bits - 1)), codes - (1 << bits), codes)
     groups = groups_of(shape, spec)[0].reshape(-1)
     zero = 0 if signed or "scale" in spec else 1 << (bits - 1)
     if "zero_point" in planes:
@@ -116,7 +139,7 @@ def decode_integers(scheme, spec, shape, planes, u):
     return ((codes - zero).astype(u) * scale.astype(u)).reshape(shape)
 
 
-def integer_params(spec, low, high, lo, hi, centre):
+def integer_params(bits, spec, low, high, lo, hi, centre):
     """s as stored and as f32, and z, of ranges."""
     steps = hi - lo if spec["mode"] == "asymmetric" else None
     reach = np.maximum(np.abs(low), np.abs(high))
@@ -128,7 +151,7 @@ def integer_params(spec, low, high, lo, hi, centre):
         return stored, s, np.full(s.shape, centre)
     stored, s = stored_scales((high - low) / steps, spec["scale_type"])
     w = high / steps - low / steps
-    by = np.where(s < w / 2, w, s.astype(np.float64))
+    by = np.where(s < w / (1.5 if bits < 4 else 2), w, s.astype(np.float64))
     return stored, s, np.clip(np.rint(lo - low / by), lo, hi).astype(np.int64)
 
 
@@ -178,8 +201,8 @@ def encode_integers(scheme, spec, name, x, clean):
         z = np.full(count, int(spec.get("zero", 0)))
         has_zeros = int(spec.get("zero", 0)) != 0
     else:
-        low, high = ranges(x, spec, groups, plane, atom=2 if bits == 4 else 1)
-        stored, s, z = integer_params(spec, low, high, lo, hi, centre)
+        low, high = ranges(x, spec, groups, plane, atom=8 // math.gcd(bits, 8))
+        stored, s, z = integer_params(bits, spec, low, high, lo, hi, centre)
         if x.dtype == f32:
             stored, s, z = near_the_end(spec, stored, s, z, np.minimum(low, 0), np.maximum(high, 0), lo, hi)
         has_zeros = not signed or spec["mode"] == "asymmetric"
@@ -193,37 +216,64 @@ def encode_integers(scheme, spec, name, x, clean):
             noise = noise_of(name, int(spec["seed"]), x.size).reshape(x.shape)
         v = np.clip(clean / each_s, (lo - each_z).astype(t), (hi - each_z).astype(t))
         codes = rounded(v, spec["round"], noise).astype(np.int64) + each_z
-    kind = np.dtype("<i2" if bits == 16 else "i1" if signed else "u1")
-    planes = {"codes": pack_nibbles(codes.reshape(-1)) if bits == 4 else codes.astype(kind),
+    kind = np.dtype(("<i" if signed else "<u") + ("2" if bits == 16 else "1"))
+    planes = {"codes": pack_bits(codes.reshape(-1), bits) if bits < 8 else codes.astype(kind),
               "scale": stored.reshape(plane)}
     if has_zeros:
         planes["zero_point"] = z.astype(kind).reshape(plane)
     return planes
 
 
+# --- Fixed point ---
+
+def encode_fixed(scheme, spec, name, x, clean):
+    bits = FIXED[scheme]
+    groups, plane = groups_of(x.shape, spec)
+    count = int(np.prod(plane, dtype=np.int64))
+    last = float(np.nextafter(2.0**63, 0)) if bits == 64 else float(2**31 - 1)
+    if "scale" in spec:
+        s = stored_scales(np.full(count, float(spec["scale"])), spec["scale_type"])[1]
+    else:
+        low, high = ranges(x, spec, groups, plane)
+        reach = np.maximum(np.abs(low), np.abs(high))
+        s = stored_scales(reach / last, spec["scale_type"])[1]
+        if spec["scale_type"] == "f32":
+            s = np.where((reach / s > last) & (s < F32_MAX), np.nextafter(s, f32(np.inf)), s).astype(f32)
+    noise = noise_of(name, int(spec["seed"]), x.size).reshape(x.shape) if spec["round"] == "stochastic" else None
+    v = rounded(clean.astype(np.float64) / s[groups].astype(np.float64), spec["round"], noise)
+    zero, lo, hi = int(spec.get("zero", 0)), -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    v = np.clip(v.reshape(-1), -(2.0**63), 2.0**63).tolist()
+    whole = [min(int(w), 2**63 - 1) for w in v]
+    codes = np.array([min(max(w + zero, lo), hi) for w in whole], f"<i{bits // 8}").reshape(x.shape)
+    return {"codes": codes, "scale": s.reshape(plane)}
+
+
 # --- Floats ---
 
 def encode_floats(scheme, spec, name, x, clean):
     kind = FLOATS[scheme]
+    bits = FLOAT_BITS[kind]
     noise = None
     if spec["round"] == "stochastic":
         noise = noise_of(name, int(spec["seed"]), x.size).reshape(x.shape)
     planes = {}
     if any(key in spec for key in ("per", "axis", "group", "block")):
         groups, plane = groups_of(x.shape, spec)
-        low, high = ranges(x, spec, groups, plane)
-        reach = np.maximum(np.abs(low), np.abs(high))
-        s = np.minimum(reach / 448, F32_MAX).astype(f32)
+        low, high = ranges(x, spec, groups, plane, atom=8 // math.gcd(bits, 8))
+        reach, largest = np.maximum(np.abs(low), np.abs(high)), LARGEST[kind]
+        s = np.minimum(reach / largest, F32_MAX).astype(f32)
         if spec["dialect"] == "compressed_tensors":
             s = np.where(s == 0, f32(2.0**-23), s).astype(f32)
         else:
             s = np.where(reach == 0, f32(1), np.maximum(s, f32(2.0**-126))).astype(f32)
         if x.dtype == f32:
-            s = np.where(np.isinf(s * f32(448)), toward_zero(np.array(F32_MAX / 448), "f32"), s).astype(f32)
+            most = toward_zero(np.array(F32_MAX / largest), "f32")
+            s = np.where(np.isinf(s * f32(largest)), most, s).astype(f32)
         planes["scale"] = s.reshape(plane)
         clean = clean / s[groups].astype(x.dtype)
     codes = narrow(clean, kind, spec["round"], spec["nonfinite"] == "propagate", noise)
-    return {"codes": codes.astype("u1" if kind == "e4m3" else "<u2"), **planes}
+    codes = pack_bits(codes.reshape(-1), bits) if bits < 8 else codes.astype(f"<u{bits // 8}")
+    return {"codes": codes, **planes}
 
 
 # --- Blocks and rows ---
@@ -293,18 +343,52 @@ def encode_fbgemm_rowwise8(spec, x, clean, dtype):
     return {"codes": np.concatenate([codes, tail], axis=1).reshape(x.shape[:-1] + (-1,))}
 
 
-def unpack_bits(packed, width):
-    """The codes of whole bytes of a stream, the first in the lowest bits."""
-    bits = np.unpackbits(packed.reshape(-1).view("u1"), bitorder="little").reshape(-1, width)
-    return (bits.astype(np.int64) << np.arange(width)).sum(axis=1)
+def decode_narrow_rows(bits, shape, planes, u):
+    rows = planes["codes"].reshape(tuple(shape[:-1]) + (-1,))
+    params = widen(np.ascontiguousarray(rows[..., -4:]).view("<u2"), "f16", f32)
+    codes = [unpack_bits(row[:-4], shape[-1], bits) for row in rows.reshape(-1, rows.shape[-1])]
+    return fused(np.array(codes).reshape(shape), params[..., :1], params[..., 1:], u)
 
 
-def pack_bits(codes, width):
-    return np.packbits((codes.reshape(-1, 1) >> np.arange(width) & 1).astype("u1"), bitorder="little")
+def encode_narrow_rows(bits, spec, x):
+    t, count, last = x.dtype, x.size // x.shape[-1], (1 << bits) - 1
+    low, high = ranges_of(x, np.arange(x.size) // x.shape[-1], count, spec, 8 // bits, count <= 1)
+    low, high = (np.clip(v, -F32_MAX, F32_MAX).astype(f32) for v in (low, high))
+    half = lambda v: widen(narrow(v, "f16"), "f16", f32)
+    bias = half(low)
+    scale = half((high - bias) / f32(last))
+    scale = np.where(scale == 0, f32(1), scale).astype(f32)
+    steps = (x.reshape(count, -1) - bias[:, None].astype(t)) * (f32(1) / scale)[:, None].astype(t)
+    codes = np.rint(np.clip(steps, t.type(0), t.type(last))).astype(np.int64)
+    packed = np.stack([pack_bits(row, bits) for row in codes])
+    tail = narrow(np.stack([scale, bias], axis=1), "f16").astype("<u2").view("u1")
+    return {"codes": np.concatenate([packed, tail], axis=1).reshape(x.shape[:-1] + (-1,))}
+
+
+def decode_fbgemm_rowwise4(spec, shape, planes, u):
+    return decode_narrow_rows(4, shape, planes, u)
+
+
+def encode_fbgemm_rowwise4(spec, x, clean, dtype):
+    return encode_narrow_rows(4, spec, clean)
+
+
+def decode_fbgemm_rowwise2(spec, shape, planes, u):
+    return decode_narrow_rows(2, shape, planes, u)
+
+
+def encode_fbgemm_rowwise2(spec, x, clean, dtype):
+    return encode_narrow_rows(2, spec, clean)
+
+
+def whole_stream(packed, width):
+    """The codes of whole bytes of a stream."""
+    packed = packed.reshape(-1).view("u1")
+    return unpack_bits(packed, packed.size * 8 // width, width)
 
 
 def decode_mx(kind, width, shape, planes, u):
-    codes = unpack_bits(planes["codes"], width).reshape(tuple(shape[:-1]) + (-1, 32))
+    codes = whole_stream(planes["codes"], width).reshape(tuple(shape[:-1]) + (-1, 32))
     if kind == "int8":
         values = np.where(codes < 128, codes, codes - 256).astype(u) / u(64)
     else:
@@ -347,7 +431,7 @@ def encode_mx_as_mlx(kind, width, absmax, x, clean):
 
 
 def decode_mlx(width, spec, shape, planes, u):
-    codes = unpack_bits(planes["codes"], width)
+    codes = whole_stream(planes["codes"], width)
     groups = np.arange(len(codes)) // int(spec["group"])
     kind = planes["kind"]
     scale, bias = (scale_values(planes[p].reshape(-1), kind)[groups].astype(u) for p in ("scale", "bias"))

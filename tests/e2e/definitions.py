@@ -11,7 +11,7 @@ import xxhash
 
 F32_MAX = float(np.finfo(np.float32).max)
 HALF = {"f16": (5, 10, 15, 0x7BFF), "bf16": (8, 7, 127, 0x7F7F), "e4m3": (4, 3, 7, 0x7E),
-        "e5m2": (5, 2, 15, 0x7B), "e3m2": (3, 2, 3, 0x1F), "e2m3": (2, 3, 1, 0x1F), "e2m1": (2, 1, 1, 7)}
+        "e5m2": (5, 2, 15, 0x7B), "e2m3": (2, 3, 1, 0x1F), "e3m2": (3, 2, 3, 0x1F), "e2m1": (2, 1, 1, 7)}
 STRIPE, TILE = 65536, 4096
 
 
@@ -121,14 +121,15 @@ def narrow(x, kind, rounding="half_even", propagate=False, noise=None):
         else:
             up = (rest > 0) & always[rounding]
     codes = ((unit - least).astype(np.int64) << man_bits) + (whole + up).astype(np.int64)
-    has_infinity = kind in ("f16", "bf16")
+    has_infinity = kind in ("f16", "bf16", "e5m2")
     overflow = largest + 1 if propagate and has_infinity else largest
     codes = np.where((codes > largest) | ~finite, overflow, codes)
     is_nan = np.isnan(x)
     if is_nan.any():
         fraction = bits & bits.dtype.type((1 << (23 if single else 52)) - 1)
         kept = fraction >> bits.dtype.type((23 if single else 52) - man_bits)
-        nan = {"f16": 0x7C00 | np.maximum(kept, 1).astype(np.int64), "bf16": 0x7FC0, "e4m3": 0x7F}[kind]
+        nan = {"f16": 0x7C00 | np.maximum(kept, 1).astype(np.int64), "bf16": 0x7FC0, "e4m3": 0x7F,
+               "e5m2": 0x7E}[kind]
         codes = np.where(is_nan, nan, codes)
     return codes | negative.astype(np.int64) << (exp_bits + man_bits)
 
@@ -362,3 +363,14 @@ def unpack_nibbles(packed, num_elems, high_first=False):
     packed = packed.reshape(-1).astype(np.int64)
     pair = [packed >> 4, packed & 15] if high_first else [packed & 15, packed >> 4]
     return np.stack(pair, axis=1).reshape(-1)[:num_elems]
+
+
+def pack_bits(codes, width):
+    """A stream of bits, lowest first, of codes of `width` bits."""
+    bits = codes.reshape(-1, 1).astype(np.int64) >> np.arange(width) & 1
+    return np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little")
+
+
+def unpack_bits(packed, num_elems, width):
+    bits = np.unpackbits(packed.reshape(-1), count=width * num_elems, bitorder="little")
+    return bits.reshape(-1, width).astype(np.int64) @ (1 << np.arange(width))

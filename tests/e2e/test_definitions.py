@@ -15,16 +15,23 @@ from definitions import FILE_TYPES, decoded, narrow, packed_tensors, parse_spec,
 INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "int8", "I16": "int16",
                "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16", "U32": "uint32"}
 ROUNDINGS = ["half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"]
-SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "fp16", "bf16", "fp8_e4m3",
-           "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "fp4", "nvfp4",
-           "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8",
-           "fbgemm_rowwise8", "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8",
+SMALL_FLOATS = ["fp8_e5m2", "fp6_e2m3", "fp6_e3m2", "fp4_e2m1"]
+SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "uint16", "int2", "int3", "int5", "int6", "uint2", "uint3",
+           "uint5", "uint6", "int32", "int64", "fp16", "bf16", "f32", "f64", "fp8_e4m3", "fp8_e5m2", "fp6_e2m3",
+           "fp6_e3m2", "fp4_e2m1", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "fp4", "nvfp4",
+           "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "fbgemm_rowwise8",
+           "fbgemm_rowwise4", "fbgemm_rowwise2", "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8",
            "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0"]
 # Of tensors of a shape that all schemes take.
 SPECS = [
     *SCHEMES,
     *(f"{s}:{k}" for s in ("int8", "uint8", "int4", "uint4", "int16")
       for k in ("axis=0,mode=full", "axis=-1,mode=asymmetric", "group=32,mode=symmetric", "block=4x64")),
+    *(f"{s}:{k}" for s in ("int3", "uint2", "uint5", "uint16")
+      for k in ("axis=0,mode=full", "group=32,mode=asymmetric", "round=stochastic,seed=5,axis=-1")),
+    *(f"{s}:{k}" for s in ("int32", "int64")
+      for k in ("axis=0,scale_type=f32", "group=32,round=floor", "scale=0.0000152587890625,zero=-9", "block=4x64",
+                "range=-1.5..2,round=stochastic,seed=4", "scale=1000,round=half_away")),
     *(f"int8:round={r}" for r in ROUNDINGS), "uint4:round=stochastic,seed=81985529216486895,group=128",
     *(f"int8:mode=asymmetric,group=64,scale_type={t}" for t in ("f16", "bf16", "pow2")),
     "int4:group=128,scale_type=f16", "uint8:scale=0.02", "uint8:scale=0.02,zero=7", "int8:scale=0.3,zero=-3",
@@ -34,15 +41,20 @@ SPECS = [
     *(f"{s}:round={r}" for s in ("fp16", "bf16", "fp8_e4m3") for r in ROUNDINGS),
     "fp8_e4m3:per=tensor", "fp8_e4m3:axis=0,round=stochastic,seed=3", "fp8_e4m3:block=4x100",
     "fp8_e4m3:group=32,dialect=compressed_tensors", "fp8_e4m3:range=-1..1",
-    "nf4:group=128", "nf4:scale_type=nested8", "fp4:group=4096", "fp4:scale_type=nested8", "nf4:range=-0.5..0.25", "fbgemm_rowwise8:range=-1..1",
+    *(f"{s}:round={r}" for s in ("fp8_e5m2", "fp6_e3m2") for r in ROUNDINGS),
+    *(f"{s}:{k}" for s in SMALL_FLOATS for k in ("axis=0", "block=4x100", "range=-1..1,round=ceil")),
+    "nf4:group=128", "nf4:scale_type=nested8", "fp4:group=4096", "fp4:scale_type=nested8", "nf4:range=-0.5..0.25",
+    "fbgemm_rowwise8:range=-1..1", "fbgemm_rowwise4:range=-1..1",
     "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2", "mlx_q5:group=128",
     "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
     "lloyd:levels=2", "lloyd:levels=8", "lloyd:levels=64", "lloyd:levels=256",
 ]
 SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,range=3sigma", "int8:axis=1,range=1sigma",
           "int4:group=10,range=2sigma,tail=short", "fp8_e4m3:per=tensor,range=3sigma", "nf4:range=2sigma",
-          "fbgemm_rowwise8:range=3sigma"]
-FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), "int8:axis=0,mode=full", "uint8:axis=0", "uint4:group=64",
+          "fbgemm_rowwise8:range=3sigma", "fbgemm_rowwise2:range=2sigma", "int3:group=10,range=2sigma,tail=short", "int32:range=3sigma",
+          "uint6:range=3sigma", "fp6_e2m3:group=10,range=2sigma,tail=short"]
+FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s in SMALL_FLOATS),
+       *(f"{s}:axis=0" for s in ("uint2", "uint3", "int64")), "int8:axis=0,mode=full", "uint8:axis=0", "uint4:group=64",
        *(f"int8:axis=0,mode=asymmetric,scale_type={t}" for t in ("f16", "bf16", "pow2")),
        "int4:group=64,scale_type=f16",
        *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
@@ -50,8 +62,10 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), "int8:axis=0,mode=ful
        "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx"]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
        "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "q4_0:tail=pad", "q5_1:tail=pad", "tq1_0:tail=pad",
-       "mxfp4:dialect=ggml,tail=pad", "nvfp4:tail=pad", *(f"{s}:tail=pad" for s in MX), "nf4", "fp4", "lloyd",
-       "fbgemm_rowwise8", "lloyd:levels=8", "lloyd:levels=128"]
+       "int3:axis=1", "uint5:group=7,tail=short", "int6:per=tensor", "fp6_e2m3", "fp6_e3m2:block=2x5",
+       "fp4_e2m1:axis=1", "int64:axis=1", "mxfp4:dialect=ggml,tail=pad", "nvfp4:tail=pad", "fp4",
+       *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "lloyd:levels=8", "lloyd:levels=128",
+       "fbgemm_rowwise8", "fbgemm_rowwise4", "fbgemm_rowwise2"]
 
 
 def write_file(path, tensors):
@@ -168,7 +182,7 @@ def call(stubs, server):
     wire = {"F32": pb.DATA_TYPE_F32, "F64": pb.DATA_TYPE_F64, "F16": pb.DATA_TYPE_F16, "BF16": pb.DATA_TYPE_BF16,
             "I8": pb.DATA_TYPE_INT8, "I16": pb.DATA_TYPE_INT16, "I32": pb.DATA_TYPE_INT32, "I64": pb.DATA_TYPE_INT64,
             "U8": pb.DATA_TYPE_UINT8, "U16": pb.DATA_TYPE_UINT16, "U32": pb.DATA_TYPE_UINT32,
-            "F8_E4M3": pb.DATA_TYPE_F8_E4M3}
+            "F8_E4M3": pb.DATA_TYPE_F8_E4M3, "F8_E5M2": pb.DATA_TYPE_F8_E5M2}
     names = {number: name for name, number in wire.items()}
 
     def check(path, spec, types=("f32", "f64"), only=""):
@@ -228,14 +242,17 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
                                   "mxfp4:dialect=ggml,nonfinite=saturate", "nvfp4:nonfinite=saturate",
                                   *(f"{s}:nonfinite=saturate" for s in MX),
                                   "fp8_e4m3:axis=0,nonfinite=saturate",
-                                  *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "fp8_e4m3")
+                                  "int32:nonfinite=saturate", "fp4_e2m1:axis=0,nonfinite=saturate",
+                                  *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "f32", "f64", "fp8_e4m3", "fp8_e5m2")
                                     for p in ("saturate", "propagate"))])
 def test_values_that_are_not_finite(inputs, call, spec):
     call(inputs["stray"], spec, ("f32", "f64", "f16", "bf16"))
 
 
 @pytest.mark.parametrize("spec", [f"{s}:nonfinite={p},round={r}" for s in ("fp16", "bf16", "fp8_e4m3")
-                                  for p in ("reject", "propagate") for r in ROUNDINGS])
+                                  for p in ("reject", "propagate") for r in ROUNDINGS]
+                         + [*SMALL_FLOATS, "fp8_e5m2:nonfinite=propagate", "f32", "f32:nonfinite=propagate",
+                            "int64", "int32:scale=1"])
 def test_ends_of_floats(inputs, call, spec):
     call(inputs["wide"], spec)
 

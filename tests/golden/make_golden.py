@@ -1,7 +1,7 @@
 """Makes the golden files of this folder: what other projects' code gives for stated inputs.
 
     python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements.txt
-    venv/bin/python tests/golden/make_golden.py [affine floats q8_0 nf4]
+    venv/bin/python tests/golden/make_golden.py [affine fixed floats small_floats q8_0 nf4]
 
 The make_PROJECT.py beside it do the same with one other project each, and share GoldenFile.
 
@@ -80,7 +80,7 @@ class GoldenFile:
         # same file.
         header, data = {"__metadata__": self.metadata}, b""
         names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
-                 "uint32": "U32", "uint16": "U16", "int16": "I16", "int8": "I8", "uint8": "U8"}
+                 "int64": "I64", "int32": "I32", "uint32": "U32", "uint16": "U16", "int16": "I16", "int8": "I8", "uint8": "U8"}
         for key, tensor in sorted(self.tensors.items(), key=lambda item: -item[1].itemsize):
             begin, data = len(data), data + tensor.tobytes()
             header[key] = {"dtype": names[tensor.dtype.name], "shape": list(tensor.shape),
@@ -98,7 +98,32 @@ AFFINE = {  # code type in numpy, in ONNX, bits, signed
     "uint8": (np.uint8, "UINT8", 8, False),
     "int16": (np.int16, "INT16", 16, True),
     "uint4": (np.uint8, "UINT4", 4, False),
+    "uint16": (np.uint16, "UINT16", 16, False),
+    # Of these widths the codes are those of 8 bits, clipped: onnxruntime has no kernel for int2 and
+    # uint2, ONNX no type for the others.
+    **{f"{sign}int{bits}": (np.int8 if sign == "" else np.uint8, sign.upper() + "INT8", bits, sign == "")
+       for sign in ("", "u") for bits in (2, 3, 5, 6)},
 }
+
+
+NARROW = [scheme for scheme, (_, _, bits, _) in AFFINE.items() if bits in (2, 3, 5, 6)]  # in one file
+DIGESTS = ["uint16", *NARROW]  # schemes of whose decoded values only the hash is kept
+
+
+def case_prefix(scheme):
+    return f"{scheme}_" if scheme in NARROW else ""
+
+
+def code_bounds(scheme):
+    _, _, bits, signed = AFFINE[scheme]
+    low = -(2 ** (bits - 1)) if signed else 0
+    return low, low + 2**bits - 1
+
+
+def bit_stream(codes, width):
+    """Codes of `width` bits one after the other, the lowest bit first."""
+    bits = codes.astype(np.int64).reshape(-1, 1) >> np.arange(width) & 1
+    return np.packbits(bits.astype(np.uint8).ravel(), bitorder="little")
 
 
 def run_onnx(scheme, x, scale, zero, **attributes):
@@ -109,8 +134,11 @@ def run_onnx(scheme, x, scale, zero, **attributes):
     code_type = getattr(TensorProto, AFFINE[scheme][1])
     scale = np.asarray(scale, np.float32)
     zero = np.asarray(zero)
+    clips = scheme in NARROW
+    low, high = code_bounds(scheme)
     nodes = [
-        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], **attributes),
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["made" if clips else "q"], **attributes),
+        *([helper.make_node("Clip", ["made", "low", "high"], ["q"])] if clips else []),
         helper.make_node("Cast", ["q"], ["codes"], to=TensorProto.INT32),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], **attributes),
     ]
@@ -125,6 +153,8 @@ def run_onnx(scheme, x, scale, zero, **attributes):
         [
             numpy_helper.from_array(scale, "s"),
             helper.make_tensor("z", code_type, zero.shape, zero.ravel().tolist()),
+            *([helper.make_tensor("low", code_type, [], [low]),
+               helper.make_tensor("high", code_type, [], [high])] if clips else []),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
@@ -138,12 +168,16 @@ def run_onnx(scheme, x, scale, zero, **attributes):
 
 
 def pack_codes(scheme, codes):
-    """Returns the codes plane: uint4 has two codes in a byte, the first in the low nibble."""
-    if scheme != "uint4":
-        return codes.astype(AFFINE[scheme][0])
-    flat = codes.astype(np.uint8).ravel()
-    flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
-    return flat[0::2] | flat[1::2] << 4
+    """Returns the codes plane: of 2 and 4 bits as ONNX packs them, of 3, 5 and 6 a stream of bits."""
+    code_type, _, bits, signed = AFFINE[scheme]
+    if bits >= 8:
+        return codes.astype(code_type)
+    if bits in (2, 4):
+        from onnx import numpy_helper
+
+        packed_type = getattr(ml_dtypes, scheme)
+        return np.frombuffer(numpy_helper.from_array(codes.ravel().astype(packed_type)).raw_data, np.uint8)
+    return bit_stream(codes, bits)
 
 
 def round_scale(scale):
@@ -199,7 +233,7 @@ def add_given(file, scheme, rng):
     middle = (low + high) // 2
     for scale, zero in [(0.5, 0), (0.02, middle + 1), (0.00214854861, middle - 3), (1.25, high - 1),
                         (3e-38, low), (1e37, middle + 5)]:
-        scale = float(np.float32(scale))
+        scale, zero = float(np.float32(scale)), min(max(zero, low), high - 1)
         with np.errstate(over="ignore"):
             ties = near_ties(scale, low - 20, high + 20, rng).astype(np.float64) - scale * zero
             ties = ties.astype(np.float32)
@@ -213,7 +247,8 @@ def add_given(file, scheme, rng):
         planes = {"codes": pack_codes(scheme, codes), "scale": np.float32(scale)}
         if zero != 0:  # the plane is left out where it says nothing
             planes["zero_point"] = np.asarray(zero).astype(AFFINE[scheme][0])
-        file.add(f"given_{scale:.3g}_{zero}", spec, x.shape, x, planes=planes, decoded=decoded)
+        file.add(f"{case_prefix(scheme)}given_{scale:.3g}_{zero}", spec, x.shape, x, planes=planes,
+                 decoded=decoded, digest=scheme in DIGESTS)
 
 
 def add_derived(file, scheme, rng):
@@ -236,32 +271,99 @@ def add_derived(file, scheme, rng):
             label = key.split("/")[1]
             scale, zero = derive(scheme, mode, values.min(keepdims=True), values.max(keepdims=True))
             codes, decoded = run_onnx(scheme, values, scale.reshape(()), zero.reshape(()))
-            file.add(f"{mode}_tensor_{label}", f"{scheme}:per=tensor,mode={mode}", values.shape,
-                     shared=key, planes=planes_of(scheme, mode, codes, scale.ravel(), zero.ravel()),
-                     decoded=decoded)
+            prefix, digest = case_prefix(scheme), scheme in DIGESTS
+            file.add(f"{prefix}{mode}_tensor_{label}", f"{scheme}:per=tensor,mode={mode}",
+                     values.shape, shared=key, decoded=decoded, digest=digest,
+                     planes=planes_of(scheme, mode, codes, scale.ravel(), zero.ravel()))
             for axis in range(3):
                 others = tuple(i for i in range(3) if i != axis)
                 scale, zero = derive(scheme, mode, values.min(others), values.max(others))
                 codes, decoded = run_onnx(scheme, values, scale, zero, axis=axis)
-                file.add(f"{mode}_axis{axis}_{label}", f"{scheme}:axis={axis},mode={mode}",
+                file.add(f"{prefix}{mode}_axis{axis}_{label}", f"{scheme}:axis={axis},mode={mode}",
                          values.shape, shared=key, planes=planes_of(scheme, mode, codes, scale, zero),
-                         decoded=decoded)
+                         decoded=decoded, digest=digest)
             for group in (15, 16, 45):
                 scale, zero = derive(scheme, mode, *block_ranges(values, group))
                 codes, decoded = run_onnx(scheme, values, scale, zero, axis=2, block_size=group)
-                file.add(f"{mode}_group{group}_{label}",
+                file.add(f"{prefix}{mode}_group{group}_{label}",
                          f"{scheme}:group={group},mode={mode},tail=short", values.shape, shared=key,
-                         planes=planes_of(scheme, mode, codes, scale, zero), decoded=decoded)
+                         planes=planes_of(scheme, mode, codes, scale, zero), decoded=decoded,
+                         digest=digest)
 
 
 def make_affine():
+    narrow = None
     for scheme in AFFINE:
         rng = np.random.default_rng(20240501)
-        file = GoldenFile(scheme, "QuantizeLinear and DequantizeLinear of " +
-                          versions("onnxruntime", "onnx") +
-                          "; scales and zero points by the rule in make_golden.py, derive()")
+        source = ("QuantizeLinear and DequantizeLinear of " + versions("onnxruntime", "onnx") +
+                  "; scales and zero points by the rule in make_golden.py, derive()")
+        if scheme not in NARROW:
+            file = GoldenFile(scheme, source)
+        else:
+            narrow = file = narrow or GoldenFile("narrow_ints", source + "; codes of int8 and uint8, "
+                                                 "clipped, of 2 bits packed by onnx")
         add_given(file, scheme, rng)
         add_derived(file, scheme, rng)
+        if file is not narrow:
+            file.write()
+    narrow.write()
+
+
+# --- Fixed point: numpy -----------------------------------------------------------------------------
+
+
+def fixed_codes(x, scale, zero, bits):
+    """Whole numbers of f64 quotients, as exact integers from there on."""
+    quotients = np.rint(x.astype(np.float64) / np.asarray(scale, np.float64))
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    whole = [min(max(int(q), -(2**63)), 2**63 - 1) for q in quotients.ravel()]
+    codes = [min(max(w + zero, low), high) for w in whole]
+    return np.array(codes, np.int64).astype(np.int64 if bits == 64 else np.int32).reshape(x.shape)
+
+
+def fixed_scale(reach, bits, kind):
+    """The next power of two, or f32, not below reach / the last code."""
+    last = np.nextafter(2.0**63, 0) if bits == 64 else 2.0**31 - 1
+    scale = np.where(reach == 0, 1, np.clip(reach / last, FLT_MIN, FLT_MAX))
+    if kind == "pow2":
+        fraction, exponent = np.frexp(scale)
+        return np.ldexp(1.0, np.where(fraction == 0.5, exponent - 1, exponent)).astype(np.float32)
+    held = scale.astype(np.float32)
+    return np.where(reach / held > last, np.nextafter(held, np.float32(np.inf)), held).astype(np.float32)
+
+
+def make_fixed():
+    for bits in (32, 64):
+        rng = np.random.default_rng(20240505)
+        file = GoldenFile(f"int{bits}", "rint of f64 quotients by " + versions("numpy") +
+                          ", then integers (make_golden.py, fixed_codes)")
+        add = lambda name, keys, x, scale, zero=0: file.add(
+            name, f"int{bits}:{keys}", x.shape, x, planes={
+                "codes": fixed_codes(x, np.asarray(scale).reshape(np.shape(scale)), zero, bits),
+                "scale": np.asarray(scale, np.float32).ravel()})
+        ends = 2.0 ** np.array([30, 31, 32, 52, 53, 62, 63, 64])
+        near = np.concatenate([ends, np.nextafter(ends, 0), np.nextafter(ends, np.inf), ends - 0.5,
+                               ends + 0.5, [0, 0.5, 1.5, 2.5, 1e300, 5e-324]])
+        near = np.concatenate([near, -near])
+        with np.errstate(over="ignore"):
+            single = near.astype(np.float32)
+        single = single[np.isfinite(single)]
+        for scale, zero in [(1.0, 0), (1.0, 3), (0.5, -3), (2.0**-16, 0), (2.0**20, 2**30)]:
+            for x in (near, single):
+                add(f"given_{scale:.3g}_{zero}_{x.dtype}", f"scale={scale!r},zero={zero}", x,
+                    np.float32(scale), zero)
+        x = rng.standard_normal((6, 45)) * np.exp(rng.uniform(-30, 30, (6, 1)))
+        x[1] = 0
+        x[2, 0] = 2.0**40
+        for values in (x, x.astype(np.float32)):
+            reach = np.abs(values.astype(np.float64))
+            for kind in ("pow2", "f32"):
+                rows = fixed_scale(reach.max(1), bits, kind)
+                codes = fixed_codes(values, rows[:, None], 0, bits)
+                file.add(f"rows_{kind}_{values.dtype}", f"int{bits}:axis=0,scale_type={kind}",
+                         values.shape, values, planes={"codes": codes, "scale": rows})
+                add(f"tensor_{kind}_{values.dtype}", f"scale_type={kind}", values,
+                    fixed_scale(reach.max(), bits, kind))
         file.write()
 
 
@@ -359,6 +461,111 @@ def make_floats():
     file.write()
 
 
+# --- Floats of 8 bits and less: ml_dtypes ---------------------------------------------------------
+
+SMALL_FLOATS = {  # type, bits, the largest value
+    "fp8_e5m2": (ml_dtypes.float8_e5m2, 8, 57344.0),
+    "fp6_e2m3": (ml_dtypes.float6_e2m3fn, 6, 7.5),
+    "fp6_e3m2": (ml_dtypes.float6_e3m2fn, 6, 28.0),
+    "fp4_e2m1": (ml_dtypes.float4_e2m1fn, 4, 6.0),
+}
+
+
+def round_small(scheme, x):
+    """f64 to the nearest value by comparing with all; ml_dtypes goes through f32 and rounds twice."""
+    code_type, bits, largest = SMALL_FLOATS[scheme]
+    levels = np.arange(2 ** (bits - 1), dtype=np.uint8).view(code_type).astype(np.float64)
+    levels = levels[np.isfinite(levels) & (levels <= largest)]
+    middles = (levels[1:] + levels[:-1]) / 2
+    code = np.searchsorted(middles, np.abs(x), side="left")
+    tie = np.append(middles, np.inf)[code] == np.abs(x)
+    code = code + (tie & (code % 2 == 1)) | np.where(np.signbit(x), 1 << (bits - 1), 0)
+    return code.astype(np.uint8).view(code_type)
+
+
+def small_codes(scheme, x, saturate=True):
+    """The codes plane: the cast, packed as ONNX's numpy_helper does it."""
+    code_type, bits, largest = SMALL_FLOATS[scheme]
+    if saturate:
+        x = np.clip(x, -largest, largest)
+    codes = round_small(scheme, x) if x.dtype == np.float64 else x.astype(code_type)
+    if bits == 8:
+        return codes.view(np.uint8)
+    from onnx import numpy_helper
+
+    return np.frombuffer(numpy_helper.from_array(codes.ravel()).raw_data, np.uint8)
+
+
+def small_values(scheme, rng):
+    """Codes, the middles between them, and what lies beside both, in f64."""
+    code_type, bits, largest = SMALL_FLOATS[scheme]
+    levels = np.arange(2 ** (bits - 1), dtype=np.uint8).view(code_type).astype(np.float64)
+    levels = levels[np.isfinite(levels) & (levels <= largest)]
+    middles = (levels[1:] + levels[:-1]) / 2
+    end = levels[-1] + (levels[-1] - levels[-2]) / 2
+    points = np.concatenate([levels, middles, [end, 2 * end, 1e-30, 1e30, 1e-40]])
+    single = points.astype(np.float32)
+    beside = [np.nextafter(single, np.float32(np.inf)), np.nextafter(single, np.float32(-np.inf))]
+    x = np.concatenate([single, *beside, rng.standard_normal(300).astype(np.float32) * largest / 3])
+    x64 = np.concatenate([points, np.nextafter(points, np.inf), np.nextafter(points, -np.inf),
+                          points * (1 + 2.0**-40), points * (1 - 2.0**-40)])
+    both = lambda v: np.concatenate([v, -v])
+    return both(x), both(x64)
+
+
+def scaled_case(scheme, x, reach):
+    """The cast of x / s in f32, s = reach / the largest value, broadcast over x."""
+    code_type, _, largest = SMALL_FLOATS[scheme]
+    s = round_scale(reach.astype(np.float64) / largest)
+    v = x / s
+    y = np.clip(v, -largest, largest).astype(code_type).astype(np.float32) * s
+    return small_codes(scheme, v), s, y
+
+
+def make_small_floats():
+    file = GoldenFile("small_floats", "astype of " + versions("ml_dtypes", "onnx") + ", clipped where "
+                      "the type has an infinity; from f64, where it rounds twice, the nearest value "
+                      "(round_small); scales by the rule in make_golden.py, scaled_case()")
+    for scheme, (code_type, bits, largest) in SMALL_FLOATS.items():
+        rng = np.random.default_rng(20240506)
+        x, x64 = small_values(scheme, rng)
+        for name, values in (("f32", x), ("f64", x64)):
+            codes = small_codes(scheme, values)
+            held = np.clip(values, -largest, largest)
+            held = round_small(scheme, held) if name == "f64" else held.astype(code_type)
+            file.add(f"{scheme}_{name}", scheme, values.shape, values, planes={"codes": codes},
+                     decoded=held.astype(np.float32), digest=True)
+        if bits == 8:
+            with np.errstate(over="ignore", invalid="ignore"):
+                stray = np.concatenate([x, np.array([np.nan, -np.nan, np.inf, -np.inf, 1e9], np.float32)])
+                file.add(f"{scheme}_propagate", f"{scheme}:nonfinite=propagate", stray.shape, stray,
+                         planes={"codes": small_codes(scheme, stray, saturate=False)})
+        wide = (rng.standard_normal((7, 45)) * np.exp(rng.uniform(-9, 9, (7, 1)))).astype(np.float32)
+        wide[2] = 0
+        wide[3] *= np.float32(1e-38)
+        key = file.share(f"{scheme}/wide", wide)
+        magnitudes = np.abs(wide)
+        groups = np.repeat(np.maximum.reduceat(magnitudes, np.arange(0, 45, 16), 1), 16, 1)[:, :45]
+        for name, keys, reach, plane in [
+                ("tensor", "per=tensor", magnitudes.max(keepdims=True), lambda s: s.ravel()),
+                ("rows", "axis=0", magnitudes.max(1, keepdims=True), lambda s: s.ravel()),
+                ("columns", "axis=1", magnitudes.max(0, keepdims=True), lambda s: s.ravel()),
+                ("groups", "group=16,tail=short", groups, lambda s: s[:, ::16])]:
+            codes, s, y = scaled_case(scheme, wide, reach)
+            file.add(f"{scheme}_{name}", f"{scheme}:{keys}", wide.shape, shared=key,
+                     planes={"codes": codes, "scale": plane(s)}, decoded=y, digest=True)
+    x = np.array([0.1, 1e39, -1e39, 1e300, 3.4028235e38, 2.0**128 - 2.0**103, 1e-46, -0.0, 1 / 3, 16777217])
+    x = np.concatenate([x, rng.standard_normal(100)])
+    held = np.clip(x, -FLT_MAX, FLT_MAX).astype(np.float32)
+    file.add("f32_f64", "f32", x.shape, x, planes={"codes": held}, decoded=held)
+    with np.errstate(over="ignore"):
+        file.add("f32_propagate", "f32:nonfinite=propagate", x.shape, x, planes={"codes": x.astype(np.float32)})
+    file.add("f64_f64", "f64", x.shape, x, planes={"codes": x}, decoded=held)
+    file.add("f64_f32", "f64", held.shape, held, planes={"codes": held.astype(np.float64)}, decoded=held)
+    file.add("f32_f32", "f32", held.shape, held, planes={"codes": held}, decoded=held)
+    file.write()
+
+
 # --- q8_0: ggml -----------------------------------------------------------------------------------
 
 
@@ -441,7 +648,8 @@ def make_nf4():
     file.write()
 
 
-FAMILIES = {"affine": make_affine, "floats": make_floats, "q8_0": make_q8_0, "nf4": make_nf4}
+FAMILIES = {"affine": make_affine, "fixed": make_fixed, "floats": make_floats,
+            "small_floats": make_small_floats, "q8_0": make_q8_0, "nf4": make_nf4}
 
 if __name__ == "__main__":
     for family in sys.argv[1:] or FAMILIES:

@@ -41,7 +41,11 @@ std::vector<std::string> GranularitiesOf(const SchemeInfo& info) {
 std::vector<std::vector<std::string>> KeysOf(const SchemeInfo& info) {
   std::vector<std::vector<std::string>> keys = {GranularitiesOf(info), {}};
   if (info.takes_range) keys.back() = {"range=minmax", "range=2.5sigma", "range=-0.75..0.5"};
-  if (info.takes_scale) keys.back().insert(keys.back().end(), {"scale=0.02", "scale=0.02,zero=3"});
+  if (info.takes_scale) {  // int2 ends at 1
+    const bool is_int2 = info.bits == 2 && info.is_signed;
+    const char* with_zero = is_int2 ? "scale=0.02,zero=1" : "scale=0.02,zero=3";
+    keys.back().insert(keys.back().end(), {"scale=0.02", with_zero});
+  }
   for (const SpecKey& key : SpecKeys()) {
     QuantSpec granular;
     granular.granularity.emplace();

@@ -32,7 +32,7 @@ with its sign. Clipped: |x| of half a unit beyond the largest and more.
 
 const Scheme& bf16_scheme() {
   static const Scheme kScheme =
-      FloatScheme(DType::kBf16, {.name = "bf16",
+      FloatScheme<kBfloatFormat>({.name = "bf16",
                                  .summary = "bfloat16, the upper half of binary32",
                                  .source = "ml_dtypes bfloat16, which has infinity beyond its "
                                            "range: here under nonfinite=propagate alone",

@@ -110,7 +110,8 @@ void EncodeRows(const Resolved& resolved, const Segment& segment, std::span<std:
   std::memcpy(&row, segment.params.working.data() + group * int64_t{sizeof(row)}, sizeof(row));
   auto* codes = reinterpret_cast<uint8_t*>(out.data());
   counts->clipped += values.Visit([&]<typename T>(const T* from) {
-    return FbgemmTable().Of<T>().encode(row, from, values.num_elems, codes, LanesOf<T>(meter));
+    return FbgemmTable().Of<T>().encode(row, kMaxCode, from, values.num_elems, codes,
+                                        LanesOf<T>(meter));
   });
   if ((segment.first_elem + values.num_elems) % row_elems == 0) {
     std::memcpy(codes + values.num_elems, &row.stored, sizeof(FbgemmTrailer));

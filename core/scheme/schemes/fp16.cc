@@ -34,7 +34,7 @@ sign and the upper 10 bits of its fraction, 1 where these are 0. Clipped: |x| of
 
 const Scheme& fp16_scheme() {
   static const Scheme kScheme =
-      FloatScheme(DType::kF16, {.name = "fp16",
+      FloatScheme<kHalfFormat>({.name = "fp16",
                                 .summary = "IEEE 754 binary16",
                                 .source = "numpy, which beyond 65504 has infinity: here under "
                                           "nonfinite=propagate alone",

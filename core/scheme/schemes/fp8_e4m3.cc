@@ -49,37 +49,17 @@ more. `block=` has `tail=short` unless told otherwise.
 | scale | f32 | of the groups; not without a granularity |
 )";
 
-// A range is of use for scales alone: for one of the tensor where no granularity is given. Blocks
-// at the edges are short, as their consumers have them.
-absl::Status CompleteFp8(const SchemeInfo&, const TensorDesc&, QuantSpec& spec) {
-  const bool any_range =
-      spec.given_range.has_value() || (!spec.range.empty() && spec.range != "minmax");
-  if (any_range && !spec.granularity) spec.granularity = Granularity{};
-  const bool blocks = spec.granularity && spec.granularity->kind == GranularityKind::kBlock;
-  if (blocks && !spec.tail) spec.tail = Tail::kShort;
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 const Scheme& fp8_e4m3_scheme() {
   static const Scheme kScheme = [] {
-    SchemeInfo info;
+    SchemeInfo info = ScaledFloatInfo();
     info.name = "fp8_e4m3";
     info.summary = "OCP FP8 E4M3: a cast, or with granularity= f32 scales beside it";
     info.source = "OCP OFP8 1.0, saturating; scaled as compressed-tensors float-quantized";
     info.definition = kDefinition;
-    info.granularities = {{.kind = GranularityKind::kTensor},
-                          {.kind = GranularityKind::kAxis},
-                          {.kind = GranularityKind::kGroup},
-                          {.kind = GranularityKind::kBlock}};
-    info.granularity_optional = true;
     info.dialects = {{.name = "ocp"}, {.name = "compressed_tensors"}};
-    info.tails = {Tail::kReject, Tail::kShort};
-    info.takes_range = true;
-    Scheme scheme = FloatScheme(DType::kF8E4M3, std::move(info));
-    scheme.complete = CompleteFp8;
-    return scheme;
+    return FloatScheme<kE4m3Format>(std::move(info));
   }();
   return kScheme;
 }

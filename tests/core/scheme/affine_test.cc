@@ -69,6 +69,18 @@ Quantized Quantize(absl::string_view spec, const std::vector<T>& values,
   return quantized;
 }
 
+TEST(AffineSchemeTest, CodesThatShareBytes) {
+  const std::vector<float> centred = {-1, 0.5f, 0.25f}, aside = {-1, 0, 3};
+  EXPECT_THAT(Quantize("int2", centred).codes, ElementsAre(0x03));  // 11 00 00, the first lowest
+  EXPECT_THAT(Quantize("int3", centred).codes, ElementsAre(0x55, 0x00));
+  EXPECT_THAT(Quantize("int5", centred).codes, ElementsAre(0xF1, 0x10));
+  EXPECT_THAT(Quantize("int6", centred).codes, ElementsAre(0x21, 0x84, 0x00));
+  EXPECT_THAT(Quantize("uint2", aside).codes, ElementsAre(0x34));
+  EXPECT_THAT(Quantize("uint3", aside).codes, ElementsAre(0xD0, 0x01));
+  EXPECT_THAT(Quantize("uint5", aside).codes, ElementsAre(0x00, 0x7D));
+  EXPECT_THAT(Quantize("uint6", aside).codes, ElementsAre(0x00, 0xF4, 0x03));
+}
+
 TEST(AffineSchemeTest, ModesByHand) {
   const std::vector<float> values = {-1, 0, 0.5f, 2};
   const Quantized symmetric = Quantize("int8", values);

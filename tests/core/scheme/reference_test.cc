@@ -38,7 +38,7 @@ std::vector<QuantSpec> SpecsOf(const SchemeInfo& info) {
     add([=](QuantSpec& spec) {  // ties, clipping, an odd zero point
       spec.rounding = rounding;
       spec.scale = 1;
-      spec.zero_point = 3;
+      spec.zero_point = info.bits == 2 && info.is_signed ? 1 : 3;
     });
   }
   for (const ScaleType type : info.scale_types)
