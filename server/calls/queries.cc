@@ -25,7 +25,7 @@
 namespace quantd {
 namespace {
 
-constexpr int kDefaultPageSize = 50;
+constexpr int kDefaultPageSize = 200;
 
 absl::Status Answer(CallContext& context, const v1::PlanRequest& request,
                     v1::PlanResponse& response) {

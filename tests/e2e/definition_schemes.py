@@ -587,7 +587,7 @@ def nested_scales(absmax):
 def decode_lloyd(spec, shape, planes, u):
     bits = int(spec["levels"]).bit_length() - 1
     n = int(np.prod(shape, dtype=np.int64))
-    return planes["codebook"].astype(u)[unpack_bits(planes["codes"], bits)[:n]].reshape(shape)
+    return planes["codebook"].astype(u)[unpack_bits(planes["codes"], n, bits)].reshape(shape)
 
 
 def lloyd_points(x, dtype):
