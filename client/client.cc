@@ -181,6 +181,11 @@ Transport Client::transport() const {
   return Transport::kSharedMemory;
 }
 
+absl::Status Client::WaitForReady(absl::Time deadline) const {
+  if (channel_->WaitForConnected(absl::ToChronoTime(deadline))) return absl::OkStatus();
+  return absl::DeadlineExceededError("the server did not become ready in time");
+}
+
 std::vector<absl::StatusOr<TensorPlan>> Client::PlanMany(std::span<const TensorDesc> tensors,
                                                          const QuantSpec& spec,
                                                          const CallOptions& options) const {

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "client/connect.h"
 #include "client/types.h"
 #include "quantd/v1/quantization.pb.h"
@@ -36,6 +37,10 @@ class Client {
   // one to a server in this process. It should have been made with ClientChannelArguments().
   explicit Client(std::shared_ptr<grpc::Channel> channel, Transport transport = Transport::kAuto)
       : channel_(std::move(channel)), transport_(transport) {}
+
+  // Waits until there is a connection to the server, which calls do for a while too
+  // (CallOptions::max_attempts). kDeadlineExceeded: there was none until `deadline`.
+  absl::Status WaitForReady(absl::Time deadline) const;
 
   // Returns what the server would make of each tensor; asks for many at once.
   std::vector<absl::StatusOr<TensorPlan>> PlanMany(std::span<const TensorDesc> tensors,

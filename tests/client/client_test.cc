@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/server.h"
 #include "tests/client/fake_server.h"
@@ -192,6 +193,19 @@ TEST_F(FakeServerTest, RefusesASourceOfAnotherSize) {
   const absl::Status status = Quantize(source, sink_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("128"));
+}
+
+TEST(ClientTest, WaitsUntilTheServerIsThere) {
+  const std::string address =
+      absl::StrCat("unix:", testing::TempDir(), "/quantd-ready-", getpid(), ".sock");
+  const Client client = Client::Connect(address).value();
+  EXPECT_EQ(client.WaitForReady(absl::Now() + absl::Milliseconds(20)).code(),
+            absl::StatusCode::kDeadlineExceeded);
+  ServerOptions options;
+  options.listen = {address};
+  const auto server = QuantdServer::Start(options);
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_TRUE(client.WaitForReady(absl::Now() + absl::Seconds(60)).ok());
 }
 
 TEST(ClientTest, SaysThatNobodyListens) {
