@@ -211,7 +211,7 @@ void UnpackSignedNibbles(const uint8_t* packed, int64_t num_codes, bool first_hi
 void PackBits(const uint8_t* codes, int64_t num_codes, int width, uint8_t* packed) {
   if (width == 4) return PackNibbles(codes, num_codes, /*first_high=*/false, packed);
   if (width == 8) {
-    std::memcpy(packed, codes, static_cast<size_t>(num_codes));
+    std::copy_n(codes, num_codes, packed);
     return;
   }
   HWY_DYNAMIC_DISPATCH(Kernels)().pack_bits(codes, num_codes, width, packed);
@@ -219,7 +219,7 @@ void PackBits(const uint8_t* codes, int64_t num_codes, int width, uint8_t* packe
 void UnpackBits(const uint8_t* packed, int64_t num_codes, int width, uint8_t* codes) {
   if (width == 4) return UnpackNibbles(packed, num_codes, /*first_high=*/false, codes);
   if (width == 8) {
-    std::memcpy(codes, packed, static_cast<size_t>(num_codes));
+    std::copy_n(packed, num_codes, codes);
     return;
   }
   HWY_DYNAMIC_DISPATCH(Kernels)().unpack_bits(packed, num_codes, width, codes);
