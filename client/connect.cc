@@ -171,14 +171,6 @@ bool IsLocalTarget(absl::string_view target) {
   return is_127 || host == "localhost" || host == "[::1]";
 }
 
-void KeepGrpcUp() {
-  [[maybe_unused]] static const bool kKept = [] {
-    SetGrpcSwitches();
-    grpc_init();
-    return true;
-  }();
-}
-
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const ConnectOptions& options) {
   QUANTD_RETURN_IF_ERROR(CheckOptions(options));
   QUANTD_RETURN_IF_ERROR(CheckTransport(options));

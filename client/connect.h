@@ -11,11 +11,6 @@
 
 namespace quantd {
 
-// Has gRPC's library stay until the process ends. It would shut down when its last object goes, and
-// on machines of 8 cores and more that takes 10 s after a write that has waited: a poller of its
-// own sleeps in epoll meanwhile.
-void KeepGrpcUp();
-
 // What carries tensors between a client and a service. All give the same bytes.
 enum class Transport {
   kAuto,          // the best that there is

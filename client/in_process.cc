@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "client/connect.h"
 #include "core/base/status_macros.h"
 #include "core/io/machine_memory.h"
 #include "server/server.h"
@@ -24,7 +23,6 @@ InProcessService::~InProcessService() = default;
 
 absl::StatusOr<std::unique_ptr<InProcessService>> InProcessService::Start(
     const InProcessOptions& options) {
-  KeepGrpcUp();
   ServerOptions server_options;
   // As the server's own default, but no more than a program beside others should take.
   server_options.memory_budget_bytes =

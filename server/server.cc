@@ -19,6 +19,7 @@
 #include "core/io/machine_memory.h"
 #include "core/simd/targets.h"
 #include "core/stats/blas.h"
+#include "proto/grpc_switches.h"
 #include "server/calls/quantize_service.h"
 #include "server/net/handshakes.h"
 #include "server/observe/log.h"
@@ -306,6 +307,7 @@ AcceptorOptions QuantdServer::AcceptorOptionsOf(const ServerOptions& options) {
 absl::StatusOr<std::unique_ptr<QuantdServer>> QuantdServer::Start(const ServerOptions& given) {
   QUANTD_RETURN_IF_ERROR(CheckOptions(given));
   const ServerOptions options = WithDefaults(given);
+  KeepGrpcUp();
   WatchHandshakes();
   std::unique_ptr<QuantdServer> server(new QuantdServer(options));
   QUANTD_ASSIGN_OR_RETURN(server->tokens_, LoadTokens(options.access));
