@@ -56,13 +56,27 @@ class Run {
     input_ = std::make_unique<Input>(std::move(input));
     QUANTD_RETURN_IF_ERROR(
         CheckOverwrites(options_.output, *input_, options_.ranges_path, options_.force));
-    if (input_->metadata().count(kVersionKey) != 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          options_.input.path, ": it is quantized already; use quantctl dequantize first"));
-    }
     QUANTD_ASSIGN_OR_RETURN(why_kept_, input_->Select(options_.select));
+    QUANTD_RETURN_IF_ERROR(KeepPacked());
     QUANTD_ASSIGN_OR_RETURN(connection_, Connection::Open(globals_));
     return absl::OkStatus();
+  }
+
+  // Keeps what an earlier run has quantized, so that two of them give a model two schemes.
+  // kInvalidArgument: nothing else is left.
+  absl::Status KeepPacked() {
+    QUANTD_ASSIGN_OR_RETURN(const auto entries, ReadEntries(input_->metadata()));
+    if (entries.empty()) return absl::OkStatus();
+    std::set<std::string> planes;
+    for (const auto& [name, entry] : entries) planes.insert(entry.names.begin(), entry.names.end());
+    bool any_left = false;
+    for (size_t i = 0; i < input_->size(); ++i) {
+      if (planes.count(input_->tensor(i).name) != 0) why_kept_[i] = "quantized already";
+      any_left |= why_kept_[i].empty();
+    }
+    if (any_left) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        options_.input.path, ": it is quantized already; use quantctl dequantize first"));
   }
 
   absl::Status PlanAll() {

@@ -355,3 +355,24 @@ def test_verify_measures_what_it_reports(tmp_path):
     statistics = quantctl_json("calibrate", tmp_path / "x.safetensors", "--to", "int8")["tensors"]
     statistics = {row["name"]: row["statistics"] for row in statistics}
     assert "mean" not in statistics["none"] and "mean" in statistics["w"]
+
+
+# --- Two schemes in one model ---
+
+
+def test_a_second_run_quantizes_the_rest(tmp_path, server):
+    """What the first has made is carried on as it is, and both come back by their own schemes."""
+    x = {"head": ROUGH, "l.0": ROUGH[::-1].copy(), "bias": np.ones(4, np.float32)}
+    first, _ = packed(tmp_path, x, "fp8_e4m3:group=16", "--include", "head")
+    again = tmp_path / "again.safetensors"
+    rows = quantctl_json("quantize", first, "-o", again, "--to", "uint4:group=32", "--server", server.address)
+    notes = {row["name"]: row.get("note") for row in rows["tensors"]}
+    assert not notes["l.0"] and notes["head"] == notes["head.scale"] == "kept: quantized already"
+    before, after = load_file(first), load_file(again)
+    assert all(after[name].tobytes() == before[name].tobytes() for name in ("head", "head.scale", "bias"))
+    quantctl("verify", again, "--against", tmp_path / "x.safetensors")
+    arrays, rows = back(tmp_path, again)
+    assert set(arrays) == set(x) and arrays["bias"].tobytes() == x["bias"].tobytes()
+    assert abs(arrays["head"] - x["head"]).max() < 0.15 and abs(arrays["l.0"] - x["l.0"]).max() < 0.3
+    message = error_of("quantize", again, "-o", tmp_path / "no.safetensors", "--to", "int8", code=2)
+    assert "quantized already" in message and not (tmp_path / "no.safetensors").exists()
