@@ -11,6 +11,7 @@
 #include "client/retry.h"
 #include "client/run_calls.h"
 #include "client/tensor_call.h"
+#include "core/base/hand_over.h"
 #include "core/base/mutex.h"
 #include "core/base/status_macros.h"
 #include "proto/convert.h"
@@ -41,7 +42,9 @@ absl::StatusOr<Response> CallOnce(const std::shared_ptr<grpc::Channel>& channel,
   Mutex mutex;
   bool done = false;
   absl::Status status;
+  HandOver(&mutex);
   stub.UnaryCall(&context, method, {}, &request, &response, [&](grpc::Status result) {
+    TakeOver(&mutex);
     MutexLock lock(&mutex);
     status = StatusOf(result, context);
     done = true;
