@@ -1,8 +1,11 @@
 #ifndef QUANTD_CORE_SCHEME_SUPER_BLOCK_H_
 #define QUANTD_CORE_SCHEME_SUPER_BLOCK_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -24,6 +27,27 @@ absl::StatusOr<PackedLayout> PlanSuperBlocks(const QuantSpec& spec, const Tensor
 // searched for and may overflow.
 SchemeInfo SuperBlockInfo(absl::string_view name, absl::string_view summary,
                           absl::string_view source, int bits, int64_t block_bytes);
+
+// Returns the row of a format with `info`. kEncode and kDecode are those of the format's family:
+// EncodeKRow and DecodeKRow, say.
+template <const auto& kFormat, auto kEncode, auto kDecode>
+Scheme SuperBlockScheme(SchemeInfo info, decltype(Scheme::encode_ref) encode_ref,
+                        decltype(Scheme::decode_ref) decode_ref) {
+  return {.info = std::move(info),
+          .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
+            return PlanSuperBlocks(spec, tensor, kFormat.block_bytes);
+          },
+          .resolve_constants = nullptr,
+          .resolve = nullptr,
+          .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,
+                       Counts* counts, Meter* meter) {
+            kEncode(kFormat, segment, out, counts, meter);
+          },
+          .decode = [](const Resolved&, std::span<const std::byte> packed, const ParamView&,
+                       int64_t, TileSpan out) { kDecode(kFormat, packed, out); },
+          .encode_ref = encode_ref,
+          .decode_ref = decode_ref};
+}
 
 // Returns the definition of a row: `runs` ("16 runs of 16"), what all have, and then `rest`.
 std::string SuperBlockDefinition(absl::string_view rest, absl::string_view runs,

@@ -14,6 +14,8 @@
 // absolute ones, weighed by |x|: with four levels, squares would give all to the outermost values.
 //
 // The entry is q2_k_scheme. Tested by tests/core/scheme/segments_test.cc and golden_test.cc.
+#include <utility>
+
 #include "core/scheme/k_quant_ref.h"
 #include "core/scheme/k_rows.h"
 
@@ -77,27 +79,14 @@ constexpr KRowFormat kFormat = {
 
 const Scheme& q2_k_scheme() {
   static const Scheme kScheme = [] {
-    Scheme scheme = {
-        .info = SuperBlockInfo(
-            "q2_k", "ggml super-blocks of 256 in 2 bits, scales and minima searched for",
-            "ggml 0.20.2 quantize_row_q2_K_ref, _impl, built without FMA, while f16 holds the "
-            "scales",
-            2, sizeof(Block)),
-        .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
-          return PlanSuperBlocks(spec, tensor, sizeof(Block));
-        },
-        .resolve_constants = nullptr,
-        .resolve = nullptr,
-        .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,
-                     Counts* counts, Meter* meter) {
-          EncodeKRow(kFormat, segment, out, counts, meter);
-        },
-        .decode = [](const Resolved&, std::span<const std::byte> packed, const ParamView&, int64_t,
-                     TileSpan out) { DecodeKRow(kFormat, packed, out); },
-        .encode_ref = EncodeQ2KRef,
-        .decode_ref = DecodeQ2KRef};
-    scheme.info.definition = KRowDefinition(kFormat, kLayout);
-    return scheme;
+    SchemeInfo info = SuperBlockInfo(
+        "q2_k", "ggml super-blocks of 256 in 2 bits, scales and minima searched for",
+        "ggml 0.20.2 quantize_row_q2_K_ref, _impl, built without FMA, while f16 holds the "
+        "scales",
+        2, sizeof(Block));
+    info.definition = KRowDefinition(kFormat, kLayout);
+    return SuperBlockScheme<kFormat, EncodeKRow, DecodeKRow>(std::move(info), EncodeQ2KRef,
+                                                             DecodeQ2KRef);
   }();
   return kScheme;
 }

@@ -18,6 +18,7 @@
 // The entry is q3_k_scheme. Tested by tests/core/scheme/segments_test.cc and golden_test.cc.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/scheme/scale_rows.h"
 #include "core/scheme/scale_rows_ref.h"
@@ -161,27 +162,14 @@ constexpr ScaleRowFormat kFormat = {
 
 const Scheme& q3_k_scheme() {
   static const Scheme kScheme = [] {
-    Scheme scheme = {
-        .info = SuperBlockInfo(
-            "q3_k", "ggml super-blocks of 256 in 3 bits, scales searched for",
-            "ggml 0.20.2 quantize_row_q3_K_ref, _impl, built without FMA, while f16 holds the "
-            "scale",
-            3, sizeof(Block)),
-        .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
-          return PlanSuperBlocks(spec, tensor, sizeof(Block));
-        },
-        .resolve_constants = nullptr,
-        .resolve = nullptr,
-        .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,
-                     Counts* counts, Meter* meter) {
-          EncodeScaleRow(kFormat, segment, out, counts, meter);
-        },
-        .decode = [](const Resolved&, std::span<const std::byte> packed, const ParamView&, int64_t,
-                     TileSpan out) { DecodeScaleRow(kFormat, packed, out); },
-        .encode_ref = EncodeQ3KRef,
-        .decode_ref = DecodeQ3KRef};
-    scheme.info.definition = SuperBlockDefinition(kDefinition, "16 runs of 16", sizeof(Block));
-    return scheme;
+    SchemeInfo info = SuperBlockInfo(
+        "q3_k", "ggml super-blocks of 256 in 3 bits, scales searched for",
+        "ggml 0.20.2 quantize_row_q3_K_ref, _impl, built without FMA, while f16 holds the "
+        "scale",
+        3, sizeof(Block));
+    info.definition = SuperBlockDefinition(kDefinition, "16 runs of 16", sizeof(Block));
+    return SuperBlockScheme<kFormat, EncodeScaleRow, DecodeScaleRow>(std::move(info), EncodeQ3KRef,
+                                                                     DecodeQ3KRef);
   }();
   return kScheme;
 }

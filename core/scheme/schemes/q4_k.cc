@@ -17,6 +17,8 @@
 // The search makes it the slowest of rows: 0.7 GB/s on a thread, where others have 8 to 15.
 //
 // The entry is q4_k_scheme. Tested by tests/core/scheme/segments_test.cc and golden_test.cc.
+#include <utility>
+
 #include "core/scheme/k_quant_ref.h"
 #include "core/scheme/k_rows.h"
 
@@ -85,27 +87,14 @@ constexpr KRowFormat kFormat = {
 
 const Scheme& q4_k_scheme() {
   static const Scheme kScheme = [] {
-    Scheme scheme = {
-        .info = SuperBlockInfo(
-            "q4_k", "ggml super-blocks of 256 in 4 bits, scales and minima searched for",
-            "ggml 0.20.2 quantize_row_q4_K_ref, _impl, built without FMA, while f16 holds the "
-            "scales",
-            4, sizeof(Block)),
-        .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
-          return PlanSuperBlocks(spec, tensor, sizeof(Block));
-        },
-        .resolve_constants = nullptr,
-        .resolve = nullptr,
-        .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,
-                     Counts* counts, Meter* meter) {
-          EncodeKRow(kFormat, segment, out, counts, meter);
-        },
-        .decode = [](const Resolved&, std::span<const std::byte> packed, const ParamView&, int64_t,
-                     TileSpan out) { DecodeKRow(kFormat, packed, out); },
-        .encode_ref = EncodeQ4KRef,
-        .decode_ref = DecodeQ4KRef};
-    scheme.info.definition = KRowDefinition(kFormat, kLayout);
-    return scheme;
+    SchemeInfo info = SuperBlockInfo(
+        "q4_k", "ggml super-blocks of 256 in 4 bits, scales and minima searched for",
+        "ggml 0.20.2 quantize_row_q4_K_ref, _impl, built without FMA, while f16 holds the "
+        "scales",
+        4, sizeof(Block));
+    info.definition = KRowDefinition(kFormat, kLayout);
+    return SuperBlockScheme<kFormat, EncodeKRow, DecodeKRow>(std::move(info), EncodeQ4KRef,
+                                                             DecodeQ4KRef);
   }();
   return kScheme;
 }

@@ -15,6 +15,7 @@
 //
 // The entry is q5_k_scheme. Tested by tests/core/scheme/segments_test.cc and golden_test.cc.
 #include <cstring>
+#include <utility>
 
 #include "core/scheme/k_quant_ref.h"
 #include "core/scheme/k_rows.h"
@@ -95,27 +96,14 @@ constexpr KRowFormat kFormat = {
 
 const Scheme& q5_k_scheme() {
   static const Scheme kScheme = [] {
-    Scheme scheme = {
-        .info = SuperBlockInfo(
-            "q5_k", "ggml super-blocks of 256 in 5 bits, scales and minima searched for",
-            "ggml 0.20.2 quantize_row_q5_K_ref, _impl, built without FMA, while f16 holds the "
-            "scales",
-            5, sizeof(Block)),
-        .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
-          return PlanSuperBlocks(spec, tensor, sizeof(Block));
-        },
-        .resolve_constants = nullptr,
-        .resolve = nullptr,
-        .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,
-                     Counts* counts, Meter* meter) {
-          EncodeKRow(kFormat, segment, out, counts, meter);
-        },
-        .decode = [](const Resolved&, std::span<const std::byte> packed, const ParamView&, int64_t,
-                     TileSpan out) { DecodeKRow(kFormat, packed, out); },
-        .encode_ref = EncodeQ5KRef,
-        .decode_ref = DecodeQ5KRef};
-    scheme.info.definition = KRowDefinition(kFormat, kLayout);
-    return scheme;
+    SchemeInfo info = SuperBlockInfo(
+        "q5_k", "ggml super-blocks of 256 in 5 bits, scales and minima searched for",
+        "ggml 0.20.2 quantize_row_q5_K_ref, _impl, built without FMA, while f16 holds the "
+        "scales",
+        5, sizeof(Block));
+    info.definition = KRowDefinition(kFormat, kLayout);
+    return SuperBlockScheme<kFormat, EncodeKRow, DecodeKRow>(std::move(info), EncodeQ5KRef,
+                                                             DecodeQ5KRef);
   }();
   return kScheme;
 }

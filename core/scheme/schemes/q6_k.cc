@@ -16,6 +16,7 @@
 // The entry is q6_k_scheme. Tested by tests/core/scheme/segments_test.cc and golden_test.cc.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/scheme/scale_rows.h"
 #include "core/scheme/scale_rows_ref.h"
@@ -133,27 +134,14 @@ constexpr ScaleRowFormat kFormat = {
 
 const Scheme& q6_k_scheme() {
   static const Scheme kScheme = [] {
-    Scheme scheme = {
-        .info = SuperBlockInfo(
-            "q6_k", "ggml super-blocks of 256 in 6 bits, scales searched for",
-            "ggml 0.20.2 quantize_row_q6_K_ref, _impl, built without FMA, while f16 holds the "
-            "scale",
-            6, sizeof(Block)),
-        .plan = [](const SchemeInfo&, const QuantSpec& spec, const TensorDesc& tensor) {
-          return PlanSuperBlocks(spec, tensor, sizeof(Block));
-        },
-        .resolve_constants = nullptr,
-        .resolve = nullptr,
-        .encode = [](const Resolved&, const Segment& segment, std::span<std::byte> out,
-                     Counts* counts, Meter* meter) {
-          EncodeScaleRow(kFormat, segment, out, counts, meter);
-        },
-        .decode = [](const Resolved&, std::span<const std::byte> packed, const ParamView&, int64_t,
-                     TileSpan out) { DecodeScaleRow(kFormat, packed, out); },
-        .encode_ref = EncodeQ6KRef,
-        .decode_ref = DecodeQ6KRef};
-    scheme.info.definition = SuperBlockDefinition(kDefinition, "16 runs of 16", sizeof(Block));
-    return scheme;
+    SchemeInfo info = SuperBlockInfo(
+        "q6_k", "ggml super-blocks of 256 in 6 bits, scales searched for",
+        "ggml 0.20.2 quantize_row_q6_K_ref, _impl, built without FMA, while f16 holds the "
+        "scale",
+        6, sizeof(Block));
+    info.definition = SuperBlockDefinition(kDefinition, "16 runs of 16", sizeof(Block));
+    return SuperBlockScheme<kFormat, EncodeScaleRow, DecodeScaleRow>(std::move(info), EncodeQ6KRef,
+                                                                     DecodeQ6KRef);
   }();
   return kScheme;
 }
