@@ -1,3 +1,17 @@
+// One server put together, and its way down.
+//
+//   socket -> Acceptor -> guard, TLS -> gRPC -> service_ -> readers_, admission_ -> executor_
+//
+// Start checks all options before anything is opened (CheckOptions, as --check-config does), reads
+// tokens and certificates, starts the metrics, opens the sockets, and has gRPC take what the
+// acceptor accepts; where one of these fails, destruction undoes the others. Memory has one budget
+// (budget_); what is read before a call is let in has a room of its own (reading_room_), and both
+// pump those who wait whenever something is given back.
+//
+// Shutdown: health watchers hear of it, nothing more is accepted, calls get the time of the drain,
+// and the workers are waited for that gRPC has done with. gRPC itself stays up (KeepGrpcUp).
+//
+// Tested by tests/server/server_test.cc and tests/e2e/test_operation.py.
 #include "server/server.h"
 
 #include <grpc/grpc.h>

@@ -1,3 +1,15 @@
+// What the server counts, by prometheus-cpp.
+//
+//   Families     one of each name with labels; counted where things happen, by reference where that
+//                is often (RpcMetrics::Impl: an increment, no look-up)
+//   Everything   these, and what others know and is read when somebody asks (ServerFacts)
+//
+// Every series whose labels are known is there from the start, as 0: a rate over a counter that
+// comes with its first event misses that event. Labels have bounded values: RPCs of the service,
+// schemes of the registry, codes, limits. While nothing is turned on, all is a test of a pointer.
+//
+// A call is counted when it is over for the server, a moment after its client has the answer.
+// Tested by tests/e2e/test_metrics.py.
 #include "server/observe/metrics.h"
 
 #include <prometheus/counter.h>
@@ -260,7 +272,7 @@ struct Metrics::Impl {
   }
 
   // Has the counters of an RPC's tensors be there before the first one. Not their durations: most
-  // of 80 histograms stay empty, and how many there are the outcome "ok" says.
+  // of the histograms stay empty, and how many there are the outcome "ok" says.
   void AddTensors(const std::string& rpc) {
     std::vector<std::string> names = {kNoScheme};
     for (const Scheme* const scheme : AllSchemes()) names.emplace_back(scheme->info.name);
