@@ -23,14 +23,20 @@ std::atomic<int64_t> live_bytes = 0, peak_bytes = 0;
 // The size stands in front of the memory.
 constexpr size_t kHeader = 2 * sizeof(std::max_align_t);
 
-void* CountedNew(size_t size_bytes) {
+void* CountedNewOrNull(size_t size_bytes) noexcept {
   auto* memory = static_cast<std::byte*>(std::malloc(size_bytes + kHeader));
-  if (memory == nullptr) throw std::bad_alloc();
+  if (memory == nullptr) return nullptr;
   *reinterpret_cast<size_t*>(memory) = size_bytes;
   const int64_t live = live_bytes += static_cast<int64_t>(size_bytes);
   for (int64_t peak = peak_bytes; live > peak && !peak_bytes.compare_exchange_weak(peak, live);) {
   }
   return memory + kHeader;
+}
+
+void* CountedNew(size_t size_bytes) {
+  void* memory = CountedNewOrNull(size_bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
 }
 
 void CountedDelete(void* pointer) {
@@ -44,6 +50,10 @@ void CountedDelete(void* pointer) {
 
 void* operator new(size_t size_bytes) { return CountedNew(size_bytes); }
 void* operator new[](size_t size_bytes) { return CountedNew(size_bytes); }
+// std::stable_sort asks for its buffer so.
+void* operator new(size_t size_bytes, const std::nothrow_t&) noexcept {
+  return CountedNewOrNull(size_bytes);
+}
 void operator delete(void* pointer) noexcept { CountedDelete(pointer); }
 void operator delete[](void* pointer) noexcept { CountedDelete(pointer); }
 void operator delete(void* pointer, size_t) noexcept { CountedDelete(pointer); }
