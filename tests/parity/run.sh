@@ -15,12 +15,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # Of each project: the list of its packages, and the scripts that ask it, a line each.
 declare -A lists=(
-  [onnx]=requirements.txt
-  [ggml]=requirements.txt
-  [bitsandbytes]=requirements-bitsandbytes.txt
-  [mlx]=requirements-mlx.txt
-  [compressed_tensors]=requirements-compressed_tensors.txt
-  [fbgemm]=requirements-fbgemm.txt
+  [onnx]=requirements
+  [ggml]=requirements
+  [bitsandbytes]=requirements-bitsandbytes
+  [mlx]=requirements-mlx
+  [compressed_tensors]=requirements-compressed_tensors
+  [fbgemm]=requirements-fbgemm
 )
 declare -A scripts=(
   [onnx]='make_golden.py affine fixed floats small_floats q8_0'
@@ -48,15 +48,8 @@ export ORT_DISABLE_TELEMETRY=1  # onnxruntime reports home when it is imported
 export QUANTD_GOLDEN_SEED=${SEED:-$(date +%s)}
 failed=()
 for project in "${projects[@]}"; do
-  list=tests/golden/${lists[$project]}
-  venv=build-parity/venv-$(basename "$list" .txt)
-  if ! cmp -s "$list" "$venv/installed.txt"; then
-    echo "== installing $list"
-    rm -rf "$venv"
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$list"
-    cp "$list" "$venv/installed.txt"
-  fi
+  venv=build-parity/venv-${lists[$project]}
+  tests/parity/install.sh "${lists[$project]}"
   export QUANTD_GOLDEN_FOLDER=$PWD/build-parity/$project
   rm -rf "$QUANTD_GOLDEN_FOLDER"
   mkdir -p "$QUANTD_GOLDEN_FOLDER"
