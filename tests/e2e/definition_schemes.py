@@ -584,6 +584,23 @@ def nested_scales(absmax):
             "nested_offset": np.array([offset], f32)}
 
 
+# --- Signs ---
+
+def decode_bits(spec, shape, planes, u):
+    codes = planes["codes"].reshape(tuple(shape[:-1]) + (-1,)).astype(np.int64)
+    if spec["dialect"] == "sentence_transformers":
+        codes = codes + 128
+    element = np.arange(shape[-1])
+    return (2 * (codes[..., element // 8] >> (7 - element % 8) & 1) - 1).astype(u)
+
+
+def encode_bits(spec, x, clean, dtype):
+    padded = np.zeros(x.shape[:-1] + (-(-x.shape[-1] // 8) * 8,), np.int64)
+    padded[..., : x.shape[-1]] = clean > 0
+    codes = padded.reshape(x.shape[:-1] + (-1, 8)) @ (128 >> np.arange(8))
+    return {"codes": (codes - 128).astype("i1") if spec["dialect"] == "sentence_transformers" else codes.astype("u1")}
+
+
 def decode_lloyd(spec, shape, planes, u):
     bits = int(spec["levels"]).bit_length() - 1
     n = int(np.prod(shape, dtype=np.int64))
