@@ -64,7 +64,7 @@ int64_t Encode(const SignCoding& coding, const T* HWY_RESTRICT values, int64_t n
   }
   for (; i < num_elems; ++i) {
     const T x = LoadAt(values, i);
-    const T scale = coding.scales == nullptr ? T{1} : static_cast<T>(coding.scales[i]);
+    const T scale = coding.scales == nullptr ? T{1} : static_cast<T>(LoadAt(coding.scales, i));
     codes[i] = x >= LeastOf<T>(coding);
     clipped += std::fabs(x) >= scale + scale && x != 0;
   }
@@ -85,7 +85,7 @@ void Decode(const SignCoding& coding, const uint8_t* HWY_RESTRICT codes, int64_t
     hn::StoreU(hn::IfThenElse(hn::RebindMask(d, is_zero), hn::Neg(scale), scale), d, values + i);
   }
   for (; i < num_elems; ++i) {
-    const T scale = coding.scales == nullptr ? T{1} : static_cast<T>(coding.scales[i]);
+    const T scale = coding.scales == nullptr ? T{1} : static_cast<T>(LoadAt(coding.scales, i));
     const T value = codes[i] == 0 ? -scale : scale;
     CopyBytes(values + i, &value, sizeof(value));
   }

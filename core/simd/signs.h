@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-// Codes that keep little but the sign of a value, a byte each: 1 stands for a scale, 0 for the scale
-// below 0. Values lie at any alignment.
+// Codes that keep little but the sign of a value, a byte each: 1 stands for a scale, 0 for its
+// negative. Values lie at any alignment.
 
 namespace quantd {
 
@@ -13,8 +13,8 @@ struct SignCoding {
   const float* scales = nullptr;  // of each value; null: 1
 };
 
-// Writes the codes of `num_elems` values. Returns how many are clipped: not 0, and at least 2 * their
-// scale in magnitude.
+// Writes the codes of `num_elems` values. Returns how many are clipped: not 0, and at least twice
+// their scale in magnitude.
 int64_t EncodeSigns(const SignCoding& coding, const float* values, int64_t num_elems,
                     uint8_t* codes);
 int64_t EncodeSigns(const SignCoding& coding, const double* values, int64_t num_elems,

@@ -601,6 +601,19 @@ def encode_bits(spec, x, clean, dtype):
     return {"codes": (codes - 128).astype("i1") if spec["dialect"] == "sentence_transformers" else codes.astype("u1")}
 
 
+def decode_binary(spec, shape, planes, u):
+    codes = unpack_bits(planes["codes"], int(np.prod(shape, dtype=np.int64)), 1).reshape(shape)
+    s = planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
+    return np.where(codes == 1, s, -s)
+
+
+def encode_binary(spec, x, clean, dtype):
+    groups, plane = groups_of(x.shape, spec)
+    low, high = ranges(x, spec, groups, plane, atom=8)
+    s = np.minimum(np.maximum(np.abs(low), np.abs(high)), F32_MAX).astype(f32)
+    return {"codes": pack_bits((clean >= 0).reshape(-1), 1), "scale": s.reshape(plane)}
+
+
 def decode_lloyd(spec, shape, planes, u):
     bits = int(spec["levels"]).bit_length() - 1
     n = int(np.prod(shape, dtype=np.int64))

@@ -1,5 +1,5 @@
-// bits: the signs of values, a bit each, as numpy.packbits has those of x > 0: embeddings for search
-// by Hamming distance, 32 times smaller than f32. No parameters: all magnitudes are gone.
+// bits: the signs of values, a bit each, as numpy.packbits has those of x > 0: embeddings for
+// search by Hamming distance, 32 times smaller than f32. No parameters: all magnitudes are gone.
 //
 //   x       0.3 -0.1  0   2.5 -4  -0   1   1 | 0.5             a row of 9
 //   x > 0    1   0    0    1   0   0   1   1 |  1
@@ -36,9 +36,9 @@ constexpr char kDefinition[] =
     code = 1 where x > 0, else 0
     x' = 1 where the code is 1, else -1
 
-Byte k of a row has the codes of elements 8 * k to 8 * k + 7 of the row, the first in the highest bit;
-behind the last one are zeros. That is numpy.packbits(x > 0, axis=-1). `dialect=sentence_transformers`:
-each byte less 128, as int8. Clipped: |x| of 2 and more.
+Byte k of a row has the codes of its elements 8 * k to 8 * k + 7, the first in the highest bit;
+behind the last one are zeros. That is numpy.packbits(x > 0, axis=-1). Under
+`dialect=sentence_transformers` each byte is that less 128, as int8. Clipped: |x| of 2 and more.
 
 | plane | dtype | shape |
 | --- | --- | --- |
@@ -93,7 +93,8 @@ void EncodeBitsRef(const Resolved& resolved, const Segment& segment, std::span<s
                    Counts* counts) {
   std::fill(out.begin(), out.end(), std::byte{0});
   for (int64_t i = 0; i < segment.values.num_elems; ++i) {
-    const double x = segment.values.Visit([&](const auto* from) { return double{LoadAt(from, i)}; });
+    const double x =
+        segment.values.Visit([&](const auto* from) { return double{LoadAt(from, i)}; });
     if (x > 0) out[static_cast<size_t>(i / 8)] |= static_cast<std::byte>(0x80 >> i % 8);
     counts->clipped += x >= 2 || x <= -2;
   }
