@@ -27,6 +27,8 @@ template <typename T>
 struct SignKernels {
   int64_t (*encode)(const SignCoding&, const T*, int64_t, uint8_t*);
   void (*decode)(const SignCoding&, const uint8_t*, int64_t, T*);
+  int64_t (*encode_thirds)(const ThirdCoding&, const T*, int64_t, uint8_t*);
+  void (*decode_thirds)(const ThirdCoding&, const uint8_t*, int64_t, T*);
 };
 
 }  // namespace quantd
@@ -91,9 +93,55 @@ void Decode(const SignCoding& coding, const uint8_t* HWY_RESTRICT codes, int64_t
   }
 }
 
+template <typename T>
+int64_t EncodeThirdsImpl(const ThirdCoding& coding, const T* HWY_RESTRICT values,
+                         int64_t num_elems, uint8_t* HWY_RESTRICT codes) {
+  const hn::CappedTag<T, 16> d;
+  const hn::RebindToUnsigned<decltype(d)> du;
+  constexpr int64_t kWidth = hn::MaxLanes(d);
+  const T threshold = static_cast<T>(coding.threshold);
+  const T clip = static_cast<T>(1.5) * static_cast<T>(coding.scale);
+  const auto above = hn::Set(d, threshold), below = hn::Set(d, -threshold);
+  size_t clipped = 0;
+  int64_t i = 0;
+  for (; i + kWidth <= num_elems; i += kWidth) {
+    const auto x = hn::LoadU(d, values + i);
+    const auto plus = hn::VecFromMask(du, hn::RebindMask(du, hn::Gt(x, above)));
+    const auto minus = hn::VecFromMask(du, hn::RebindMask(du, hn::Lt(x, below)));
+    StoreLow(du, hn::Or(hn::And(plus, hn::Set(du, 1)), hn::And(minus, hn::Set(du, 3))), codes + i);
+    const auto far = hn::Ge(hn::Abs(x), hn::Set(d, clip));
+    clipped += hn::CountTrue(d, hn::And(far, hn::Ne(x, hn::Zero(d))));
+  }
+  for (; i < num_elems; ++i) {
+    const T x = LoadAt(values, i);
+    codes[i] = x > threshold ? 1 : x < -threshold ? 3 : 0;
+    clipped += std::fabs(x) >= clip && x != 0;
+  }
+  return static_cast<int64_t>(clipped);
+}
+
+template <typename T>
+void DecodeThirdsImpl(const ThirdCoding& coding, const uint8_t* HWY_RESTRICT codes,
+                      int64_t num_elems, T* HWY_RESTRICT values) {
+  const hn::CappedTag<T, 16> d;
+  const hn::RebindToUnsigned<decltype(d)> du;
+  constexpr int64_t kWidth = hn::MaxLanes(d);
+  const T levels[4] = {0, static_cast<T>(coding.scale), 0, -static_cast<T>(coding.scale)};
+  const auto plus = hn::Set(d, levels[1]), minus = hn::Set(d, levels[3]);
+  int64_t i = 0;
+  for (; i + kWidth <= num_elems; i += kWidth) {
+    const auto code = LoadWide(du, codes + i);
+    const auto is_plus = hn::RebindMask(d, hn::Eq(code, hn::Set(du, 1)));
+    const auto is_minus = hn::RebindMask(d, hn::Eq(code, hn::Set(du, 3)));
+    hn::StoreU(hn::IfThenElse(is_plus, plus, hn::IfThenElseZero(is_minus, minus)), d, values + i);
+  }
+  for (; i < num_elems; ++i) CopyBytes(values + i, &levels[codes[i] & 3], sizeof(T));
+}
+
 const KernelTable<SignKernels>& Table() {
-  static constexpr KernelTable<SignKernels> kTable = {{Encode<float>, Decode<float>},
-                                                      {Encode<double>, Decode<double>}};
+  static constexpr KernelTable<SignKernels> kTable = {
+      {Encode<float>, Decode<float>, EncodeThirdsImpl<float>, DecodeThirdsImpl<float>},
+      {Encode<double>, Decode<double>, EncodeThirdsImpl<double>, DecodeThirdsImpl<double>}};
   return kTable;
 }
 
@@ -129,6 +177,23 @@ void DecodeSigns(const SignCoding& coding, const uint8_t* codes, int64_t num_ele
 void DecodeSigns(const SignCoding& coding, const uint8_t* codes, int64_t num_elems,
                  double* values) {
   KernelsOf<double>().decode(coding, codes, num_elems, values);
+}
+
+int64_t EncodeThirds(const ThirdCoding& coding, const float* values, int64_t num_elems,
+                     uint8_t* codes) {
+  return KernelsOf<float>().encode_thirds(coding, values, num_elems, codes);
+}
+int64_t EncodeThirds(const ThirdCoding& coding, const double* values, int64_t num_elems,
+                     uint8_t* codes) {
+  return KernelsOf<double>().encode_thirds(coding, values, num_elems, codes);
+}
+void DecodeThirds(const ThirdCoding& coding, const uint8_t* codes, int64_t num_elems,
+                  float* values) {
+  KernelsOf<float>().decode_thirds(coding, codes, num_elems, values);
+}
+void DecodeThirds(const ThirdCoding& coding, const uint8_t* codes, int64_t num_elems,
+                  double* values) {
+  KernelsOf<double>().decode_thirds(coding, codes, num_elems, values);
 }
 
 void ReverseBits(int64_t num_bytes, uint8_t* bytes) {

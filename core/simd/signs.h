@@ -25,6 +25,25 @@ void DecodeSigns(const SignCoding& coding, const uint8_t* codes, int64_t num_ele
 void DecodeSigns(const SignCoding& coding, const uint8_t* codes, int64_t num_elems,
                  double* values);
 
+// Codes of three levels: 1 stands for a scale, 3 (-1 of 2 bits) for its negative, others for 0.
+struct ThirdCoding {
+  float threshold = 0;  // of the magnitude; what is above it is not 0
+  float scale = 0;
+};
+
+// Writes the codes of `num_elems` values. Returns how many are clipped: not 0, and at least 1.5 times
+// the scale in magnitude.
+int64_t EncodeThirds(const ThirdCoding& coding, const float* values, int64_t num_elems,
+                     uint8_t* codes);
+int64_t EncodeThirds(const ThirdCoding& coding, const double* values, int64_t num_elems,
+                     uint8_t* codes);
+
+// Writes what codes stand for.
+void DecodeThirds(const ThirdCoding& coding, const uint8_t* codes, int64_t num_elems,
+                  float* values);
+void DecodeThirds(const ThirdCoding& coding, const uint8_t* codes, int64_t num_elems,
+                  double* values);
+
 // Turns the bits of each byte around, the first one last.
 void ReverseBits(int64_t num_bytes, uint8_t* bytes);
 

@@ -614,6 +614,27 @@ def encode_binary(spec, x, clean, dtype):
     return {"codes": pack_bits((clean >= 0).reshape(-1), 1), "scale": s.reshape(plane)}
 
 
+def decode_ternary(spec, shape, planes, u):
+    codes = unpack_bits(planes["codes"], int(np.prod(shape, dtype=np.int64)), 2).reshape(shape)
+    return np.array([0, 1, 0, -1], u)[codes] * planes["scale"].astype(u)
+
+
+def encode_ternary(spec, x, clean, dtype):
+    at, weights = lloyd_points(x, dtype)
+
+    def mean_above(bound):
+        total, count = 0.0, 0
+        for magnitude, weight in zip(np.abs(at).tolist(), weights.tolist()):
+            if magnitude > bound:
+                total, count = total + magnitude * weight, count + weight
+        return total / max(count, 1)
+
+    t = f32(0.7 * mean_above(-1))
+    s = f32(mean_above(float(t)))
+    codes = np.where(clean > x.dtype.type(t), 1, np.where(clean < -x.dtype.type(t), 3, 0))
+    return {"codes": pack_bits(codes.reshape(-1), 2), "scale": np.array(s, f32), "threshold": np.array(t, f32)}
+
+
 def decode_lloyd(spec, shape, planes, u):
     bits = int(spec["levels"]).bit_length() - 1
     n = int(np.prod(shape, dtype=np.int64))

@@ -21,7 +21,7 @@ SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "uint16", "int2", "int3", 
            "fp6_e3m2", "fp4_e2m1", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "fp4", "nvfp4",
            "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "fbgemm_rowwise8",
            "fbgemm_rowwise4", "fbgemm_rowwise2", "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8",
-           "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "bits", "binary"]
+           "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "bits", "binary", "ternary"]
 # Of tensors of a shape that all schemes take.
 SPECS = [
     *SCHEMES,
@@ -69,7 +69,7 @@ ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,t
        "fp4_e2m1:axis=1", "int64:axis=1", "mxfp4:dialect=ggml,tail=pad", "nvfp4:tail=pad", "fp4",
        *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "lloyd:levels=8", "lloyd:levels=128",
        "fbgemm_rowwise8", "fbgemm_rowwise4", "fbgemm_rowwise2", "bits", "bits:dialect=sentence_transformers",
-       "binary", "binary:axis=1", "binary:group=7,tail=short"]
+       "ternary", "binary", "binary:axis=1", "binary:group=7,tail=short"]
 
 
 def write_file(path, tensors):
@@ -226,7 +226,7 @@ def test_every_type(inputs, call, spec):
 
 @pytest.mark.parametrize("spec", ODD)
 def test_odd_shapes(inputs, call, spec):
-    call(inputs["odd"], spec, only="" if "per" in spec or spec.partition(":")[0] in ("lloyd", "nf4", "fp4") else "ü")
+    call(inputs["odd"], spec, only="" if "per" in spec or spec.partition(":")[0] in ("lloyd", "ternary", "nf4", "fp4") else "ü")
 
 
 @pytest.mark.parametrize("spec", SIGMAS)
@@ -241,7 +241,7 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
 
 @pytest.mark.parametrize("spec", ["int8:nonfinite=saturate", "uint4:axis=0,nonfinite=saturate",
                                   "int4:group=32,range=3sigma,nonfinite=saturate", "lloyd:nonfinite=saturate",
-                                  "bits:nonfinite=saturate", "binary:axis=0,nonfinite=saturate",
+                                  "bits:nonfinite=saturate", "binary:axis=0,nonfinite=saturate", "ternary:nonfinite=saturate",
                                   "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "q4_0:nonfinite=saturate",
                                   "q5_1:nonfinite=saturate", "tq2_0:nonfinite=saturate",
                                   "mxfp4:dialect=ggml,nonfinite=saturate", "nvfp4:nonfinite=saturate",
