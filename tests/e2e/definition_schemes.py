@@ -614,6 +614,28 @@ def encode_binary(spec, x, clean, dtype):
     return {"codes": pack_bits((clean >= 0).reshape(-1), 1), "scale": s.reshape(plane)}
 
 
+def decode_pow2(spec, shape, planes, u):
+    codes = unpack_nibbles(planes["codes"], int(np.prod(shape, dtype=np.int64))).reshape(shape)
+    scale = planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
+    e = codes & 7
+    values = np.where(e > 0, np.ldexp(scale, (e - 7).astype(np.int32)), u(0))
+    return np.where((codes > 8), -values, values).astype(u)
+
+
+def encode_pow2(spec, x, clean, dtype):
+    groups, plane = groups_of(x.shape, spec)
+    low, high = ranges(x, spec, groups, plane, atom=2)
+    fraction, power = np.frexp(np.minimum(np.maximum(np.abs(low), np.abs(high)), F32_MAX))
+    power = np.clip(np.where(fraction < 0.75, power - 1, power), -126, 127)
+    scale = np.where(fraction == 0, 1, np.ldexp(1.0, power)).astype(f32)
+    v = np.abs(clean) / scale[groups].astype(x.dtype)
+    e = (v >= x.dtype.type(2.0**-7)).astype(np.int64)
+    for k in range(5, -1, -1):
+        e += v >= x.dtype.type(0.75 * 2.0**-k)
+    codes = e + np.where((clean < 0) & (e > 0), 8, 0)
+    return {"codes": pack_nibbles(codes.reshape(-1)), "scale": scale.reshape(plane)}
+
+
 def decode_ternary(spec, shape, planes, u):
     codes = unpack_bits(planes["codes"], int(np.prod(shape, dtype=np.int64)), 2).reshape(shape)
     return np.array([0, 1, 0, -1], u)[codes] * planes["scale"].astype(u)
