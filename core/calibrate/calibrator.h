@@ -16,6 +16,7 @@ struct GroupStats {
   int64_t count = 0;
   double min = 0, max = 0;  // count for nothing where count is 0; -0 is +0
   double mean = 0, m2 = 0;  // m2: sum of (x - mean)^2; left at 0 where moments are not wanted
+  double magnitudes = 0;    // sum of |x|, at most f32's largest each; 0 where it is not wanted
 
   bool operator==(const GroupStats&) const = default;
 
@@ -29,6 +30,7 @@ struct Calibrator {
   absl::string_view text;     // how `range=` has it: "minmax", "Nsigma"
   absl::string_view summary;  // one line
   bool needs_moments;         // mean and m2 are wanted
+  bool needs_magnitudes;      // the sum of magnitudes is
   bool is_minmax;             // the range is that of the values
   // Returns the argument if `text` names this calibrator: 3 of "3sigma"; 0 where there is none.
   std::optional<double> (*parse)(absl::string_view text);

@@ -31,6 +31,7 @@ void GroupStats::Merge(const GroupStats& next) {
   const double delta = next.mean - mean, total = own + other;
   mean += delta * (other / total);
   m2 += next.m2 + delta * delta * (own * other / total);
+  magnitudes += next.magnitudes;
   count += next.count;
   min = std::min(min, next.min);
   max = std::max(max, next.max);

@@ -59,7 +59,8 @@ where there is none. `range=A..B` puts [A, B] in the place of each. `range=Nsigm
     [max(min, m - N * s), min(max, m + N * s)],  s = sqrt(M / c)          in f64
 
 with the mean m, the sum M of squares of deviations from it, and the number c of the finite values:
-the deviation of the population. m and M are summed in this order:
+the deviation of the population. `range=absmean` is [-a, a], a = A / c, A the sum of min(|x|, f32's
+largest) in f64, over the finite values. m, M and A are summed in this order:
 
 1. *Stripes.* Where groups recur (`axis=K` behind dimensions of more than one index) and where there
    is one group, stripes have 65,536 elements, the last one the rest. Else a stripe ends at the last
@@ -74,13 +75,13 @@ the deviation of the population. m and M are summed in this order:
    Where M < Q / 2 the lanes are summed again, D of x - k and E of (x - k) * (x - k), k = T(m), and
    m = (c * k + D) / c, M = max(0, E - D * D / c). Where a value is not finite, or the largest |x| is
    neither 0 nor in 1e-15 to 1e17 (f64: 1e-145 to 1e150, both as T), lanes are f64, without those
-   that are not finite: m = S / c, M the fold of (x - m) * (x - m).
+   that are not finite: m = S / c, M the fold of (x - m) * (x - m). The lanes of A are f64 always.
 4. *Merging* b, which comes after a: d = m_b - m_a, c = c_a + c_b, m = m_a + d * (c_b / c),
-   M = M_a + (M_b + (d * d) * ((c_a * c_b) / c)). The runs of a group merge in order within each
-   stripe, then the stripes in order.
+   M = M_a + (M_b + (d * d) * ((c_a * c_b) / c)), A = A_a + A_b. The runs of a group merge in order
+   within each stripe, then the stripes in order.
 5. Where elements of a group never lie next to each other (`axis=K` of more than one index, with
    none but 0 behind K), the finite values of a stripe come one by one instead, from c = m = M = 0:
-   c = c + 1, d = x - m, m = m + d / c, M = M + d * (x - m), in f64.
+   c = c + 1, d = x - m, m = m + d / c, M = M + d * (x - m), in f64; A takes in one after the other.
 
 ### Stored scales
 

@@ -99,8 +99,10 @@ absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationSta
 namespace {
 
 EvidenceWants WantsOf(const Plan& plan, const CalibrationOptions& options) {
+  const EvidenceWants wants = EvidenceWantsOf(plan);
   return {.moments = true,
-          .histogram = options.histogram || EvidenceWantsOf(plan).histogram,
+          .magnitudes = wants.magnitudes,
+          .histogram = options.histogram || wants.histogram,
           .non_finite = IsFloat(plan.resolved.tensor.dtype)};
 }
 

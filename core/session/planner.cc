@@ -207,6 +207,7 @@ int64_t ParamBytes(const PackedLayout& layout, int64_t num_groups) {
 EvidenceWants EvidenceWantsOf(const Plan& plan) {
   const absl::StatusOr<ChosenCalibrator> calibrator = FindCalibrator(plan.resolved.spec.range);
   return {.moments = calibrator.ok() && calibrator->calibrator->needs_moments,
+          .magnitudes = calibrator.ok() && calibrator->calibrator->needs_magnitudes,
           .histogram = (plan.resolved.layout.tensor_evidence & kHistogram) != 0};
 }
 

@@ -115,6 +115,7 @@ StripeEncoder::StripeEncoder(const Plan& plan, const ChosenCalibrator& calibrato
                              bool figures, bool crc)
     : plan_(plan),
       calibrator_(calibrator),
+      wants_(EvidenceWantsOf(plan)),
       ranges_(ranges),
       importance_(importance),
       figures_(figures),
@@ -193,9 +194,9 @@ class StripeEncoder::Run {
                   const ParamPlanes& constants, ParamBuffer& own) {
     const GroupMap& groups = layout_.groups;
     const GroupSpan span = GroupsOf(layout_, from, to);
-    const bool moments = encoder_.calibrator_.calibrator->needs_moments;
+    const EvidenceWants& wants = encoder_.wants_;
     ranges_.resize(static_cast<size_t>(span.count));
-    if (!moments && to == end && groups.band_rows == 1 &&
+    if (!wants.sums() && to == end && groups.band_rows == 1 &&
         (to - from) == span.count * groups.run_elems && encoder_.calibrator_.is_minmax()) {
       // Whole runs of one length, which the tile at hand has all of.
       RunRange<T> found[kTileElems];
@@ -208,7 +209,7 @@ class StripeEncoder::Run {
       stats_.assign(static_cast<size_t>(span.count), GroupStats{});
       for (int64_t at = from; at < to;) {
         const int64_t part_end = std::min(end, to);
-        ScanTile(reader_.Read(begin, end) + (at - begin), at, part_end - at, groups, moments,
+        ScanTile(reader_.Read(begin, end) + (at - begin), at, part_end - at, groups, wants,
                  span.first, std::span(stats_));
         at = begin = part_end;
         end = TileEnd(layout_, begin, stripe_.end);

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "core/base/digest.h"
 #include "core/calibrate/calibrator.h"
+#include "core/session/evidence.h"
 #include "core/session/planner.h"
 #include "core/session/report.h"
 #include "core/session/stripes.h"
@@ -80,6 +81,7 @@ class StripeEncoder {
 
   const Plan& plan_;
   const ChosenCalibrator& calibrator_;
+  const EvidenceWants wants_;
   const std::span<const Range> ranges_;
   const Importance* const importance_;
   const bool figures_;

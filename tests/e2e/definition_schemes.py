@@ -584,6 +584,79 @@ def nested_scales(absmax):
             "nested_offset": np.array([offset], f32)}
 
 
+# --- Signs ---
+
+def decode_bits(spec, shape, planes, u):
+    codes = planes["codes"].reshape(tuple(shape[:-1]) + (-1,)).astype(np.int64)
+    if spec["dialect"] == "sentence_transformers":
+        codes = codes + 128
+    element = np.arange(shape[-1])
+    return (2 * (codes[..., element // 8] >> (7 - element % 8) & 1) - 1).astype(u)
+
+
+def encode_bits(spec, x, clean, dtype):
+    padded = np.zeros(x.shape[:-1] + (-(-x.shape[-1] // 8) * 8,), np.int64)
+    padded[..., : x.shape[-1]] = clean > 0
+    codes = padded.reshape(x.shape[:-1] + (-1, 8)) @ (128 >> np.arange(8))
+    return {"codes": (codes - 128).astype("i1") if spec["dialect"] == "sentence_transformers" else codes.astype("u1")}
+
+
+def decode_binary(spec, shape, planes, u):
+    codes = unpack_bits(planes["codes"], int(np.prod(shape, dtype=np.int64)), 1).reshape(shape)
+    s = planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
+    return np.where(codes == 1, s, -s)
+
+
+def encode_binary(spec, x, clean, dtype):
+    groups, plane = groups_of(x.shape, spec)
+    low, high = ranges(x, spec, groups, plane, atom=8)
+    s = np.minimum(np.maximum(np.abs(low), np.abs(high)), F32_MAX).astype(f32)
+    return {"codes": pack_bits((clean >= 0).reshape(-1), 1), "scale": s.reshape(plane)}
+
+
+def decode_pow2(spec, shape, planes, u):
+    codes = unpack_nibbles(planes["codes"], int(np.prod(shape, dtype=np.int64))).reshape(shape)
+    scale = planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
+    e = codes & 7
+    values = np.where(e > 0, np.ldexp(scale, (e - 7).astype(np.int32)), u(0))
+    return np.where((codes > 8), -values, values).astype(u)
+
+
+def encode_pow2(spec, x, clean, dtype):
+    groups, plane = groups_of(x.shape, spec)
+    low, high = ranges(x, spec, groups, plane, atom=2)
+    fraction, power = np.frexp(np.minimum(np.maximum(np.abs(low), np.abs(high)), F32_MAX))
+    power = np.clip(np.where(fraction < 0.75, power - 1, power), -126, 127)
+    scale = np.where(fraction == 0, 1, np.ldexp(1.0, power)).astype(f32)
+    v = np.abs(clean) / scale[groups].astype(x.dtype)
+    e = (v >= x.dtype.type(2.0**-7)).astype(np.int64)
+    for k in range(5, -1, -1):
+        e += v >= x.dtype.type(0.75 * 2.0**-k)
+    codes = e + np.where((clean < 0) & (e > 0), 8, 0)
+    return {"codes": pack_nibbles(codes.reshape(-1)), "scale": scale.reshape(plane)}
+
+
+def decode_ternary(spec, shape, planes, u):
+    codes = unpack_bits(planes["codes"], int(np.prod(shape, dtype=np.int64)), 2).reshape(shape)
+    return np.array([0, 1, 0, -1], u)[codes] * planes["scale"].astype(u)
+
+
+def encode_ternary(spec, x, clean, dtype):
+    at, weights = lloyd_points(x, dtype)
+
+    def mean_above(bound):
+        total, count = 0.0, 0
+        for magnitude, weight in zip(np.abs(at).tolist(), weights.tolist()):
+            if magnitude > bound:
+                total, count = total + magnitude * weight, count + weight
+        return total / max(count, 1)
+
+    t = f32(0.7 * mean_above(-1))
+    s = f32(mean_above(float(t)))
+    codes = np.where(clean > x.dtype.type(t), 1, np.where(clean < -x.dtype.type(t), 3, 0))
+    return {"codes": pack_bits(codes.reshape(-1), 2), "scale": np.array(s, f32), "threshold": np.array(t, f32)}
+
+
 def decode_lloyd(spec, shape, planes, u):
     bits = int(spec["levels"]).bit_length() - 1
     n = int(np.prod(shape, dtype=np.int64))

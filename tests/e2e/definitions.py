@@ -193,6 +193,10 @@ def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False):
     low, high = np.where(none, 0, low) + 0.0, np.where(none, 0, high) + 0.0
     if given == "minmax":
         return low, high
+    if given == "absmean":
+        means = [total / count if count else 0.0
+                 for total, count in magnitudes(x.reshape(-1), at, num_groups, atom, recurs, columns)]
+        return -np.array(means), np.array(means)
     times = float(given.removesuffix("sigma"))
     stats = moments(x.reshape(-1), at, num_groups, atom, recurs, columns)
     for group, (count, mean, squares) in enumerate(stats):
@@ -244,6 +248,26 @@ def moments(flat, at, num_groups, atom, recurs, columns):
         for group, stats in own.items():
             total[group] = merged(total[group], stats)
     return total
+
+
+def magnitudes(flat, at, num_groups, atom, recurs, columns):
+    """(sum, count) of each group."""
+    total, finite = np.zeros(num_groups), np.isfinite(flat)
+    each = np.where(finite, np.minimum(np.abs(flat.astype(np.float64)), F32_MAX), 0)
+    bounds = stripe_bounds(at, atom, recurs)
+    for begin, end in zip(bounds, bounds[1:]):
+        own = np.zeros(num_groups)
+        if columns:
+            for value, group in zip(each[begin:end], at[begin:end]):
+                own[group] += value
+        else:
+            for tile in range(begin, end, TILE):
+                ids = at[tile : min(tile + TILE, end)]
+                cuts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
+                for a, b in zip(cuts, cuts[1:]):
+                    own[ids[a]] += lanes_of(each[tile + a : tile + b])
+        total += own
+    return zip(total, np.bincount(at[finite], minlength=num_groups))
 
 
 def lanes_of(values):

@@ -170,6 +170,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"nvfp4", "nvfp4:nonfinite=saturate", {1000, 1600}},
         Case{"f64", "fp16:nonfinite=saturate", {1'000'001}, DType::kF64},
         Case{"small", "int8:nonfinite=saturate", {3, 3}},
+        Case{"binary_columns", "binary:axis=-1,nonfinite=saturate", {300, 1001}},
+        Case{"ternary", "ternary:nonfinite=saturate", {300'003}},
         Case{"lloyd", "lloyd:nonfinite=saturate", {300'003}},
         Case{"small_lloyd", "lloyd:nonfinite=saturate", {3, 3}}),
     [](const auto& info) { return std::string(info.param.name); });
