@@ -8,13 +8,13 @@ import numpy as np
 from sentence_transformers.util.quantization import quantize_embeddings
 
 from hard_values import hard_groups, neighbours
-from make_golden import FLT_MAX, FLT_MIN, GoldenFile, versions
+from make_golden import FLT_MAX, FLT_MIN, GoldenFile, random_values, versions
 
 COMMAND = "python tests/golden/make_bits.py"
 
 
 def make_bits():
-    rng = np.random.default_rng(20240801)
+    rng = random_values(20240801)
     file = GoldenFile("bits", "packbits(x > 0, axis=-1) of numpy, and quantize_embeddings of "
                       + versions("sentence-transformers", "numpy"), COMMAND)
     embeddings = rng.standard_normal((4, 768))
