@@ -162,6 +162,11 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"groups_of_one", "int8:group=1,nonfinite=saturate", {1'000'001}},
         Case{
             "sigma_groups", "int8:group=3,nonfinite=saturate,range=3sigma,tail=short", {900, 1001}},
+        Case{"percentile", "uint8:range=p99,nonfinite=saturate", {1'000'003}},
+        Case{"percentile_rows", "uint8:axis=0,range=p99,nonfinite=saturate", {300, 5001}},
+        Case{"percentile_long_rows", "uint8:axis=0,range=p99,nonfinite=saturate", {2, 300'003}},
+        Case{"mse_groups", "int4:group=3,range=mse,tail=short,nonfinite=saturate", {300, 1001}},
+        Case{"mse_blocks", "int4:block=16x100,range=mse,nonfinite=saturate", {32, 6000}},
         Case{"ragged_groups", "uint4:group=32767,tail=short,nonfinite=saturate", {9, 50'001}},
         Case{"narrow_blocks", "int8:block=100x1,nonfinite=saturate", {200, 20'000}},
         Case{"padded", "q8_0:tail=pad,nonfinite=saturate", {40'000, 33}},
