@@ -265,6 +265,7 @@ absl::StatusOr<int64_t> CalibrationResidentBytes(const Plan& plan,
   hold(SaturatingMul(map.num_groups, sizeof(GroupStats)));
   hold(SaturatingMul(plan.stripes_in_flight, stripe_elems * SizeOf(tensor.dtype)));
   hold(PieceQueue::kBlockBytes);
+  if (plan.value_source == ValueSource::kCounts) hold(kCountedBytes);
   const int64_t columns = tensor.shape.last_dim();
   if (options.column_moments) hold(SaturatingMul(columns, 2 * sizeof(double)));
   if (options.gram && columns <= GramAccumulator::kMaxCols) {

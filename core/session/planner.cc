@@ -190,6 +190,9 @@ int64_t ResidentBytes(const Plan& plan, const PlanInputs& inputs, int64_t stripe
   if (!plan.known_params) {
     stripe_bytes += stripe_groups * int64_t{sizeof(GroupStats) + sizeof(Range)};
   }
+  if (!plan.known_params && plan.value_source == ValueSource::kCounts) {
+    add(std::min(kCountedBytes, SaturatingMul(num_elems, 4 * sizeof(double))));
+  }
   if (!plan.known_params && plan.value_source == ValueSource::kBands) {
     stripe_bytes += ValueRangesBytes(layout, stripe_elems, dtype);
     if (long_bands) add(ValueRangesBytes(layout, num_elems, dtype));

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "core/base/checked_math.h"
 #include "core/base/float_env.h"
@@ -32,7 +33,7 @@ RangeWish WishOf(const Plan& plan, const ChosenCalibrator& calibrator) {
   return {.argument = calibrator.argument, .symmetric = symmetric, .bounds = {}};
 }
 
-// Returns the spec's rounding, if it does not depend on noise, else nothing to stand for it.
+// Where rounding is by noise, returns what ranges are tried out with instead, half_even; else nothing.
 std::optional<Resolved> WithoutNoise(const Resolved& resolved) {
   if (resolved.spec.rounding != Rounding::kStochastic) return std::nullopt;
   std::optional<Resolved> half_even = resolved;
@@ -40,62 +41,85 @@ std::optional<Resolved> WithoutNoise(const Resolved& resolved) {
   return half_even;
 }
 
-// What is counted of values.
+// Tries out ranges of a tensor's one group, on what counts of its values stand for, which are taken
+// for its first elements.
 template <typename T>
-struct Points {
-  std::vector<T> values;
-  std::vector<double> counts;
+class CountedPoints {
+ public:
+  CountedPoints(const Scheme& scheme, const Resolved& resolved, const Range& bounds,
+                const Histogram& histogram);
+  // Returns the sum of squared errors with a range.
+  double ErrorWith(const Range& range);
+
+ private:
+  const Scheme& scheme_;
+  const Resolved& resolved_;
+  TileCoder<T> coder_;
+  const int64_t chunk_;  // points that are tried at once
+  std::vector<T> values_;
+  std::vector<double> counts_;
+  std::array<std::vector<std::byte>, kMaxPlanes> constants_;
+  ParamBuffer own_;
+  ParamPlanes params_;
+  std::vector<std::byte> codes_;
 };
 
-// Those of a tensor's one group, tried out as its first elements.
 template <typename T>
-Range SearchCounts(const Plan& plan, const Range& bounds, const Histogram& histogram) {
-  const std::optional<Resolved> half_even = WithoutNoise(plan.resolved);
-  const Resolved& resolved = half_even ? *half_even : plan.resolved;
-  const PackedLayout& layout = resolved.layout;
-  Points<T> points;
+CountedPoints<T>::CountedPoints(const Scheme& scheme, const Resolved& resolved,
+                                const Range& bounds, const Histogram& histogram)
+    : scheme_(scheme),
+      resolved_(resolved),
+      coder_(scheme, resolved, nullptr),
+      chunk_(resolved.tensor.shape.num_elems() <= kTileElems
+                 ? resolved.tensor.shape.num_elems()
+                 : AtomFloor(resolved.layout, kTileElems)),
+      codes_(static_cast<size_t>(resolved.layout.CodeOffset(chunk_))) {
+  constexpr double kLargest = std::numeric_limits<T>::max();
   for (uint32_t bits = 0; bits < Histogram::kNumBuckets; ++bits) {
-    if (histogram.counts()[bits] == 0) continue;
-    points.values.push_back(static_cast<T>(ValueOfBucket(static_cast<uint16_t>(bits), bounds)));
-    points.counts.push_back(static_cast<double>(histogram.counts()[bits]));
+    const int64_t count = histogram.counts()[bits];
+    if (count == 0) continue;
+    const double value = ValueOfBucket(static_cast<uint16_t>(bits), bounds);
+    values_.push_back(static_cast<T>(std::clamp(value, -kLargest, kLargest)));
+    counts_.push_back(static_cast<double>(count));
   }
-  const int64_t num_elems = resolved.tensor.shape.num_elems();
-  const int64_t chunk = num_elems <= kTileElems ? num_elems : AtomFloor(layout, kTileElems);
-  const size_t rest = points.values.size() % static_cast<size_t>(chunk);
-  if (rest > 0) points.values.resize(points.values.size() + static_cast<size_t>(chunk) - rest);
-  ParamBuffer own;
-  own.Reset(layout, {0, 1});
-  std::array<std::vector<std::byte>, kMaxPlanes> bytes;
+  const PackedLayout& layout = resolved.layout;
   ParamPlanes constants;
   for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
     if (layout.planes[plane].role != PlaneRole::kConstant) continue;
-    bytes[plane].resize(static_cast<size_t>(layout.planes[plane].size_bytes));
-    constants.planes[plane] = bytes[plane];
+    constants_[plane].resize(static_cast<size_t>(layout.planes[plane].size_bytes));
+    constants.planes[plane] = constants_[plane];
   }
-  if (plan.scheme->resolve_constants != nullptr) {
-    plan.scheme->resolve_constants(resolved, {}, constants);
-  }
-  const ParamPlanes params = own.PlanesFrom(layout, constants, 0);
-  TileCoder<T> coder(*plan.scheme, resolved, nullptr);
-  std::vector<std::byte> codes(static_cast<size_t>(layout.CodeOffset(chunk)));
-  ClipSearch search(bounds);
-  while (!search.done()) {
-    const Range range = search.range();
-    plan.scheme->resolve(resolved, {&range, 1}, params);
-    double sum = 0;
-    for (size_t done = 0; done < points.counts.size(); done += static_cast<size_t>(chunk)) {
-      Counts clipped;
-      T decoded[kTileElems];
-      coder.Encode(&points.values[done], 0, chunk, params, codes, clipped, nullptr);
-      coder.Decode(codes, 0, chunk, params, decoded);
-      const size_t end = std::min(points.counts.size(), done + static_cast<size_t>(chunk));
-      for (size_t i = done; i < end; ++i) {
-        const double error = static_cast<T>(points.values[i] - decoded[i - done]);
-        sum += points.counts[i] * (error * error);
-      }
+  if (scheme.resolve_constants != nullptr) scheme.resolve_constants(resolved, {}, constants);
+  own_.Reset(layout, {0, 1});
+  params_ = own_.PlanesFrom(layout, constants, 0);
+}
+
+template <typename T>
+double CountedPoints<T>::ErrorWith(const Range& range) {
+  scheme_.resolve(resolved_, {&range, 1}, params_);
+  double sum = 0;
+  const auto chunk = static_cast<size_t>(chunk_);
+  for (size_t done = 0; done < values_.size(); done += chunk) {
+    T points[kTileElems] = {}, decoded[kTileElems];
+    const size_t count = std::min(chunk, values_.size() - done);
+    std::copy_n(&values_[done], count, points);
+    Counts clipped;
+    coder_.Encode(points, 0, chunk_, params_, codes_, clipped, nullptr);
+    coder_.Decode(codes_, 0, chunk_, params_, decoded);
+    for (size_t i = 0; i < count; ++i) {
+      const double error = static_cast<T>(points[i] - decoded[i]);
+      sum += counts_[done + i] * (error * error);
     }
-    search.Take(sum);
   }
+  return sum;
+}
+
+template <typename T>
+Range SearchCounts(const Plan& plan, const Range& bounds, const Histogram& histogram) {
+  const std::optional<Resolved> half_even = WithoutNoise(plan.resolved);
+  CountedPoints<T> points(*plan.scheme, half_even ? *half_even : plan.resolved, bounds, histogram);
+  ClipSearch search(bounds);
+  while (!search.done()) search.Take(points.ErrorWith(search.range()));
   return search.range();
 }
 
@@ -109,11 +133,12 @@ int64_t MaxGroupElems(const GroupMap& groups, int64_t num_elems) {
 Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
                     const Histogram& counts) {
   const Range bounds = calibrator.RangeOf(stats);
-  if (counts.num_finite() == 0) return bounds;
+  const bool finite = std::isfinite(bounds.min) && std::isfinite(bounds.max);
+  if (counts.num_finite() == 0 || !finite || !(bounds.min < bounds.max)) return bounds;
   RangeWish wish = WishOf(plan, calibrator);
   wish.bounds = bounds;
   if (!calibrator.tries()) return calibrator.calibrator->range_of_counts(counts, wish);
-  if (plan.resolved.tensor.shape.num_elems() == 0 || !(bounds.min < bounds.max)) return bounds;
+  if (plan.resolved.tensor.shape.num_elems() == 0) return bounds;
   ScopedFloatEnv float_env;
   return WorksAsF32(plan.resolved.tensor.dtype) ? SearchCounts<float>(plan, bounds, counts)
                                                 : SearchCounts<double>(plan, bounds, counts);

@@ -26,9 +26,11 @@
 
 namespace quantd {
 
-// Returns the range of the tensor's one group, of `stats`, whose values `counts` counts.
+// Returns the range of the tensor's one group, of `stats`, whose values `counts` counts. Takes
+// kCountedBytes of memory at most.
 Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
                     const Histogram& counts);
+inline constexpr int64_t kCountedBytes = Histogram::kNumBuckets * 4 * int64_t{sizeof(double)};
 
 // Where in a stripe, and its tiles, elements begin whose groups' ranges are wanted. From a stripe's
 // end on, a band's stripes follow each other.
