@@ -8,7 +8,7 @@ WORKDIR /src
 COPY deploy/apt-packages.txt deploy/install-packages.sh deploy/
 RUN deploy/install-packages.sh && rm -rf /var/lib/apt/lists/*
 COPY . .
-RUN cmake --preset release -DQUANTD_BUILD_TESTS=OFF \
+RUN cmake --preset release -DQUANTD_BUILD_TESTS=OFF -DBUILD_SHARED_LIBS=ON -DCMAKE_SKIP_RPATH=ON \
     && cmake --build --preset release --target quantd quantctl \
     && deploy/stage-image.sh build /out
 

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Puts what the runtime image needs into a folder: the two programs, a small OpenBLAS, and a list of
-# the Debian packages that own the other shared libraries.
+# Puts what the runtime image needs into a folder: the two programs, the core that they share, a small
+# OpenBLAS, and a list of the Debian packages that own the other shared libraries. The build has
+# BUILD_SHARED_LIBS.
 #   deploy/stage-image.sh BUILD_FOLDER OUT_FOLDER
 set -euo pipefail
 if [[ $# -ne 2 ]]; then
-  sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}" >&2
+  sed -n '2,5s/^# //p' "${BASH_SOURCE[0]}" >&2
   exit 2
 fi
 build=$1
 out=$2
-programs=("$out/bin/quantd" "$out/bin/quantctl")
+core=$out/lib/libquantd_core.so
+programs=("$out/bin/quantd" "$out/bin/quantctl" "$core")
 
 install -D -s -t "$out/bin" "$build/server/quantd" "$build/client/quantctl"
+install -D -s -t "$out/lib" "$build/core/libquantd_core.so"
 
 # Debian's OpenBLAS package and the Fortran runtime take 46 MB, most of it LAPACK. The static library
 # gives one of 26 MB under the same name: what the programs call, with the kernels for every CPU.
@@ -23,7 +26,6 @@ if [[ ${#called[@]} -eq 0 ]]; then
   echo "the programs call nothing of $libraries/libopenblas.so" >&2
   exit 1
 fi
-mkdir -p "$out/lib"
 gcc -shared -s -o "$out/lib/libopenblas.so.0" -Wl,-soname,libopenblas.so.0 -Wl,--gc-sections \
   "${called[@]/#/-Wl,-u,}" "$libraries/libopenblas.a" -lm -lpthread
 

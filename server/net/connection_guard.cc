@@ -6,6 +6,8 @@
 //                    costs 11 KiB before its message has come -> few of them may be undecided
 //   rapid reset      a call that is reset does not count, but its rest lives on for a while
 //                    -> a rate of resets
+//   empty frames     they cost time alone, but a million of them a second; so do priorities and
+//                    window updates -> a rate of frames beyond those that the calls account for
 //   SETTINGS, PING   each is answered, and answers wait where the peer takes none -> their number
 //
 // A client may well open a hundred calls at once. So too many calls end no connection: they wait
@@ -35,7 +37,30 @@ int64_t CostOf(const HeaderBlockMeter& block) {
   return block.bytes() + kFieldCost * block.fields();
 }
 
+// Whether a frame brings no call any further.
+bool IsIdle(const FrameHead& head) {
+  switch (head.type) {
+    case kDataFrame:
+      return head.length == 0 && (head.flags & kEndStreamFlag) == 0;
+    case kContinuationFrame:
+      return head.length == 0;
+    case kHeadersFrame:
+    case kResetFrame:  // which has a rate of its own
+      return false;
+    default:
+      return true;
+  }
+}
+
 }  // namespace
+
+double LeakyBucket::Add(absl::Time now) {
+  // Never less than 0: a clock that was set back would fill the bucket.
+  const double seconds = std::max(0.0, absl::ToDoubleSeconds(now - at_));
+  Remove(seconds * leak_per_second_);
+  at_ = now;
+  return ++level_;
+}
 
 absl::string_view NameOf(GuardReason reason) {
   switch (reason) {
@@ -47,6 +72,8 @@ absl::string_view NameOf(GuardReason reason) {
       return "answers";
     case GuardReason::kCalls:
       return "calls";
+    case GuardReason::kIdleFrames:
+      return "idle_frames";
   }
   return "";
 }
@@ -61,6 +88,8 @@ absl::string_view TextOf(GuardReason reason) {
       return "it takes no answers to its SETTINGS and PINGs";
     case GuardReason::kCalls:
       return "it opens too many calls at once";
+    case GuardReason::kIdleFrames:
+      return "it sends too many frames that bring no call any further";
   }
   return "";
 }
@@ -96,6 +125,8 @@ ConnectionGuard::ConnectionGuard(const GuardLimits& limits, std::atomic<int64_t>
     : limits_(limits),
       total_pending_(total_pending),
       resume_(std::move(resume)),
+      resets_(limits.resets_per_second),
+      idle_frames_(limits.idle_frames_per_second),
       read_bytes_(limits.proven_read_bytes) {}
 
 ConnectionGuard::~ConnectionGuard() {
@@ -172,6 +203,12 @@ int64_t ConnectionGuard::pending_calls() {
 }
 
 void ConnectionGuard::OnReceived(const FrameHead& head) {
+  if (!IsIdle(head)) {
+    idle_frames_.Remove(limits_.idle_frames_per_useful_one);
+  } else if (idle_frames_.Add(now_) >
+             (is_proven() ? limits_.idle_frame_burst : limits_.unproven_idle_frame_burst)) {
+    Break(GuardReason::kIdleFrames);
+  }
   switch (head.type) {
     case kHeadersFrame:
       // gRPC would take the length of the padding for a field.
@@ -228,11 +265,7 @@ void ConnectionGuard::MaybeEndBlock() {
 }
 
 void ConnectionGuard::OnReset(uint32_t stream) {
-  // Never less than 0: a clock that was set back would fill the bucket.
-  const double seconds = std::max(0.0, absl::ToDoubleSeconds(now_ - resets_at_));
-  resets_ = std::max(0.0, resets_ - seconds * limits_.resets_per_second);
-  resets_at_ = now_;
-  if (++resets_ > (is_proven() ? limits_.reset_burst : limits_.unproven_reset_burst)) {
+  if (resets_.Add(now_) > (is_proven() ? limits_.reset_burst : limits_.unproven_reset_burst)) {
     Break(GuardReason::kResets);
   }
   const auto call = calls_.find(stream);
@@ -245,6 +278,7 @@ void ConnectionGuard::OnSent(const FrameHead& head) {
   const bool is_answer = (head.flags & kAckFlag) != 0 &&
                          (head.type == kSettingsFrame || head.type == kPingFrame);
   if (is_answer && owed_answers_ > 0) --owed_answers_;
+  if (head.type == kDataFrame) idle_frames_.Remove(limits_.idle_frames_per_useful_one);
   if (head.type != kHeadersFrame && head.type != kDataFrame && head.type != kResetFrame) return;
   const auto call = calls_.find(head.stream);
   if (call == calls_.end()) return;

@@ -1,6 +1,7 @@
 #ifndef QUANTD_SERVER_NET_CONNECTION_GUARD_H_
 #define QUANTD_SERVER_NET_CONNECTION_GUARD_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -18,9 +19,10 @@
 namespace quantd {
 
 // Why a guard ends a connection.
-enum class GuardReason { kHeaders, kResets, kAnswers, kCalls };
+enum class GuardReason { kHeaders, kResets, kAnswers, kCalls, kIdleFrames };
 inline constexpr GuardReason kGuardReasons[] = {GuardReason::kHeaders, GuardReason::kResets,
-                                                GuardReason::kAnswers, GuardReason::kCalls};
+                                                GuardReason::kAnswers, GuardReason::kCalls,
+                                                GuardReason::kIdleFrames};
 // Returns the name of a reason, for metrics: "headers".
 absl::string_view NameOf(GuardReason reason);
 // Returns what the peer did, for the log.
@@ -33,6 +35,12 @@ struct GuardLimits {
   double reset_burst = 200;  // RST_STREAM frames
   double resets_per_second = 100;
   double unproven_reset_burst = 20;
+  // Frames that bring a call no further, such as empty DATA. Each one that does, either way, makes
+  // up for some of them: receivers of much send many WINDOW_UPDATEs.
+  double idle_frame_burst = 20'000;
+  double idle_frames_per_second = 2'000;
+  double unproven_idle_frame_burst = 2'000;
+  double idle_frames_per_useful_one = 4;
   int64_t owed_answers = 1000;  // to SETTINGS and PING, which the peer does not take
   // Calls that the server has neither let in nor answered yet, and the cost of their headers:
   // nothing more is read meanwhile.
@@ -49,6 +57,20 @@ struct GuardLimits {
   size_t unproven_read_bytes = 1024;
   size_t proven_read_bytes = 4096;
   size_t bulk_read_bytes = 1 << 20;  // no limit from here
+};
+
+// A bucket that leaks. Not thread-safe.
+class LeakyBucket {
+ public:
+  explicit LeakyBucket(double leak_per_second) : leak_per_second_(leak_per_second) {}
+  // Puts 1 in, and returns what it holds.
+  double Add(absl::Time now);
+  void Remove(double amount) { level_ = std::max(0.0, level_ - amount); }
+
+ private:
+  const double leak_per_second_;
+  double level_ = 0;
+  absl::Time at_ = absl::InfinitePast();
 };
 
 // What one connection may do before gRPC sees what it does: the bytes of both directions pass by,
@@ -126,8 +148,8 @@ class ConnectionGuard {
   int64_t refused_ ABSL_GUARDED_BY(mutex_) = 0;  // and not gone
   int64_t counted_ ABSL_GUARDED_BY(mutex_) = 0;  // our part of total_pending_
   int64_t owed_answers_ ABSL_GUARDED_BY(mutex_) = 0;
-  double resets_ ABSL_GUARDED_BY(mutex_) = 0;  // a bucket that leaks
-  absl::Time resets_at_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  LeakyBucket resets_ ABSL_GUARDED_BY(mutex_);
+  LeakyBucket idle_frames_ ABSL_GUARDED_BY(mutex_);
   absl::Time now_ ABSL_GUARDED_BY(mutex_);
   bool is_held_ ABSL_GUARDED_BY(mutex_) = false;
   size_t read_bytes_ ABSL_GUARDED_BY(mutex_);  // at once, of a proven connection

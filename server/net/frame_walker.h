@@ -13,9 +13,11 @@ namespace quantd {
 enum FrameType : uint8_t {
   kDataFrame = 0,
   kHeadersFrame = 1,
+  kPriorityFrame = 2,
   kResetFrame = 3,
   kSettingsFrame = 4,
   kPingFrame = 6,
+  kWindowUpdateFrame = 8,
   kContinuationFrame = 9,
 };
 inline constexpr uint8_t kEndStreamFlag = 0x1;   // of DATA and HEADERS

@@ -167,7 +167,8 @@ void RegisterAll(Baselines& baselines) {
   static constexpr Size kSizes[] = {
       {"64 KiB", 64 << 10}, {"4 MiB", 4 << 20}, {"256 MiB", 256 << 20}};
   std::vector<std::string> specs = {"int8:scale=0.01", "int8:axis=0", "int8:group=128",
-                                    "int8:group=32", "uint4:group=32"};
+                                    "int8:group=32", "uint4:group=32",
+                                    "mxfp4:dialect=ggml"};
   for (const Scheme* scheme : AllSchemes()) specs.emplace_back(scheme->info.name);
   for (const Size& size : kSizes) {
     for (const int threads : ThreadCounts(size.bytes)) {

@@ -8,6 +8,7 @@ FOLDER/NAME gets the seeds of NAME_fuzz.cc; the head of that file tells the form
 import hashlib
 import io
 import pathlib
+import re
 import struct
 import sys
 import tempfile
@@ -26,6 +27,11 @@ SPECS = [
     "int8:dialect=onnx,mode=full,scale_type=f16", "uint4:mode=symmetric,round=half_away",
     "uint8:range=p99.9", "int4:group=32,range=p90", "int4:axis=0,range=mse", "int8:range=entropy",
 ]
+# Of every row of the registry, and of the dialects that have bytes of their own.
+ROWS = re.findall(r"^QUANTD_SCHEME\((\w+)\)", (ROOT / "core/scheme/schemes.def").read_text(), re.M) + [
+    "mxfp4:dialect=ggml", "mxfp4:dialect=mlx", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
+    "nvfp4:dialect=compressed_tensors", "int4:dialect=compressed_tensors,group=128",
+    "nf4:scale_type=nested8", "lloyd:levels=256", "lloyd:levels=2"]
 SHAPES = [(6, 64), (5, 3, 32), (700,), (130, 160), (1, 20000), (2, 9001), (), (0, 5), (33, 33)]
 
 
@@ -44,9 +50,11 @@ def messages():
 def sessions():
     """Cases of both session targets: spec, dtype, shape, flags, seed, values."""
     rng = np.random.default_rng(1)
-    for i in range(60):
-        spec, dtype = SPECS[i % len(SPECS)].encode(), DTYPES[1 if i < 25 else i % len(DTYPES)]
-        shape = SHAPES[(i * 5) % len(SHAPES)]
+    cases = [(SPECS[i % len(SPECS)], DTYPES[1 if i < 25 else i % len(DTYPES)], SHAPES[(i * 5) % len(SHAPES)])
+             for i in range(60)]
+    cases += [(spec, DTYPES[1 + i % 2], (3 + i % 5, 512)) for i, spec in enumerate(ROWS)]
+    for i, (spec, dtype, shape) in enumerate(cases):
+        spec = spec.encode()
         values = rng.standard_normal(160).astype({"f64": "f8", "f16": "f2"}.get(dtype, "f4"))
         if i % 7 == 0:
             values[rng.integers(160)] = [np.nan, np.inf, 3e38, 1e-45][i % 4]
@@ -228,7 +236,7 @@ def main():
     folder = pathlib.Path(sys.argv[1])
     pb = messages()
     seeds = {
-        "spec": (spec.encode() for spec in SPECS),
+        "spec": (spec.encode() for spec in SPECS + ROWS),
         "quantize_session": sessions(),
         "dequantize_session": sessions(),
         "convert": requests(pb),

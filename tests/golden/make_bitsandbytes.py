@@ -1,7 +1,7 @@
 """Makes the golden files of nf4 with nested scales, and of fp4, with bitsandbytes on the CPU (see
 make_golden.py).
 
-    python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements.txt
+    python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements-bitsandbytes.txt
     venv/bin/python tests/golden/make_bitsandbytes.py
 
 The offset is torch's mean of the scales, and the order in which torch adds depends on its build and,
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hard_values import hard_groups, neighbours
-from make_golden import GoldenFile, versions
+from make_golden import GoldenFile, random_values, versions
 
 COMMAND = "python tests/golden/make_bitsandbytes.py"
 
@@ -81,7 +81,7 @@ def make_inputs(rng):
 
 
 def make_nested():
-    rng = np.random.default_rng(20240606)
+    rng = random_values(20240606)
     file = GoldenFile("nf4_nested8", "quantize_4bit and dequantize_4bit, nf4 with compressed "
                       "statistics, on the CPU of " + versions("bitsandbytes", "torch"), COMMAND)
     inputs = {}
@@ -113,7 +113,7 @@ def without_sign(decoded):
 
 
 def make_fp4():
-    rng = np.random.default_rng(20240607)
+    rng = random_values(20240607)
     file = GoldenFile("fp4", "quantize_4bit and dequantize_4bit, fp4, on the CPU of " +
                       versions("bitsandbytes", "torch") + ", with scale 1 for all-zero blocks", COMMAND)
     levels = np.unique(bitsandbytes.functional.get_4bit_type("fp4", device="cpu").numpy())

@@ -18,7 +18,7 @@ from compressed_tensors.quantization.quant_scheme import FP8_BLOCK, NVFP4A16
 from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
 from hard_values import hard_groups, neighbours
-from make_golden import FLT_MAX, GoldenFile, pack_codes, round_scale, versions
+from make_golden import FLT_MAX, GoldenFile, pack_codes, round_scale, random_values, versions
 
 COMMAND = "python tests/golden/make_compressed_tensors.py"
 PACKAGES = versions("compressed-tensors", "torch")
@@ -76,7 +76,7 @@ def nvfp4_scale_ties(rng):
 
 
 def make_nvfp4():
-    rng = np.random.default_rng(20240601)
+    rng = random_values(20240601)
     file = GoldenFile("nvfp4", "generate_gparam, calculate_qparams, quantize, pack_fp4_to_uint8 and "
                       "dequantize, NVFP4A16, of " + PACKAGES, COMMAND)
     hard = hard_groups(16, rng)
@@ -169,7 +169,7 @@ def int4_ties(rng):
 
 
 def make_int4():
-    rng = np.random.default_rng(20240602)
+    rng = random_values(20240602)
     file = GoldenFile("int4", "calculate_qparams, quantize and dequantize, 4-bit integers, of " +
                       PACKAGES, COMMAND)
     hard = hard_groups(32, rng)
@@ -249,7 +249,7 @@ def fp8_ties(rng):
 
 
 def make_fp8():
-    rng = np.random.default_rng(20240603)
+    rng = random_values(20240603)
     file = GoldenFile("fp8_e4m3", "calculate_qparams, quantize and dequantize, FP8_BLOCK, of " +
                       PACKAGES + "; without the dialect the cast to float8_e4m3fn of torch, with "
                       "scales by the rule in make_golden.py, round_scale()", COMMAND)

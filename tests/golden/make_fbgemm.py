@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hard_values import hard_groups, neighbours
-from make_golden import FLT_MAX, GoldenFile, versions
+from make_golden import FLT_MAX, GoldenFile, random_values, versions
 
 COMMAND = "python tests/golden/make_fbgemm.py"
 
@@ -38,7 +38,7 @@ def plain_zeros(x):
 
 
 def make_rowwise8():
-    rng = np.random.default_rng(20240607)
+    rng = random_values(20240607)
     file = GoldenFile("fbgemm_rowwise8", "FloatToFused8BitRowwiseQuantized and "
                       "Fused8BitRowwiseQuantizedToFloat of " + versions("fbgemm-gpu-cpu", "torch"),
                       COMMAND)
@@ -88,7 +88,7 @@ def narrow_ties(bits, rng):
 
 
 def make_narrow(bits):
-    rng = np.random.default_rng(20240608)
+    rng = random_values(20240608)
     file = GoldenFile(f"fbgemm_rowwise{bits}", "FloatToFusedNBitRowwiseQuantizedSBHalf and "
                       "FusedNBitRowwiseQuantizedSBHalfToFloat of " + versions("fbgemm-gpu-cpu", "torch"),
                       COMMAND)

@@ -13,7 +13,7 @@ import libggml
 import numpy as np
 
 from hard_values import hard_groups, neighbours
-from make_golden import GoldenFile, versions
+from make_golden import GoldenFile, random_values, versions
 
 COMMAND = "python tests/golden/make_ggml.py"
 FORMATS = {  # GGML_TYPE_, elements of a block, its bytes, name in function names
@@ -79,7 +79,7 @@ def mxfp4_inputs(rng):
 
 def make_simple(scheme):
     """Formats whose scales follow from a block's extremes."""
-    rng = np.random.default_rng(20240605)
+    rng = random_values(20240605)
     file = golden_file(scheme)
     ternary, block = scheme.startswith("tq"), FORMATS[scheme][1]
     largest = 6e4 if scheme.endswith("1") or ternary else 5e5  # so that the parameters fit f16
@@ -154,7 +154,7 @@ def make_importance(kind, columns, rng):
 
 def make_searched(scheme):
     """Formats whose scales are searched for, with importance and without."""
-    rng = np.random.default_rng(20240605)
+    rng = random_values(20240605)
     file = golden_file(scheme)
     hard = hard_groups(32, rng)
     hard = np.where(np.abs(hard) > 1e7, np.sign(hard) * 1e6, hard)  # so that the scale fits f16

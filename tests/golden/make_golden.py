@@ -1,7 +1,9 @@
 """Makes the golden files of this folder: what other projects' code gives for stated inputs.
 
     python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements.txt
-    venv/bin/python tests/golden/make_golden.py [affine fixed floats small_floats q8_0 nf4]
+    venv/bin/python tests/golden/make_golden.py affine fixed floats small_floats q8_0
+
+nf4 is bitsandbytes', with requirements-bitsandbytes.txt.
 
 The make_PROJECT.py beside it do the same with one other project each, and share GoldenFile.
 
@@ -18,6 +20,7 @@ import ctypes
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import struct
 import sys
@@ -25,10 +28,17 @@ import sys
 import ml_dtypes
 import numpy as np
 
-HERE = pathlib.Path(__file__).parent
+# tests/parity makes other files than those of this folder, of other values.
+FOLDER = pathlib.Path(os.environ.get("QUANTD_GOLDEN_FOLDER", pathlib.Path(__file__).parent))
+SEED = os.environ.get("QUANTD_GOLDEN_SEED", "")
 COMMAND = "python tests/golden/make_golden.py"
 FLT_MIN = float(np.finfo(np.float32).tiny)
 FLT_MAX = float(np.finfo(np.float32).max)
+
+
+def random_values(seed):
+    """Returns a generator: the same one for the same seed, unless QUANTD_GOLDEN_SEED is another."""
+    return np.random.default_rng([seed, int(SEED)] if SEED else seed)
 
 
 def versions(*packages):
@@ -43,7 +53,7 @@ class GoldenFile:
     """Collects cases and writes them as one safetensors file."""
 
     def __init__(self, name, source, command=COMMAND):
-        self.path = HERE / f"{name}.safetensors"
+        self.path = FOLDER / f"{name}.safetensors"
         self.metadata = {"command": command, "source": source}
         self.tensors = {}
 
@@ -294,7 +304,7 @@ def add_derived(file, scheme, rng):
 def make_affine():
     narrow = None
     for scheme in AFFINE:
-        rng = np.random.default_rng(20240501)
+        rng = random_values(20240501)
         source = ("QuantizeLinear and DequantizeLinear of " + versions("onnxruntime", "onnx") +
                   "; scales and zero points by the rule in make_golden.py, derive()")
         if scheme not in NARROW:
@@ -334,7 +344,7 @@ def fixed_scale(reach, bits, kind):
 
 def make_fixed():
     for bits in (32, 64):
-        rng = np.random.default_rng(20240505)
+        rng = random_values(20240505)
         file = GoldenFile(f"int{bits}", "rint of f64 quotients by " + versions("numpy") +
                           ", then integers (make_golden.py, fixed_codes)")
         add = lambda name, keys, x, scale, zero=0: file.add(
@@ -446,7 +456,7 @@ def add_float_cases(file, scheme, to_code, from_code, dropped_bits, low_exponent
 
 
 def make_floats():
-    rng = np.random.default_rng(20240502)
+    rng = random_values(20240502)
     file = GoldenFile("fp16", "astype of " + versions("numpy"))
     to_half = lambda x: x.astype(np.float16).view(np.uint16)
     add_float_cases(file, "fp16", to_half, lambda c: c.view(np.float16).astype(np.float32), 13,
@@ -527,7 +537,7 @@ def make_small_floats():
                       "the type has an infinity; from f64, where it rounds twice, the nearest value "
                       "(round_small); scales by the rule in make_golden.py, scaled_case()")
     for scheme, (code_type, bits, largest) in SMALL_FLOATS.items():
-        rng = np.random.default_rng(20240506)
+        rng = random_values(20240506)
         x, x64 = small_values(scheme, rng)
         for name, values in (("f32", x), ("f64", x64)):
             codes = small_codes(scheme, values)
@@ -585,7 +595,7 @@ def ggml_q8_0(x):
 
 
 def make_q8_0():
-    rng = np.random.default_rng(20240503)
+    rng = random_values(20240503)
     file = GoldenFile("q8_0", "quantize_row_q8_0_ref and dequantize_row_q8_0 of ggml (" +
                       versions("libggml-python") + ")")
     ties = np.resize(np.arange(-127, 128) * 0.5, (32, 32)).astype(np.float32)
@@ -615,7 +625,7 @@ def make_nf4():
     import bitsandbytes.functional
     import torch
 
-    rng = np.random.default_rng(20240504)
+    rng = random_values(20240504)
     # Left out, since quantd does not follow: the CPU code's 1e-38 for a scale below it, and the
     # scale 0 of an all-zero block, which is 1 here as in all schemes.
     file = GoldenFile("nf4", "quantize_4bit and dequantize_4bit on the CPU of " +

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from hard_values import hard_groups, neighbours
-from make_golden import GoldenFile, versions
+from make_golden import GoldenFile, random_values, versions
 
 COMMAND = "python tests/golden/make_mlx.py"
 TYPES = {"f32": (np.float32, mx.float32), "f16": (np.float16, mx.float16),
@@ -113,7 +113,7 @@ def float_blocks(values, group, top, rng):
 def make_modes():
     """mxfp4, mxfp8 and nvfp4, and values in reach of all their scales: below them MLX's wrap, and near f32's
     end it decodes infinities."""
-    rng = np.random.default_rng(20240606)
+    rng = random_values(20240606)
     file = affine_file("mlx_modes")
     e2m1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
     e4m3 = np.arange(127, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
@@ -157,10 +157,10 @@ def add_mode(file, scheme, mode, bits, group, inputs):
 
 def make_mlx():
     file = affine_file("mlx_q3")
-    add_cases(file, 3, np.random.default_rng(20240604), "", TYPES, (32, 64, 128))
+    add_cases(file, 3, random_values(20240604), "", TYPES, (32, 64, 128))
     file.write()
     file = affine_file("mlx_affine")
-    rng = np.random.default_rng(20240605)
+    rng = random_values(20240605)
     for bits in (2, 4, 5, 6, 8):
         prefix = f"q{bits}_"
         add_cases(file, bits, rng, prefix, ("f32",), (32, 64, 128), file.tensors)

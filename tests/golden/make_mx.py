@@ -14,7 +14,7 @@ from gfloat.block import compute_scale_amax, decode_block, encode_block
 from mx.mx_ops import _quantize_mx
 
 from hard_values import hard_groups, neighbours
-from make_golden import GoldenFile, versions
+from make_golden import GoldenFile, random_values, versions
 
 COMMAND = "python tests/golden/make_mx.py"
 MICROXCALING = "7bc41952de394f5cc5e782baf132e7c7542eb4e4"
@@ -73,7 +73,7 @@ def tie_blocks(block_format, rng):
 
 
 def make_mx():
-    rng = np.random.default_rng(20240701)
+    rng = random_values(20240701)
     file = GoldenFile("mx", f"_quantize_mx of microxcaling {MICROXCALING[:12]}, and codes of " +
                       versions("gfloat", "torch"), COMMAND)
     shared = {

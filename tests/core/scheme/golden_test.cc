@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <numeric>
@@ -114,10 +115,16 @@ class GoldenTest : public ::testing::TestWithParam<std::string> {
   SessionContext context_{&executor_, &pool_, &budget_};
 };
 
+// Returns the folder of the golden files; tests/parity names another one than ours.
+std::string GoldenFolder() {
+  const char* const folder = std::getenv("QUANTD_GOLDEN_FOLDER");
+  return folder != nullptr ? folder : QUANTD_TEST_GOLDEN;
+}
+
 // Returns the golden files' names without their ending, in order.
 std::vector<std::string> GoldenNames() {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(QUANTD_TEST_GOLDEN)) {
+  for (const auto& entry : std::filesystem::directory_iterator(GoldenFolder())) {
     if (entry.path().extension() == ".safetensors") names.push_back(entry.path().stem());
   }
   std::sort(names.begin(), names.end());
@@ -125,7 +132,7 @@ std::vector<std::string> GoldenNames() {
 }
 
 absl::StatusOr<GoldenFile> Read(const std::string& name) {
-  return ReadGoldenFile(absl::StrCat(QUANTD_TEST_GOLDEN "/", name, ".safetensors"));
+  return ReadGoldenFile(absl::StrCat(GoldenFolder(), "/", name, ".safetensors"));
 }
 
 bool IsRegistered(const GoldenCase& golden) {

@@ -138,6 +138,7 @@ class SameBytesTest : public ::testing::TestWithParam<Case> {
 
 TEST_P(SameBytesTest, WhateverTheTarget) {
   const std::string expected = Fingerprint(Quantize(Cut::kWhole, 0));
+  RecordProperty("fingerprint", expected);  // which tests/aarch64 compares to another machine's
   for (const std::string& target : SupportedSimdTargets()) {
     ASSERT_TRUE(ChooseSimdTarget(target).ok());
     EXPECT_EQ(Fingerprint(Quantize(Cut::kWhole, 1)), expected) << target;

@@ -142,12 +142,51 @@ TEST(ConnectionGuard, EndsPeersThatTakeNoAnswers) {
     for (int i = 0; i < 5000; ++i) {  // each is answered
       ASSERT_FALSE(peer.Receive(Frame(type, 0, 0, "")));
       peer.guard().Sent(Frame(type, kAckFlag, 0, ""));
+      peer.Sleep(absl::Milliseconds(1));
     }
     for (int i = 0; i < 5000; ++i) {  // acknowledgements owe nothing
       ASSERT_FALSE(peer.Receive(Frame(type, kAckFlag, 0, "")));
+      peer.Sleep(absl::Milliseconds(1));
     }
     for (int i = 0; i < 1000; ++i) ASSERT_FALSE(peer.Receive(Frame(type, 0, 0, "")));
     EXPECT_EQ(peer.Receive(Frame(type, 0, 0, "")), GuardReason::kAnswers);
+  }
+}
+
+// Each kind, as fast as it can come.
+TEST(ConnectionGuard, EndsFloodsOfFramesThatBringNothing) {
+  constexpr uint8_t kUnknownFrame = 77;
+  for (const bool is_proven : {false, true}) {
+    const uint8_t types[] = {kDataFrame, kPriorityFrame, kWindowUpdateFrame, kContinuationFrame,
+                             kUnknownFrame};
+    for (const uint8_t type : types) {
+      Guarded peer;
+      if (is_proven) peer.Prove();
+      const auto send = [&] {
+        const bool is_empty = type == kDataFrame || type == kContinuationFrame;
+        return peer.Receive(Frame(type, 0, 1, is_empty ? "" : "12345"));
+      };
+      // SETTINGS were the first, which a call made up for.
+      const int burst = is_proven ? 20'000 : 2'000 - 1;
+      for (int i = 0; i < burst; ++i) ASSERT_FALSE(send()) << i;
+      peer.Sleep(absl::Milliseconds(500));
+      for (int i = 0; i < 1'000; ++i) ASSERT_FALSE(send()) << i;
+      EXPECT_EQ(send(), GuardReason::kIdleFrames);
+    }
+  }
+}
+
+TEST(ConnectionGuard, BearsFramesThatBringNothingBesideThoseThatDo) {
+  const std::string update = Frame(kWindowUpdateFrame, 0, 0, "1234");
+  Guarded receiver, sender;
+  receiver.Prove();
+  sender.Prove();
+  for (int i = 0; i < 100'000; ++i) {  // no time passes
+    receiver.guard().Sent(Frame(kDataFrame, 0, receiver.stream(), "data"));
+    ASSERT_FALSE(sender.Receive(Frame(kDataFrame, 0, sender.stream(), "data")));
+    for (Guarded* peer : {&receiver, &sender}) {
+      for (int k = 0; k < 4; ++k) ASSERT_FALSE(peer->Receive(update)) << i;
+    }
   }
 }
 

@@ -1,0 +1,17 @@
+# aarch64 by Debian's cross compiler, over the files in AARCH64_SYSROOT; programs run by qemu-user.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
+list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES AARCH64_SYSROOT)
+set(CMAKE_SYSROOT ${AARCH64_SYSROOT})
+set(CMAKE_LIBRARY_ARCHITECTURE aarch64-linux-gnu)
+set(openblas_dir /usr/lib/aarch64-linux-gnu/openblas-pthread)  # what Debian's alternatives would choose
+set(CMAKE_EXE_LINKER_FLAGS_INIT "-Wl,-rpath-link,${AARCH64_SYSROOT}${openblas_dir}")
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
+set(ENV{PKG_CONFIG_SYSROOT_DIR} ${AARCH64_SYSROOT})
+set(ENV{PKG_CONFIG_LIBDIR} "${AARCH64_SYSROOT}/usr/lib/aarch64-linux-gnu/pkgconfig:${AARCH64_SYSROOT}${openblas_dir}/pkgconfig:${AARCH64_SYSROOT}/usr/share/pkgconfig")
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64-static -L ${AARCH64_SYSROOT} -E LD_LIBRARY_PATH=${openblas_dir})
