@@ -186,7 +186,8 @@ def test_calibrate(tmp_path, made, server):
     assert b"block.weight" in quantctl("calibrate", path, "--to", "int8:axis=0").stdout
 
 
-@pytest.mark.parametrize("spec", ["int8", "int8:axis=2,incompatible=keep", "nvfp4:incompatible=keep", "lloyd"])
+@pytest.mark.parametrize("spec", ["int8", "int8:axis=2,incompatible=keep", "nvfp4:incompatible=keep", "lloyd",
+                                  "int8:range=p99.9", "uint4:range=mse", "uint8:range=entropy"])
 def test_calibrated_ranges_give_the_same_bytes(tmp_path, made, spec):
     path, _ = made
     select = ["--include", "^embed$"]
