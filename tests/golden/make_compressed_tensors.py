@@ -18,7 +18,7 @@ from compressed_tensors.quantization.quant_scheme import FP8_BLOCK, NVFP4A16
 from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
 from hard_values import hard_groups, neighbours
-from make_golden import FLT_MAX, GoldenFile, pack_codes, round_scale, random_values, versions
+from make_golden import FLT_MAX, GoldenFile, bit_stream, random_values, round_scale, versions
 
 COMMAND = "python tests/golden/make_compressed_tensors.py"
 PACKAGES = versions("compressed-tensors", "torch")
@@ -141,7 +141,7 @@ def run_int4(x, group=None, axis=None, asymmetric=False):
     codes = quantize(weight, scale, zero, args, dtype=torch.int8)
     decoded = dequantize(codes, scale, zero, args)
     scale = scale.numpy() if group else scale.numpy().ravel()
-    planes = {"codes": pack_codes("uint4", codes.numpy() & 15),
+    planes = {"codes": bit_stream(codes.numpy() & 15, 4),
               "scale": scale if group or axis == 0 else scale.reshape(())}
     if asymmetric:
         assert zero.dtype == torch.int8
