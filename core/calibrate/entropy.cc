@@ -10,14 +10,14 @@
 //   the range is that of the t with the least D, the largest of equal ones, on both sides of 0:
 //   [max(min, -t w), min(max, t w)], w the width of a bin
 //
-// Source: Migacz, "8-bit Inference with TensorRT", GTC 2017, slides 38 to 43. onnxruntime does it on
-// bins of x, gives empty bins of P and Q 10^-4, and TensorRT ends half a bin farther out: the ranges
-// are alike, not the same.
+// Source: Migacz, "8-bit Inference with TensorRT", GTC 2017, slides 38 to 43. onnxruntime does it
+// on bins of x, gives empty bins of P and Q 10^-4, and TensorRT ends half a bin farther out: the
+// ranges are alike, not the same.
 //
-// As t grows by one bin, all of Q but its last part stays, unless its parts get wider, which happens
-// 15 times; and D itself stays where the bin is empty. So D is made of prefix sums, over filled bins
-// alone, where the usual way adds up 1,921 times 2,048 terms. Logarithms are our own, so that ranges
-// are the same everywhere; counts are whole numbers in f64.
+// As t grows by one bin, all of Q but its last part stays, unless its parts get wider, which
+// happens 15 times; and D itself stays where the bin is empty. So D is made of prefix sums, over
+// filled bins alone, where the usual way adds up 1,921 times 2,048 terms. Logarithms are our own,
+// so that ranges are the same everywhere; counts are whole numbers in f64.
 //
 // It is for layers' activations, by tensor, in 8 bits: what few far values there are goes first.
 // 2,048 bins of 128 values say little. Beside percentile it has no number to choose.
@@ -39,8 +39,8 @@ namespace {
 constexpr size_t kBins = 2048;
 constexpr size_t kLevels = 128;
 
-// Returns log2 of `x`, a normal number above 0: x = 2^e m, m in [sqrt(1/2), sqrt(2)), and
-// ln m = 2 (z + z^3 / 3 + z^5 / 5 ..), z = (m - 1) / (m + 1), which ends at z^19: 2^-52 off at most.
+// Returns log2 of `x`, a normal number above 0: x = 2^e m, m in (sqrt(1/2), sqrt(2)], and
+// ln m = 2 (z + z^3 / 3 + z^5 / 5 ..), z = (m - 1) / (m + 1), up to z^19: the rest is below 2^-54.
 double Log2(double x) {
   const uint64_t bits = std::bit_cast<uint64_t>(x);
   int exponent = static_cast<int>(bits >> 52) - 1023;

@@ -6,9 +6,10 @@
 //   k = floor(c * (100 - N) / 100 + 10^-6), of c values;  asymmetric half of that, each end
 //
 // So what is left ends at values that there are: the nearest rank, as numpy.quantile has it with
-// method="inverted_cdf" (the rank is ceil(c * N / 100)), and onnxruntime's percentile calibrator cuts
-// half at either end, too. The 10^-6 makes good what 100 - 99.9 lacks in f64: of 1,000 values p99.9
-// cuts one. p100 is minmax. Of 10,000 normal values and one of 1,000, p99.9 ends at about 3.3.
+// method="inverted_cdf" (the rank is ceil(c * N / 100)), and onnxruntime's percentile calibrator
+// cuts half at either end, too. The 10^-6 makes good what 100 - 99.9 lacks in f64: of 1,000 values
+// p99.9 cuts one. p100 is minmax. Of 10,000 normal values and one of 1,000, p99.9 ends at about
+// 3.3.
 //
 // A tensor's only group is counted in buckets of the upper 16 bits of f32 (stats/histogram.h): the
 // rank is exact, the value the middle of its bucket, which is within 2^-8 of it.

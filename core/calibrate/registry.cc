@@ -4,7 +4,8 @@
 //
 // which does not cancel, as sums of squares do. It rounds, so that parts are merged in order.
 //
-// Entries: FindCalibrator, GroupStats::Merge and ValueOfBucket. Tested by tests/core/calibrate/registry_test.cc.
+// Entries: FindCalibrator, GroupStats::Merge and ValueOfBucket. Tested by
+// tests/core/calibrate/registry_test.cc.
 #include <algorithm>
 #include <array>
 #include <string>

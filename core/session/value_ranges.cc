@@ -33,7 +33,8 @@ RangeWish WishOf(const Plan& plan, const ChosenCalibrator& calibrator) {
   return {.argument = calibrator.argument, .symmetric = symmetric, .bounds = {}};
 }
 
-// Where rounding is by noise, returns what ranges are tried out with instead, half_even; else nothing.
+// Where rounding is by noise, returns what ranges are tried out with instead, half_even; else
+// nothing.
 std::optional<Resolved> WithoutNoise(const Resolved& resolved) {
   if (resolved.spec.rounding != Rounding::kStochastic) return std::nullopt;
   std::optional<Resolved> half_even = resolved;

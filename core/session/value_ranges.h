@@ -46,8 +46,8 @@ class ValueRanges {
   ValueRanges(const Plan& plan, const ChosenCalibrator& calibrator);
 
   // Narrows `ranges`, which are bounds of the groups of elements [from, to), whole bands, in group
-  // order. `reader` has these elements, which begin at `place`; `own`, which has room for the groups
-  // and is left with any parameters, beside `constants`, is what ranges are tried out with.
+  // order. `reader` has these elements, which begin at `place`; `own`, which has room for the
+  // groups and is left with any parameters, beside `constants`, is what ranges are tried out with.
   void Narrow(int64_t from, int64_t to, const PlaceInStripe& place, TileReader<T>& reader,
               const ParamPlanes& constants, ParamBuffer& own, std::span<Range> ranges);
 

@@ -202,16 +202,16 @@ def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False, s
                  for total, count in magnitudes(x.reshape(-1), at, num_groups, atom, recurs, columns)]
         return -np.array(means), np.array(means)
     if given == "entropy":
-        for group in np.flatnonzero(low < high):
-            values, bounds = flat[finite & (at == group)], (low[group], high[group])
+        for group, values in values_by_group(flat[finite], at[finite], low < high):
+            bounds = (low[group], high[group])
             if num_groups == 1:
                 values = bucket_values(values, bounds, True)
             low[group], high[group] = least_divergence(np.abs(values), bounds)
         return low, high
     if given[0] == "p":
         symmetric = spec.get("mode") != "asymmetric" if symmetric is None else symmetric
-        for group in np.flatnonzero(low < high):
-            values, bounds = flat[finite & (at == group)], (low[group], high[group])
+        for group, values in values_by_group(flat[finite], at[finite], low < high):
+            bounds = (low[group], high[group])
             if num_groups == 1:
                 values = bucket_values(values, bounds, symmetric)
             low[group], high[group] = percentile(values, bounds, float(given[1:]), symmetric)
@@ -223,6 +223,13 @@ def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False, s
             reach = times * np.sqrt(squares / count)
             low[group], high[group] = max(low[group], mean - reach), min(high[group], mean + reach)
     return low, high
+
+
+def values_by_group(flat, at, wanted):
+    order = np.argsort(at, kind="stable")
+    ends = np.cumsum(np.bincount(at, minlength=len(wanted)))
+    parts = np.split(flat[order], ends[:-1])
+    return [(group, parts[group]) for group in np.flatnonzero(wanted)]
 
 
 def percentile(values, bounds, percent, symmetric):

@@ -46,7 +46,7 @@ TEST(PercentileTest, CutsWhatLiesFarthestOut) {
   for (int i = 0; i <= 100; ++i) values.push_back(static_cast<float>(i * 37 % 101 - 10));
   EXPECT_EQ(Found("p90", values, true), (Range{-10, 80}));   // 10 of 101
   EXPECT_EQ(Found("p90", values, false), (Range{-5, 85}));   // 5 at each end
-  EXPECT_EQ(Found("p5", values, true), (Range{-3, 3}));      // 95: 0, twice 1 and 2, and a 3 are left
+  EXPECT_EQ(Found("p5", values, true), (Range{-3, 3}));  // 95: 0, twice 1 and 2, and a 3 are left
   EXPECT_EQ(Found("p100", values, true), (Range{-10, 90}));
   EXPECT_EQ(Found("p99.9", values, false), (Range{-10, 90}));
   EXPECT_EQ(Found("p1e-9", values, false), (Range{40, 40}));  // the median is always left
@@ -77,7 +77,8 @@ TEST(PercentileTest, CountsFindTheSameBuckets) {
   for (int round = 0; round < 200; ++round) {
     std::vector<float> values(rng() % 300 + 1);
     for (float& value : values) {
-      const float magnitude = std::ldexp(static_cast<float>(rng() % 10000), static_cast<int>(rng() % 40) - 20);
+      const float magnitude =
+          std::ldexp(static_cast<float>(rng() % 10000), static_cast<int>(rng() % 40) - 20);
       value = rng() % 3 == 0 ? -magnitude : magnitude;
     }
     const Range bounds = BoundsOf(values);

@@ -133,8 +133,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"fbgemm_rowwise8:range=p98", {2, 90001}},
         Case{"nf4:scale_type=nested8,range=p90", {300, 1000}}));
 
-// The search, by ranges that are given, all groups at once: what comes out of the session of each is
-// decoded, and the errors of a group are summed.
+// The search, by ranges that are given, all groups at once: what comes out of the session of each
+// is decoded, and the errors of a group are summed.
 class SearchedGroupsTest : public ::testing::TestWithParam<Case> {
  protected:
   // In eighths of an octave down from 1; but for the last bit as the search rounds it.
