@@ -1,8 +1,8 @@
 // Entries: those of signs.h. Tested by tests/core/scheme/reference_test.cc and segments_test.cc,
 // through the schemes.
 //
-// There is no meter inside: a value and what its code stands for have so little in common that
-// figures, made of codes decoded again in the L1 cache, cost as much as both.
+// There is no meter inside: schemes that want figures decode the codes again, in the L1 cache, and
+// hand both to MeasureSegment, so that one kernel serves scales by run and by element.
 #include "core/simd/signs.h"
 
 #include <cmath>

@@ -3,11 +3,12 @@
 
 #include <cstdint>
 
-// Codes that keep little but the sign of a value, a byte each: 1 stands for a scale, 0 for its
-// negative. Values lie at any alignment.
+// Codes that keep little but the sign of a value, a byte each. Values and scales lie at any
+// alignment.
 
 namespace quantd {
 
+// Codes of two levels: 1 stands for a scale, 0 for its negative.
 struct SignCoding {
   bool zero = false;              // what the code of a 0 is; 1 of what is above, 0 of what is below
   const float* scales = nullptr;  // of each value; null: 1
@@ -31,8 +32,8 @@ struct ThirdCoding {
   float scale = 0;
 };
 
-// Writes the codes of `num_elems` values. Returns how many are clipped: not 0, and at least 1.5 times
-// the scale in magnitude.
+// Writes the codes of `num_elems` values. Returns how many are clipped: not 0, and at least 1.5
+// times the scale in magnitude.
 int64_t EncodeThirds(const ThirdCoding& coding, const float* values, int64_t num_elems,
                      uint8_t* codes);
 int64_t EncodeThirds(const ThirdCoding& coding, const double* values, int64_t num_elems,

@@ -71,9 +71,10 @@ void EncodeBits(const Resolved& resolved, const Segment& segment, std::span<std:
     DecodeSigns(kCoding, codes, num_elems, decoded);
     MeasureSegment(values, decoded, num_elems, meter->lanes<T>());
   });
+  const int64_t num_bytes = CeilDiv(num_elems, kAtomElems);
   PackBits(codes, num_elems, 1, bytes);
-  ReverseBits(std::ssize(out), bytes);
-  if (IsLess128(resolved.spec)) FlipSignBits(std::ssize(out), bytes);
+  ReverseBits(num_bytes, bytes);
+  if (IsLess128(resolved.spec)) FlipSignBits(num_bytes, bytes);
 }
 
 void DecodeBits(const Resolved& resolved, std::span<const std::byte> packed, const ParamView&,

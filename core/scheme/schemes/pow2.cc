@@ -37,8 +37,8 @@ constexpr int kMinExponent = -126;  // of a scale; f32 holds all powers below it
 constexpr int kMaxExponent = 127;
 
 constexpr char kDefinition[] =
-    R"(Codes of 4 bits: bit 3 is the sign, bits 2 to 0 are e. With s the larger one of |min| and |max|,
-at most f32's largest,
+    R"(Codes of 4 bits: bit 3 is the sign, bits 2 to 0 are e. With s the larger one of |min| and
+|max|, at most f32's largest,
 
     scale = 2^n, n = floor(log2(4 / 3 * s)), within -126 and 127; 1 where s is 0
     v = |x| / scale                                            in T

@@ -5,13 +5,13 @@
 //   x'   0.8  0   0   -0.8    scale s = 0.8, the mean of 0.9 and 0.7, which are above t
 //   code  1   0   0    -1     -> 0xC1, the first in the lowest bits
 //
-// The threshold is not the middle between 0 and s, which would be nearest, but near it for values of
-// a normal distribution (0.56 and 0.59 deviations); it takes one pass to find and no search. With
-// ggml's tq2_0, also 2 bits, s is the largest magnitude of a block: for values that are ternary
-// already.
+// The threshold is not the middle between 0 and s, which would be nearest, but near it for values
+// of a normal distribution (0.56 and 0.59 deviations); it takes one pass to find and no search.
+// With ggml's tq2_0, also 2 bits, s is the largest magnitude of a block: for values that are
+// ternary already.
 //
-// Both means come from the histogram of the tensor, which merges exactly however it was scanned; its
-// points are within 2^-8 of the values.
+// Both means come from the histogram of the tensor, which merges exactly however it was scanned;
+// its points are within 2^-8 of the values.
 //
 // Source: Li, Zhang, Liu, "Ternary Weight Networks", 2016, equation 6 (0.7 E|W|) and 4 (the scale).
 // Entry: ternary_scheme. Tested by tests/core/scheme/reference_test.cc, segments_test.cc and
@@ -36,8 +36,8 @@ constexpr int kBits = 2;
 constexpr double kShare = 0.7;  // of the mean
 
 constexpr char kDefinition[] =
-    R"(Codes of 2 bits, two's complement, with a threshold t and a scale s for the tensor. Points and their
-weights are those of `lloyd`; sums over them are in f64, in their order, each |x| * weight first.
+    R"(Codes of 2 bits, two's complement, with a threshold t and a scale s for the tensor. Points and
+their weights are those of `lloyd`; sums over them are in f64, in their order, each |x| * weight first.
 
     t = f32(0.7 * (sum of |x| * weight / sum of weights))
     s = f32(the same of the points with |x| > t), 0 where there are none
@@ -45,8 +45,8 @@ weights are those of `lloyd`; sums over them are in f64, in their order, each |x
     x' = code * s                                        in U
 
 t is at most 0.7 of the mean, so that some value is above it, where not all are 0. Code -2 is not
-written, and is 0. Clipped: x that is not 0, and |x| of at least 1.5 * s, in T. Without finite values t
-and s are 0.
+written, and is 0. Clipped: x that is not 0, and |x| of at least 1.5 * s, in T. Without finite values
+t and s are 0.
 
 | plane | dtype | shape |
 | --- | --- | --- |
