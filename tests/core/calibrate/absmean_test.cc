@@ -10,7 +10,7 @@ TEST(AbsmeanTest, IsTheMeanOfMagnitudesOnBothSides) {
   const ChosenCalibrator absmean = *FindCalibrator("absmean");
   EXPECT_TRUE(absmean.calibrator->needs_magnitudes);
   EXPECT_FALSE(absmean.calibrator->needs_moments);
-  EXPECT_FALSE(absmean.is_minmax());
+  EXPECT_FALSE(absmean.from_extremes());
   EXPECT_EQ(absmean.RangeOf(stats), (Range{-2, 2}));
 }
 
