@@ -60,10 +60,10 @@ SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,rang
 PERCENTILES = ["int8:range=p99", "uint8:range=p99.9", "uint8:mode=full,range=p90", "int8:axis=0,range=p99.9",
                "uint4:group=100,range=p80,tail=short", "fp8_e4m3:per=tensor,range=p99.5", "nf4:range=p90", "int32:range=p99",
                "fbgemm_rowwise8:range=p99", "fbgemm_rowwise2:range=p95", "int8:block=2x700,range=p99,tail=short"]
-SEARCHED = ["int4:range=mse,group=128", "int4:range=mse,axis=0", "uint4:range=mse", "int3:range=mse,group=512,round=truncate",
-            "int8:range=mse,axis=0,round=stochastic,seed=3", "fp4_e2m1:range=mse,group=64", "nf4:range=mse", "fp4:range=mse",
-            "mlx_q2:range=mse", "fbgemm_rowwise2:range=mse", "fbgemm_rowwise8:range=mse", "int4:block=4x128,range=mse",
-            "int32:range=mse,axis=0", "int4:range=mse,axis=0,scale_type=f16", "fp8_e4m3:per=tensor,range=mse"]
+ERRORS = ["int4:range=mse,group=128", "int4:range=mse,axis=0", "uint4:range=mse", "int3:range=mse,group=512,round=truncate",
+          "int8:range=mse,axis=0,round=stochastic,seed=3", "fp4_e2m1:range=mse,group=64", "nf4:range=mse", "fp4:range=mse",
+          "mlx_q2:range=mse", "fbgemm_rowwise2:range=mse", "fbgemm_rowwise8:range=mse", "int4:block=4x128,range=mse",
+          "int32:range=mse,axis=0", "int4:range=mse,axis=0,scale_type=f16", "fp8_e4m3:per=tensor,range=mse"]
 DIVERGENCES = ["int8:range=entropy", "uint8:range=entropy,axis=0", "int8:range=entropy,group=128",
                "fp8_e4m3:block=4x100,range=entropy", "fbgemm_rowwise8:range=entropy"]
 FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s in SMALL_FLOATS),
@@ -250,7 +250,7 @@ def test_ranges_by_percentile(inputs, call, spec):
     call(inputs["long"], spec, types=["f32"])
 
 
-@pytest.mark.parametrize("spec", SEARCHED + DIVERGENCES)
+@pytest.mark.parametrize("spec", ERRORS + DIVERGENCES)
 def test_ranges_by_search(inputs, call, spec):
     call(inputs["all"], spec, types=["f32"])
 
