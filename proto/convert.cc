@@ -82,6 +82,7 @@ v1::GroupStatistics GroupToProto(const CalibrationState::Group& group) {
   message.set_max(group.max);
   message.set_mean(group.mean);
   message.set_centred_second_moment(group.m2);
+  message.set_magnitudes(group.magnitudes);
   return message;
 }
 
@@ -92,7 +93,8 @@ absl::StatusOr<CalibrationState::Group> GroupFromProto(const v1::GroupStatistics
                                  .min = message.min(),
                                  .max = message.max(),
                                  .mean = message.mean(),
-                                 .m2 = message.centred_second_moment()};
+                                 .m2 = message.centred_second_moment(),
+                                 .magnitudes = message.magnitudes()};
 }
 
 Figures FiguresFromProto(const v1::Figures& message) {

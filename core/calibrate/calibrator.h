@@ -7,7 +7,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "core/scheme/scheme.h"
 #include "core/scheme/spec.h"
+#include "core/stats/histogram.h"
 
 namespace quantd {
 
@@ -16,6 +18,7 @@ struct GroupStats {
   int64_t count = 0;
   double min = 0, max = 0;  // count for nothing where count is 0; -0 is +0
   double mean = 0, m2 = 0;  // m2: sum of (x - mean)^2; left at 0 where moments are not wanted
+  double magnitudes = 0;    // sum of |x|, at most f32's largest each; 0 where it is not wanted
 
   bool operator==(const GroupStats&) const = default;
 
@@ -23,18 +26,39 @@ struct GroupStats {
   void Merge(const GroupStats& next);
 };
 
-// One row of the registry: how the range of a group follows from its values.
+// What a range from values is found for.
+struct RangeWish {
+  double argument = 0;     // of the calibrator
+  bool symmetric = false;  // the larger one of |min| and |max| is all that counts
+  Range bounds;            // of the values, min <= max; what is found lies within
+};
+
+// One row of the registry: how the range of a group follows from its values. It needs their
+// extremes, or what else it says; the functions of what it does not need are null.
 struct Calibrator {
   absl::string_view name;
   absl::string_view text;     // how `range=` has it: "minmax", "Nsigma"
   absl::string_view summary;  // one line
   bool needs_moments;         // mean and m2 are wanted
+  bool needs_magnitudes;      // the sum of magnitudes is
   bool is_minmax;             // the range is that of the values
   // Returns the argument if `text` names this calibrator: 3 of "3sigma"; 0 where there is none.
   std::optional<double> (*parse)(absl::string_view text);
-  // Returns the range; {0, 0} of a group without finite values.
+  // Returns the range; {0, 0} of a group without finite values. Where values are needed, the bounds
+  // that it is found within.
   Range (*range)(const GroupStats& stats, double argument);
+
+  // All values are wanted: those of a group itself, or where one group is the tensor their counts.
+  bool needs_values = false;
+  bool tries = false;  // they are to be tried out by ClipSearch; else:
+  // From the finite values, at least one, which may be left in another order.
+  Range (*range_of_values)(TileSpan finite, const RangeWish& wish) = nullptr;
+  // From counts of all of them.
+  Range (*range_of_counts)(const Histogram& counts, const RangeWish& wish) = nullptr;
 };
+
+// Returns what stands for the values of a bucket of `bits`: its midpoint, and 0 next to 0.
+double ValueOfBucket(uint16_t bits, const Range& bounds);
 
 // Returns the rows of calibrators.def, in its order. Thread-safe.
 std::span<const Calibrator* const> AllCalibrators();
@@ -44,7 +68,10 @@ struct ChosenCalibrator {
   const Calibrator* calibrator = nullptr;
   double argument = 0;
 
-  bool is_minmax() const { return calibrator->is_minmax; }
+  // `range` is that of the extremes.
+  bool from_extremes() const { return calibrator->is_minmax || calibrator->needs_values; }
+  bool needs_values() const { return calibrator->needs_values; }
+  bool tries() const { return calibrator->tries; }
   Range RangeOf(const GroupStats& stats) const { return calibrator->range(stats, argument); }
 };
 

@@ -14,6 +14,7 @@ const Calibrator& minmax_calibrator() {
       .text = "minmax",
       .summary = "from the smallest to the largest value",
       .needs_moments = false,
+      .needs_magnitudes = false,
       .is_minmax = true,
       .parse = [](absl::string_view text) -> std::optional<double> {
         if (text != "minmax") return std::nullopt;

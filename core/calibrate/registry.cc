@@ -4,7 +4,8 @@
 //
 // which does not cancel, as sums of squares do. It rounds, so that parts are merged in order.
 //
-// Entries: FindCalibrator and GroupStats::Merge. Tested by tests/core/calibrate/registry_test.cc.
+// Entries: FindCalibrator, GroupStats::Merge and ValueOfBucket. Tested by
+// tests/core/calibrate/registry_test.cc.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -31,9 +32,15 @@ void GroupStats::Merge(const GroupStats& next) {
   const double delta = next.mean - mean, total = own + other;
   mean += delta * (other / total);
   m2 += next.m2 + delta * delta * (own * other / total);
+  magnitudes += next.magnitudes;
   count += next.count;
   min = std::min(min, next.min);
   max = std::max(max, next.max);
+}
+
+double ValueOfBucket(uint16_t bits, const Range& bounds) {
+  const double value = (bits & 0x7FFF) == 0 ? 0 : Histogram::BucketOf(bits).midpoint();
+  return std::max(bounds.min, std::min(bounds.max, value));
 }
 
 std::span<const Calibrator* const> AllCalibrators() {

@@ -25,6 +25,7 @@ const Calibrator& sigma_calibrator() {
       .text = "Nsigma",
       .summary = "N standard deviations around the mean, inside minmax",
       .needs_moments = true,
+      .needs_magnitudes = false,
       .is_minmax = false,
       .parse = [](absl::string_view text) -> std::optional<double> {
         double argument;

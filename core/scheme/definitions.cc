@@ -59,7 +59,8 @@ where there is none. `range=A..B` puts [A, B] in the place of each. `range=Nsigm
     [max(min, m - N * s), min(max, m + N * s)],  s = sqrt(M / c)          in f64
 
 with the mean m, the sum M of squares of deviations from it, and the number c of the finite values:
-the deviation of the population. m and M are summed in this order:
+the deviation of the population. `range=absmean` is [-a, a], a = A / c, A the sum of min(|x|, f32's
+largest) in f64, over the finite values. m, M and A are summed in this order:
 
 1. *Stripes.* Where groups recur (`axis=K` behind dimensions of more than one index) and where there
    is one group, stripes have 65,536 elements, the last one the rest. Else a stripe ends at the last
@@ -74,13 +75,52 @@ the deviation of the population. m and M are summed in this order:
    Where M < Q / 2 the lanes are summed again, D of x - k and E of (x - k) * (x - k), k = T(m), and
    m = (c * k + D) / c, M = max(0, E - D * D / c). Where a value is not finite, or the largest |x| is
    neither 0 nor in 1e-15 to 1e17 (f64: 1e-145 to 1e150, both as T), lanes are f64, without those
-   that are not finite: m = S / c, M the fold of (x - m) * (x - m).
+   that are not finite: m = S / c, M the fold of (x - m) * (x - m). The lanes of A are f64 always.
 4. *Merging* b, which comes after a: d = m_b - m_a, c = c_a + c_b, m = m_a + d * (c_b / c),
-   M = M_a + (M_b + (d * d) * ((c_a * c_b) / c)). The runs of a group merge in order within each
-   stripe, then the stripes in order.
+   M = M_a + (M_b + (d * d) * ((c_a * c_b) / c)), A = A_a + A_b. The runs of a group merge in order
+   within each stripe, then the stripes in order.
 5. Where elements of a group never lie next to each other (`axis=K` of more than one index, with
    none but 0 behind K), the finite values of a stripe come one by one instead, from c = m = M = 0:
-   c = c + 1, d = x - m, m = m + d / c, M = M + d * (x - m), in f64.
+   c = c + 1, d = x - m, m = m + d / c, M = M + d * (x - m), in f64; A takes in one after the other.
+
+`range=pN` leaves out those of the c finite values that lie farthest out. A scheme is *asymmetric*
+under `mode=asymmetric` and where it has unsigned codes and no modes (mlx_*, fbgemm_*), else
+symmetric. [a, b] is the least and the largest value; where k is 0, it is the range.
+
+    symmetric   k = floor(c * ((100 - N) / 100) + 1e-6), at most c - 1                       in f64
+                r = the (k + 1)th largest |x|,  [max(a, -r), min(b, r)]
+    asymmetric  k = floor(c * ((100 - N) / 2 / 100) + 1e-6), at most (c - 1) / 2 rounded down
+                [the (k + 1)th least, the (k + 1)th largest value]
+
+Where one group has all elements, a value counts as that of its *bucket*: x is rounded to f32 (at most
+its largest), and a bucket are the f32 with the same upper 16 bits, u with the sign bit off. Its value
+is the middle of the f32 with bits u * 2^16 and the one with (u + 1) * 2^16, or 2^128 where that is
+infinite, and 0 where u is 0; with the sign of x, and clamped to [a, b] (|x|: to max(-a, b)). This and
+the following are refused for groups that come again and again, as columns do.
+
+`range=mse` is [f * a, f * b] with the f whose codes have the least sum E of squared errors, scales and
+codes being the scheme's own (`stochastic` rounding as `half_even`): f = 2^(-i/2), i = 0 .. 7, while E
+gets less than before; from g, the last that did (or 1), f = g * 2^(-j/8), j = 1, 2, 3, likewise; and
+if the first of these did not, and g < 1, f = g * 2^(j/8), j = 1, 2, 3, likewise. Powers are the nearest
+f64. Of a run (2. above) element j adds d * d to lane j mod 16, d = x - x' in T,
+x' as decoded in T, 0 where x is not finite; lanes are f64 and fold as in 3., runs add up in order.
+Where one group has all elements, E is the sum of n * (d * d) over buckets, in order of their 16 bits, n
+values counting as x, in T.
+
+`range=entropy` is [max(a, -r), min(b, r)], r = m * (t / 2048), m the larger one of |a| and |b| (0: it
+is [a, b]), with the t of 128 .. 2048 that has the least D, the largest of equal ones. c_i values have
+floor(|x| / m * 2048) = i (2048 as 2047), where one group has all elements |x| of buckets. In f64, sums
+in order: S(j), E(j) and Z(j) over i < j of c_i, of c_i * log2(c_i), and of 1 where c_i > 0; n = S(2048),
+w = t / 128 rounded down;
+
+    part(c, s, z) = c * (log2(s) - log2(z)), 0 where s is 0
+    P = the sum of part(s, s, z), s = S(kw + w) - S(kw), z = Z(kw + w) - Z(kw), over k = 0 .. 126
+    o = n - S(t),  s = S(t) - S(127w),  e = c_(t - 1) + o,  z = Z(t - 1) - Z(127w) + (1 where e > 0)
+    D = (((E(t - 1) + e * log2(e)) - P) - part(s + o, s, z)) + n * (log2(S(t)) - log2(n))
+
+and no t where S(t) is 0, or s is 0 and o is not. log2(0) is 0; log2(2^k * v), sqrt(1/2) < v <=
+sqrt(2), is k + ((2 * z) * u) * 1.4426950408889634, z = (v - 1) / (v + 1), u = u * (z * z) + 1 / h from
+0 with h = 19, 17 .. 1.
 
 ### Stored scales
 

@@ -93,6 +93,9 @@ void FillWeights(DF d, const KSearch& search, const float* energies, size_t v, L
 
 // The search in the runs of one vector; the sums over their values are the caller's.
 struct VecSearch {
+  // Said here, or GCC makes it without the target of this code: NEON does not compile then.
+  HWY_INLINE VecSearch() {}
+
   VF least, largest, sum_w, sum_x;
   VF sum_l, sum_l2, sum_xl;  // of the codes at hand
   VF factor;                 // of the codes at hand

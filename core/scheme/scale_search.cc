@@ -124,6 +124,8 @@ HWY_INLINE Iq4Found FindIq4(VS v) {
 
 // What is known of the runs of a vector.
 struct VecScales {
+  HWY_INLINE VecScales() {}  // said here for NEON, as in k_quant.cc
+
   VS furthest, absmax, sum_w;
   VS sum_xl, sum_l2;  // of the levels at hand
   VS factor;          // of the levels at hand
@@ -303,6 +305,8 @@ void SearchScalesImpl(const ScaleSearch& search, const float* values, int64_t nu
 
 // What DescendScales knows of the runs of a vector: the sums over their levels.
 struct VecDescent {
+  HWY_INLINE VecDescent() {}
+
   VS sum_xl, sum_l2;
   MS flat, changed;
 

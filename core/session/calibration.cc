@@ -31,6 +31,7 @@
 #include "core/session/ordered_jobs.h"
 #include "core/session/piece_queue.h"
 #include "core/session/stripes.h"
+#include "core/session/value_ranges.h"
 #include "core/stats/blas.h"
 #include "core/stats/histogram.h"
 
@@ -68,6 +69,15 @@ void AddAll(const std::vector<T>& from, std::vector<T>& into) {
   std::transform(from.begin(), from.end(), into.begin(), into.begin(), std::plus<T>());
 }
 
+// A state holds no values of groups.
+absl::Status CheckKeepsValues(const Plan& plan) {
+  if (plan.value_source != ValueSource::kBands) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "range=", plan.resolved.spec.range, " of ", plan.resolved.layout.groups.num_groups,
+      " groups is found from their values while they are quantized; calibrate with per=tensor, or "
+      "with range=minmax or Nsigma"));
+}
+
 }  // namespace
 
 absl::Status MergeCalibration(const CalibrationState& from, CalibrationState& into) {
@@ -85,6 +95,7 @@ absl::Status MergeCalibration(const CalibrationState& from, CalibrationState& in
 absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationState& state) {
   QUANTD_ASSIGN_OR_RETURN(const ChosenCalibrator calibrator,
                           FindCalibrator(plan.resolved.spec.range));
+  QUANTD_RETURN_IF_ERROR(CheckKeepsValues(plan));
   CalibratedRanges ranges;
   ranges.source = plan.resolved.tensor;
   ranges.spec = FormatSpec(plan.resolved.spec);
@@ -93,14 +104,21 @@ absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationSta
   if ((plan.resolved.layout.tensor_evidence & kHistogram) != 0) {
     QUANTD_ASSIGN_OR_RETURN(ranges.histogram, Histogram::FromCounts(state.histogram));
   }
+  if (plan.value_source == ValueSource::kCounts && !ranges.groups.empty()) {
+    QUANTD_ASSIGN_OR_RETURN(const Histogram counts, Histogram::FromCounts(state.histogram));
+    ranges.tensor = RangeOfCounts(plan, calibrator, state.tensor, counts);
+    ranges.groups.assign(1, ranges.tensor);
+  }
   return ranges;
 }
 
 namespace {
 
 EvidenceWants WantsOf(const Plan& plan, const CalibrationOptions& options) {
+  const EvidenceWants wants = EvidenceWantsOf(plan);
   return {.moments = true,
-          .histogram = options.histogram || EvidenceWantsOf(plan).histogram,
+          .magnitudes = wants.magnitudes,
+          .histogram = options.histogram || wants.histogram,
           .non_finite = IsFloat(plan.resolved.tensor.dtype)};
 }
 
@@ -228,6 +246,7 @@ class Session final : public CalibrationSession {
 
 absl::StatusOr<int64_t> CalibrationResidentBytes(const Plan& plan,
                                                  const CalibrationOptions& options) {
+  QUANTD_RETURN_IF_ERROR(CheckKeepsValues(plan));
   const TensorDesc& tensor = plan.resolved.tensor;
   if ((options.column_moments || options.gram) && tensor.shape.rank() == 0) {
     return absl::InvalidArgumentError(
@@ -248,6 +267,7 @@ absl::StatusOr<int64_t> CalibrationResidentBytes(const Plan& plan,
   hold(SaturatingMul(map.num_groups, sizeof(GroupStats)));
   hold(SaturatingMul(plan.stripes_in_flight, stripe_elems * SizeOf(tensor.dtype)));
   hold(PieceQueue::kBlockBytes);
+  if (plan.value_source == ValueSource::kCounts) hold(kCountedBytes);
   const int64_t columns = tensor.shape.last_dim();
   if (options.column_moments) hold(SaturatingMul(columns, 2 * sizeof(double)));
   if (options.gram && columns <= GramAccumulator::kMaxCols) {

@@ -7,8 +7,9 @@
 //               range=3sigma
 //
 // Ranges and counts are the same in any order; sums of floats are not (0.1 + (0.2 + 0.3) is 0.6,
-// (0.1 + 0.2) + 0.3 is not), so moments are never by thread. Ranges cost a pass of ScanRuns or
-// ScanColumns, moments one of MeasureTile; moments of columns go value by value, the slowest way.
+// (0.1 + 0.2) + 0.3 is not), so moments and magnitudes are never by thread. Ranges cost a pass of
+// ScanRuns or ScanColumns, moments one of MeasureTile, magnitudes one of SumMagnitudes; sums of
+// columns go value by value, the slowest way.
 //
 // Source: Welford, "Note on a method for calculating corrected sums of squares and products", 1962;
 // GroupStats::Merge has that of merging.
@@ -41,12 +42,15 @@ GroupStats FromRange(const RunRange<T>& range) {
 }
 
 template <typename T>
-GroupStats StatsOf(const T* values, int64_t num_elems, bool moments) {
-  if (!moments) {
-    RunRange<T> range;
-    ScanRuns(values, num_elems, 1, &range);
-    return FromRange(range);
-  }
+int64_t CountNonFinite(const T* values, int64_t num_elems) {
+  if (AllFinite(values, num_elems)) return 0;
+  int64_t count = 0;
+  for (int64_t i = 0; i < num_elems; ++i) count += !std::isfinite(LoadAt(values, i));
+  return count;
+}
+
+template <typename T>
+GroupStats MomentsOf(const T* values, int64_t num_elems) {
   const TileFigures figures = MeasureTile(values, values, num_elems);
   GroupStats stats;
   stats.count = figures.count;
@@ -58,13 +62,33 @@ GroupStats StatsOf(const T* values, int64_t num_elems, bool moments) {
   return stats;
 }
 
-void AddValue(double value, GroupStats& stats) {
+template <typename T>
+GroupStats StatsOf(const T* values, int64_t num_elems, const EvidenceWants& wants) {
+  GroupStats stats;
+  if (wants.moments) {
+    stats = MomentsOf(values, num_elems);
+  } else {
+    RunRange<T> range;
+    ScanRuns(values, num_elems, 1, &range);
+    stats = FromRange(range);
+  }
+  if (!wants.magnitudes || stats.count == 0) return stats;
+  stats.count = num_elems - CountNonFinite(values, num_elems);
+  stats.magnitudes = SumMagnitudes(values, num_elems);
+  return stats;
+}
+
+void AddValue(double value, const EvidenceWants& wants, GroupStats& stats) {
   if (!std::isfinite(value)) return;
   value += 0.0;  // -0 is +0
   if (stats.count == 0) stats.min = stats.max = value;
   stats.min = std::min(stats.min, value);
   stats.max = std::max(stats.max, value);
   ++stats.count;
+  if (wants.magnitudes) {
+    stats.magnitudes += std::min<double>(std::fabs(value), std::numeric_limits<float>::max());
+  }
+  if (!wants.moments) return;
   const double delta = value - stats.mean;  // Welford
   stats.mean += delta / static_cast<double>(stats.count);
   stats.m2 += delta * (value - stats.mean);
@@ -129,14 +153,6 @@ void PlaceStats(const GroupMap& groups, int64_t begin, int64_t end,
 }
 
 template <typename T>
-int64_t CountNonFinite(const T* values, int64_t num_elems) {
-  if (AllFinite(values, num_elems)) return 0;
-  int64_t count = 0;
-  for (int64_t i = 0; i < num_elems; ++i) count += !std::isfinite(LoadAt(values, i));
-  return count;
-}
-
-template <typename T>
 void AddToHistogram(const T* values, int64_t num_elems, Histogram& histogram) {
   float narrow[kTileElems];
   for (int64_t i = 0; i < num_elems; ++i) {
@@ -160,7 +176,7 @@ GroupMap WholeTensor(int64_t num_elems) {
 
 template <typename T>
 void ScanTile(const T* values, int64_t begin, int64_t num_elems, const GroupMap& groups,
-              bool moments, int64_t first_group, std::span<GroupStats> stats) {
+              const EvidenceWants& wants, int64_t first_group, std::span<GroupStats> stats) {
   // Groups before the first one come again: in a band of rows with the next row, else with the next
   // batch.
   const int64_t period = groups.band_rows > 1 ? groups.runs_per_row : groups.num_groups;
@@ -168,11 +184,11 @@ void ScanTile(const T* values, int64_t begin, int64_t num_elems, const GroupMap&
     const int64_t i = group - first_group;
     return stats[static_cast<size_t>(i < 0 ? i + period : i)];
   };
-  if (AreColumns(groups) && moments) {
+  if (AreColumns(groups) && wants.sums()) {
     ForEachRowPart(values, begin, num_elems, groups.row_elems,
                    [&](const T* part, int64_t count, int64_t column) {
                      for (int64_t i = 0; i < count; ++i) {
-                       AddValue(LoadAt(part, i), group_at(column + i));
+                       AddValue(LoadAt(part, i), wants, group_at(column + i));
                      }
                    });
     return;
@@ -182,7 +198,7 @@ void ScanTile(const T* values, int64_t begin, int64_t num_elems, const GroupMap&
     const T* at = values + (run.elem() - begin);
     // Whole runs of one length that are a group each: many to a kernel call.
     const int64_t run_elems = groups.run_elems;
-    if (!moments && groups.band_rows == 1 && !groups.batches_share && run_elems < kTileElems / 2 &&
+    if (!wants.sums() && groups.band_rows == 1 && !groups.batches_share && run_elems < kTileElems / 2 &&
         groups.row_elems % run_elems == 0 && run.num_elems() == run_elems) {
       const int64_t num_runs = (begin + num_elems - run.elem()) / run_elems;
       RunRange<T> ranges[kTileElems];
@@ -191,18 +207,18 @@ void ScanTile(const T* values, int64_t begin, int64_t num_elems, const GroupMap&
       const int64_t next = run.elem() + num_runs * run_elems;
       if (next == begin + num_elems) return;
       group_at(run.group() + num_runs)
-          .Merge(StatsOf(values + (next - begin), begin + num_elems - next, moments));
+          .Merge(StatsOf(values + (next - begin), begin + num_elems - next, wants));
       return;
     }
-    group_at(run.group()).Merge(StatsOf(at, run.num_elems(), moments));
+    group_at(run.group()).Merge(StatsOf(at, run.num_elems(), wants));
     run.Next();
   }
 }
 
-template void ScanTile<float>(const float*, int64_t, int64_t, const GroupMap&, bool, int64_t,
-                              std::span<GroupStats>);
-template void ScanTile<double>(const double*, int64_t, int64_t, const GroupMap&, bool, int64_t,
-                               std::span<GroupStats>);
+template void ScanTile<float>(const float*, int64_t, int64_t, const GroupMap&, const EvidenceWants&,
+                              int64_t, std::span<GroupStats>);
+template void ScanTile<double>(const double*, int64_t, int64_t, const GroupMap&,
+                               const EvidenceWants&, int64_t, std::span<GroupStats>);
 
 EvidenceCollector::Kind EvidenceCollector::KindOf(const PackedLayout& layout,
                                                   const GroupMap& groups, int64_t num_elems,
@@ -213,7 +229,7 @@ EvidenceCollector::Kind EvidenceCollector::KindOf(const PackedLayout& layout,
     return Kind::kOwn;
   }
   const bool recur = groups.num_groups > 1 && !groups.IsLocal(num_elems);
-  return recur && !wants.moments ? Kind::kByThread : Kind::kInOrder;
+  return recur && !wants.sums() ? Kind::kByThread : Kind::kInOrder;
 }
 
 EvidenceCollector::EvidenceCollector(const PackedLayout& layout, const GroupMap& groups,
@@ -323,7 +339,7 @@ void EvidenceCollector::ScanAs(const Stripe& stripe, const ByteRange& values, Sl
       AddToHistogram(tile, num_elems, *slot->histogram);
     }
     if (kind_ != Kind::kByThread) {
-      ScanTile(tile, begin, num_elems, groups_, wants_.moments, first_group, stats);
+      ScanTile(tile, begin, num_elems, groups_, wants_, first_group, stats);
     } else if constexpr (sizeof(T) == 4) {
       WidenRanges(tile, begin, num_elems, groups_, slot->mins32.data(), slot->maxs32.data());
     } else {

@@ -19,7 +19,7 @@
 //   groups that lie within stripes       each stripe writes those that are its own
 //   ranges of groups that recur          exact, so each thread widens ranges of its own, which merge
 //                                        at the end in any order
-//   moments, and ranges of few groups    each stripe has its own, which merge in stripe order
+//   sums, and ranges of few groups       each stripe has its own, which merge in stripe order
 //   histogram                            exact counts, by thread
 //
 // In a stripe, values are taken by tile and run, so that sums have one shape.
@@ -28,19 +28,23 @@ namespace quantd {
 
 struct EvidenceWants {
   bool moments = false;     // mean and m2 beside the ranges
+  bool magnitudes = false;  // the sum of magnitudes beside the ranges
   bool histogram = false;   // of all values
   bool non_finite = false;  // their number
+
+  // True if floats are summed, so that the order counts.
+  bool sums() const { return moments || magnitudes; }
 };
 
 // Returns the map of one group that is the whole tensor.
 GroupMap WholeTensor(int64_t num_elems);
 
 // Adds the values of a tile, elements [begin, + num_elems), to the statistics of their groups:
-// `stats[i]` is that of group `first_group` + i. Without `moments` mean and m2 stay 0, and the count
-// says only whether there was a value.
+// `stats[i]` is that of group `first_group` + i. What is not wanted stays 0, and without sums the
+// count says only whether there was a value.
 template <typename T>
 void ScanTile(const T* values, int64_t begin, int64_t num_elems, const GroupMap& groups,
-              bool moments, int64_t first_group, std::span<GroupStats> stats);
+              const EvidenceWants& wants, int64_t first_group, std::span<GroupStats> stats);
 
 // Gathers the evidence of a tensor, or of one long band. Thread-safe as stated.
 class EvidenceCollector {

@@ -37,6 +37,7 @@
 #include "core/session/evidence.h"
 #include "core/session/piece_queue.h"
 #include "core/session/stripes.h"
+#include "core/session/value_ranges.h"
 
 namespace quantd {
 namespace {
@@ -72,6 +73,34 @@ absl::Status CheckLayout(const PackedLayout& layout) {
   return absl::OkStatus();
 }
 
+// Says where a calibrator has the values from that it needs, if it does; refuses groups that recur:
+// to count the values of each would take 512 KiB a group.
+absl::Status DecideValueSource(Plan& plan) {
+  const QuantSpec& spec = plan.resolved.spec;
+  const PackedLayout& layout = plan.resolved.layout;
+  QUANTD_ASSIGN_OR_RETURN(const ChosenCalibrator calibrator, FindCalibrator(spec.range));
+  const bool finds = (layout.band_evidence | layout.tensor_evidence) != kNoEvidence;
+  plan.value_source = ValueSource::kNone;
+  if (!finds || !calibrator.needs_values() || spec.given_range) return absl::OkStatus();
+  const int64_t num_elems = plan.resolved.tensor.shape.num_elems();
+  if (calibrator.tries() && layout.tensor_evidence != kNoEvidence) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "range=", spec.range, " tries out one group at a time, and by spec ", FormatSpec(spec),
+        " they depend on each other; use scale_type=f32, or another range="));
+  }
+  plan.value_source = layout.groups.num_groups == 1 ? ValueSource::kCounts : ValueSource::kBands;
+  if (plan.value_source == ValueSource::kCounts || num_elems == 0 ||
+      layout.groups.IsLocal(num_elems)) {
+    return absl::OkStatus();
+  }
+  const Granularity granularity = spec.granularity.value_or(Granularity{});
+  return absl::InvalidArgumentError(absl::StrCat(
+      "range=", spec.range, " is not found for axis=", granularity.axis, " of shape ",
+      plan.resolved.tensor.shape.Text(), ", whose ", layout.groups.num_groups,
+      " groups come again and again; use per=tensor, axis=0, group=, block=, or range=minmax or "
+      "Nsigma"));
+}
+
 // Fills in the scheme, the completed spec and the layout.
 absl::Status Resolve(const QuantSpec& spec, const TensorDesc& tensor, Plan& plan) {
   QUANTD_ASSIGN_OR_RETURN(plan.scheme, FindScheme(spec.scheme));
@@ -83,7 +112,8 @@ absl::Status Resolve(const QuantSpec& spec, const TensorDesc& tensor, Plan& plan
   resolved.name_hash = HashName(tensor.name);
   QUANTD_ASSIGN_OR_RETURN(resolved.layout,
                           plan.scheme->plan(*resolved.info, resolved.spec, tensor));
-  return CheckLayout(resolved.layout);
+  QUANTD_RETURN_IF_ERROR(CheckLayout(resolved.layout));
+  return DecideValueSource(plan);
 }
 
 // Takes the spec's fallback where the scheme refuses the shape.
@@ -137,6 +167,11 @@ void DecidePass(const PlanInputs& inputs, Plan& plan) {
   }
 }
 
+int64_t ValueRangesBytes(const PackedLayout& layout, int64_t num_elems, DType dtype) {
+  return WorksAsF32(dtype) ? ValueRanges<float>::ResidentBytes(layout, num_elems)
+                           : ValueRanges<double>::ResidentBytes(layout, num_elems);
+}
+
 // Returns the bytes that a session holds with `stripes` in flight.
 int64_t ResidentBytes(const Plan& plan, const PlanInputs& inputs, int64_t stripes) {
   const PackedLayout& layout = plan.resolved.layout;
@@ -154,6 +189,13 @@ int64_t ResidentBytes(const Plan& plan, const PlanInputs& inputs, int64_t stripe
                          kStripeBytes + ParamBytes(layout, stripe_groups);
   if (!plan.known_params) {
     stripe_bytes += stripe_groups * int64_t{sizeof(GroupStats) + sizeof(Range)};
+  }
+  if (!plan.known_params && plan.value_source == ValueSource::kCounts) {
+    add(std::min(kCountedBytes, SaturatingMul(num_elems, 4 * sizeof(double))));
+  }
+  if (!plan.known_params && plan.value_source == ValueSource::kBands) {
+    stripe_bytes += ValueRangesBytes(layout, stripe_elems, dtype);
+    if (long_bands) add(ValueRangesBytes(layout, num_elems, dtype));
   }
   add(SaturatingMul(stripes, stripe_bytes));
   int64_t shared_groups = num_groups;
@@ -207,7 +249,9 @@ int64_t ParamBytes(const PackedLayout& layout, int64_t num_groups) {
 EvidenceWants EvidenceWantsOf(const Plan& plan) {
   const absl::StatusOr<ChosenCalibrator> calibrator = FindCalibrator(plan.resolved.spec.range);
   return {.moments = calibrator.ok() && calibrator->calibrator->needs_moments,
-          .histogram = (plan.resolved.layout.tensor_evidence & kHistogram) != 0};
+          .magnitudes = calibrator.ok() && calibrator->calibrator->needs_magnitudes,
+          .histogram = (plan.resolved.layout.tensor_evidence & kHistogram) != 0 ||
+                       plan.value_source == ValueSource::kCounts};
 }
 
 const GroupMap& EvidenceMapOf(const Plan& plan, const GroupMap& whole) {
@@ -231,7 +275,8 @@ absl::StatusOr<Plan> MakePlan(const QuantSpec& spec, const TensorDesc& tensor, i
       std::clamp<int64_t>(CeilDiv(num_elems, kStripeElems), 1, kStripesPerThread * inputs.threads);
   const int64_t least = ResidentBytes(plan, inputs, 1);
   if (least > budget_bytes) {
-    const bool could_stream = plan.pass != Pass::kStatic && !inputs.has_ranges;
+    const bool could_stream = plan.pass != Pass::kStatic && !inputs.has_ranges &&
+                              plan.value_source != ValueSource::kBands;
     if (!could_stream) {
       return WithLimit(absl::ResourceExhaustedError(absl::StrCat(
                            "tensor \"", tensor.name, "\" needs ", least, " bytes of memory; ",

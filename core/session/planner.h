@@ -21,6 +21,13 @@ enum class Pass : uint8_t {
 };
 absl::string_view NameOf(Pass pass);
 
+// Where the values are from that a calibrator needs, such as those of percentiles.
+enum class ValueSource : uint8_t {
+  kNone,    // it needs none, or there are ranges
+  kCounts,  // one group has all values: they are counted
+  kBands,   // groups do not recur: their values are at hand
+};
+
 // What is known before the values, beside the spec.
 struct PlanInputs {
   bool has_ranges = false;      // what Calibrate finds is given
@@ -33,6 +40,7 @@ struct Plan {
   const Scheme* scheme = nullptr;
   Resolved resolved;
   Pass pass = Pass::kStatic;
+  ValueSource value_source = ValueSource::kNone;
   int threads = 1;                // that it counts on
   bool known_constants = false;   // before the values
   bool known_params = false;      // those of the groups, before the values

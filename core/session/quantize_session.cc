@@ -101,7 +101,7 @@ class Session final : public QuantizeSession {
       constant_bytes_[plane].resize(static_cast<size_t>(desc.size_bytes));
       constants_.planes[plane] = constant_bytes_[plane];
     }
-    if (plan_.known_constants) ResolveConstants({}, nullptr);
+    if (plan_.known_constants) ResolveConstants({}, {}, nullptr);
     const bool one_band = !layout_.groups.IsLocal(num_elems_);
     if (plan_.known_params && one_band) {
       shared_params_ = std::make_shared<BandParams>(GroupSpan{0, layout_.groups.num_groups});
@@ -126,6 +126,7 @@ class Session final : public QuantizeSession {
     const ScopedTimer timer(encoding_ns_);
     if (plan_.pass == Pass::kBuffered && job.held == nullptr) {  // one stripe is the tensor
       const std::shared_ptr<HeldBand> held = MakeHeld(job.stripe);
+      held->whole = job.values.bytes;
       held->evidence->Merge(held->evidence->Scan(job.stripe, job.values.bytes));
       ResolveHeld(*held);
       job.params = held->params;
@@ -321,30 +322,42 @@ class Session final : public QuantizeSession {
   // Makes what depends on all of a band: the constants, where it is the tensor, and parameters that
   // stripes cannot find themselves.
   void ResolveHeld(HeldBand& held) {
-    const int64_t first_group = held.evidence->first_group();
     const std::vector<GroupStats> stats = held.evidence->TakeStats();
+    const GroupSpan groups = {held.evidence->first_group(), std::ssize(stats)};
+    const std::unique_ptr<Histogram> counts = held.evidence->TakeHistogram();
+    const bool of_groups = &evidence_map() != &whole_;
+    auto params = std::make_shared<BandParams>(groups);
+    std::vector<Range> ranges;
+    if (of_groups) {
+      params->params.Reset(layout_, groups);
+      const Stripe band = {.begin = held.begin, .end = held.end};
+      ranges = encoder_.RangesOf(stats, counts.get(), band, held.whole, constants_, params->params);
+    }
     if (!plan_.known_constants) {
-      ResolveConstants(stats, held.evidence->TakeHistogram().get());
+      ResolveConstants(stats, ranges, counts.get());
       // Groups within stripes find theirs, now that the constants are known.
-      if (&evidence_map() == &whole_) return;
+      if (!of_groups) return;
     }
     held.evidence.reset();
-    held.params = std::make_shared<BandParams>(GroupSpan{first_group, std::ssize(stats)});
-    held.params->params.Reset(layout_, held.params->groups);
-    encoder_.Resolve(constants_, stats, held.params->params);
+    encoder_.Resolve(constants_, ranges, params->params);
+    held.params = std::move(params);
   }
 
-  // From `stats` of the tensor or of all its groups and `histogram`, or what is given.
-  void ResolveConstants(std::span<const GroupStats> stats, const Histogram* histogram) {
+  // From `stats` of the tensor, or `found` ranges of all its groups, and `histogram`, or what is
+  // given.
+  void ResolveConstants(std::span<const GroupStats> stats, std::span<const Range> found,
+                        const Histogram* histogram) {
     if (plan_.scheme->resolve_constants == nullptr) return;
     TensorEvidence evidence;
     std::vector<Range> ranges;
     if ((layout_.tensor_evidence & kGroupRanges) != 0) {
-      for (int64_t group = 0; group < layout_.groups.num_groups; ++group) {
-        ranges.push_back(encoder_.RangeOf(
-            group, stats.empty() ? nullptr : &stats[static_cast<size_t>(group)]));
+      evidence.groups = found;
+      if (found.empty()) {
+        for (int64_t group = 0; group < layout_.groups.num_groups; ++group) {
+          ranges.push_back(encoder_.RangeOf(group, nullptr));
+        }
+        evidence.groups = ranges;
       }
-      evidence.groups = ranges;
     } else if (options_.tensor_range.has_value()) {
       evidence.range = *options_.tensor_range;
     } else if (resolved_.spec.given_range.has_value()) {

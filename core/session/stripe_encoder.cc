@@ -26,6 +26,8 @@
 #include "core/base/crc32c.h"
 #include "core/session/evidence.h"
 #include "core/session/stripe_decoder.h"
+#include "core/session/tile_coder.h"
+#include "core/session/value_ranges.h"
 #include "core/simd/meter.h"
 #include "core/simd/scan.h"
 
@@ -34,11 +36,6 @@ namespace {
 
 // Tiles whose codes are hashed at once, while they are in the L1 cache.
 constexpr int64_t kHashTiles = 4;
-
-TileView ViewOf(const float* values, int64_t num_elems) { return {values, nullptr, num_elems}; }
-TileView ViewOf(const double* values, int64_t num_elems) { return {nullptr, values, num_elems}; }
-TileSpan SpanOf(float* values, int64_t num_elems) { return {values, nullptr, num_elems}; }
-TileSpan SpanOf(double* values, int64_t num_elems) { return {nullptr, values, num_elems}; }
 
 // Copies finite values; NaN becomes 0, infinities become `reach`. Returns how many these are.
 template <typename T>
@@ -63,45 +60,7 @@ T ReachOf(const T* values, int64_t num_elems) {
   return reach;
 }
 
-// Calls fn(begin, end) for the parts of elements [begin, end) that lie in one row of the layout.
-template <typename Fn>
-void ForEachRow(const PackedLayout& layout, int64_t begin, int64_t end, Fn fn) {
-  while (begin < end) {
-    const int64_t row_end = (begin / layout.row_elems + 1) * layout.row_elems;
-    const int64_t part_end = std::min(end, row_end);
-    fn(begin, part_end);
-    begin = part_end;
-  }
-}
-
 }  // namespace
-
-void ParamBuffer::Reset(const PackedLayout& layout, GroupSpan groups) {
-  groups_ = groups;
-  for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
-    const PlaneDesc& desc = layout.planes[plane];
-    if (desc.role != PlaneRole::kPerGroup) continue;
-    const int64_t entries = CeilDiv(groups.count, desc.groups_per_entry);
-    planes_[plane].resize(static_cast<size_t>(entries * layout.EntryBytes(plane)));
-  }
-  working_.resize(static_cast<size_t>(groups.count * layout.working_bytes));
-}
-
-ParamPlanes ParamBuffer::PlanesFrom(const PackedLayout& layout, const ParamPlanes& constants,
-                                    int64_t first_group) {
-  ParamPlanes planes = constants;
-  planes.first_group = first_group;
-  const int64_t from = first_group - groups_.first;
-  for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
-    const PlaneDesc& desc = layout.planes[plane];
-    if (desc.role != PlaneRole::kPerGroup) continue;
-    planes.planes[plane] = std::span(planes_[plane])
-                               .subspan(static_cast<size_t>(from / desc.groups_per_entry *
-                                                            layout.EntryBytes(plane)));
-  }
-  planes.working = std::span(working_).subspan(static_cast<size_t>(from * layout.working_bytes));
-  return planes;
-}
 
 void StripeResult::Reset() {
   figures = {};
@@ -115,6 +74,7 @@ StripeEncoder::StripeEncoder(const Plan& plan, const ChosenCalibrator& calibrato
                              bool figures, bool crc)
     : plan_(plan),
       calibrator_(calibrator),
+      wants_(EvidenceWantsOf(plan)),
       ranges_(ranges),
       importance_(importance),
       figures_(figures),
@@ -126,7 +86,44 @@ Range StripeEncoder::RangeOf(int64_t group, const GroupStats* stats) const {
   return stats == nullptr ? Range{} : calibrator_.RangeOf(*stats);
 }
 
-void StripeEncoder::Resolve(const ParamPlanes& constants, std::span<const GroupStats> stats,
+std::vector<Range> StripeEncoder::RangesOf(std::span<const GroupStats> stats,
+                                           const Histogram* counts, const Stripe& band,
+                                           const ByteRange& values, const ParamPlanes& constants,
+                                           ParamBuffer& own) const {
+  std::vector<Range> ranges;
+  ranges.reserve(stats.size());
+  for (const GroupStats& group : stats) {
+    ranges.push_back(RangeOf(own.groups().first + std::ssize(ranges), &group));
+  }
+  if (plan_.known_params || ranges.empty()) return ranges;
+  switch (plan_.value_source) {
+    case ValueSource::kNone:
+      break;
+    case ValueSource::kCounts:
+      ranges[0] = RangeOfCounts(plan_, calibrator_, stats[0], *counts);
+      break;
+    case ValueSource::kBands:
+      if (WorksAsF32(plan_.resolved.tensor.dtype)) {
+        Narrow<float>(band, values, constants, own, ranges);
+      } else {
+        Narrow<double>(band, values, constants, own, ranges);
+      }
+      break;
+  }
+  return ranges;
+}
+
+template <typename T>
+void StripeEncoder::Narrow(const Stripe& band, const ByteRange& values,
+                           const ParamPlanes& constants, ParamBuffer& own,
+                           std::span<Range> ranges) const {
+  TileReader<T> reader(plan_.resolved.tensor.dtype, values, band.begin);
+  ValueRanges<T>(plan_, calibrator_)
+      .Narrow(band.begin, band.end, {.tile_begin = band.begin, .stripe_end = band.begin}, reader,
+              constants, own, ranges);
+}
+
+void StripeEncoder::Resolve(const ParamPlanes& constants, std::span<const Range> found,
                             ParamBuffer& own) const {
   if (plan_.scheme->resolve == nullptr) return;
   // Whole entries at once.
@@ -136,8 +133,9 @@ void StripeEncoder::Resolve(const ParamPlanes& constants, std::span<const GroupS
   for (int64_t done = 0; done < own.groups().count; done += step) {
     const int64_t count = std::min(step, own.groups().count - done);
     for (int64_t i = 0; i < count; ++i) {
-      const GroupStats* group = stats.empty() ? nullptr : &stats[static_cast<size_t>(done + i)];
-      ranges[static_cast<size_t>(i)] = RangeOf(own.groups().first + done + i, group);
+      ranges[static_cast<size_t>(i)] = found.empty()
+                                           ? RangeOf(own.groups().first + done + i, nullptr)
+                                           : found[static_cast<size_t>(done + i)];
     }
     plan_.scheme->resolve(plan_.resolved, {ranges.data(), static_cast<size_t>(count)},
                           own.PlanesFrom(layout, constants, own.groups().first + done));
@@ -155,6 +153,8 @@ class StripeEncoder::Run {
         layout_(plan_.resolved.layout),
         stripe_(stripe),
         reader_(plan_.resolved.tensor.dtype, values, stripe.begin),
+        coder_(*plan_.scheme, plan_.resolved, encoder.importance_),
+        value_ranges_(plan_, encoder.calibrator_),
         codes_(codes),
         first_byte_(layout_.CodeOffset(stripe.begin)),
         result_(result) {
@@ -193,10 +193,11 @@ class StripeEncoder::Run {
                   const ParamPlanes& constants, ParamBuffer& own) {
     const GroupMap& groups = layout_.groups;
     const GroupSpan span = GroupsOf(layout_, from, to);
-    const bool moments = encoder_.calibrator_.calibrator->needs_moments;
+    const int64_t tile_begin = begin;
+    const EvidenceWants& wants = encoder_.wants_;
     ranges_.resize(static_cast<size_t>(span.count));
-    if (!moments && to == end && groups.band_rows == 1 &&
-        (to - from) == span.count * groups.run_elems && encoder_.calibrator_.is_minmax()) {
+    if (!wants.sums() && to == end && groups.band_rows == 1 &&
+        (to - from) == span.count * groups.run_elems && encoder_.calibrator_.from_extremes()) {
       // Whole runs of one length, which the tile at hand has all of.
       RunRange<T> found[kTileElems];
       ScanRuns(reader_.Read(begin, end) + (from - begin), groups.run_elems, span.count, found);
@@ -208,7 +209,7 @@ class StripeEncoder::Run {
       stats_.assign(static_cast<size_t>(span.count), GroupStats{});
       for (int64_t at = from; at < to;) {
         const int64_t part_end = std::min(end, to);
-        ScanTile(reader_.Read(begin, end) + (at - begin), at, part_end - at, groups, moments,
+        ScanTile(reader_.Read(begin, end) + (at - begin), at, part_end - at, groups, wants,
                  span.first, std::span(stats_));
         at = begin = part_end;
         end = TileEnd(layout_, begin, stripe_.end);
@@ -216,6 +217,9 @@ class StripeEncoder::Run {
       for (size_t i = 0; i < ranges_.size(); ++i) {
         ranges_[i] = encoder_.calibrator_.RangeOf(stats_[i]);
       }
+    }
+    if (encoder_.calibrator_.needs_values()) {
+      value_ranges_.Narrow(from, to, {tile_begin, stripe_.end}, reader_, constants, own, ranges_);
     }
     plan_.scheme->resolve(plan_.resolved, ranges_, own.PlanesFrom(layout_, constants, span.first));
   }
@@ -228,39 +232,12 @@ class StripeEncoder::Run {
 
   void EncodeValues(const T* values, int64_t begin, int64_t end, const ParamView& params,
                     Counts& counts, Meter* meter) {
-    ForEachRow(layout_, begin, end, [&](int64_t part, int64_t part_end) {
-      const Segment segment = {ViewOf(values + (part - begin), part_end - part), part, params,
-                               encoder_.importance_};
-      plan_.scheme->encode(plan_.resolved, segment, CodesOf(part, part_end), &counts, meter);
-    });
-  }
-
-  // Returns the codes of elements [part, part_end) of one row, and behind them the row's trailer,
-  // which may be another stripe's to write, or not be written yet.
-  std::span<const std::byte> CodesToDecode(int64_t part, int64_t part_end,
-                                           const ParamView& params) {
-    const std::span<const std::byte> codes = CodesOf(part, part_end);
-    const int64_t row_end = (part / layout_.row_elems + 1) * layout_.row_elems;
-    if (layout_.trailer_bytes == 0 || part_end == row_end) return codes;
-    const int64_t last = row_end - 1 - (layout_.row_elems - 1) % layout_.atom_elems;
-    const std::vector<T> zeros(static_cast<size_t>(row_end - last));
-    std::vector<std::byte> atom(
-        static_cast<size_t>(layout_.atom_bytes + layout_.trailer_bytes));
-    Counts counts;
-    plan_.scheme->encode(plan_.resolved,
-                         {ViewOf(zeros.data(), row_end - last), last, params, nullptr}, atom,
-                         &counts, nullptr);
-    with_trailer_.assign(codes.begin(), codes.end());
-    with_trailer_.insert(with_trailer_.end(), atom.end() - layout_.trailer_bytes, atom.end());
-    return with_trailer_;
+    coder_.Encode(values, begin, end, params, CodesOf(begin, end), counts, meter);
   }
 
   template <typename Y>
   void Decode(int64_t begin, int64_t end, const ParamView& params, Y* y) {
-    ForEachRow(layout_, begin, end, [&](int64_t part, int64_t part_end) {
-      plan_.scheme->decode(plan_.resolved, CodesToDecode(part, part_end, params), params, part,
-                           SpanOf(y + (part - begin), part_end - part));
-    });
+    coder_.Decode(CodesOf(begin, end), begin, end, params, y);
   }
 
   void EncodeTile(int64_t begin, int64_t end, const ParamView& params) {
@@ -370,13 +347,14 @@ class StripeEncoder::Run {
   const PackedLayout& layout_;
   const Stripe& stripe_;
   TileReader<T> reader_;
+  TileCoder<T> coder_;
+  ValueRanges<T> value_ranges_;
   const std::span<std::byte> codes_;
   const int64_t first_byte_;
   StripeResult& result_;
   Meter meter_;
   std::vector<GroupStats> stats_;
   std::vector<Range> ranges_;
-  std::vector<std::byte> with_trailer_;
   int64_t max_error_begin_ = 0, max_error_end_ = 0, max_error_idx_ = -1;
 };
 

@@ -11,30 +11,14 @@
 #include "absl/status/status.h"
 #include "core/base/digest.h"
 #include "core/calibrate/calibrator.h"
+#include "core/session/evidence.h"
+#include "core/session/param_buffer.h"
 #include "core/session/planner.h"
 #include "core/session/report.h"
 #include "core/session/stripes.h"
 #include "core/session/tiles.h"
 
 namespace quantd {
-
-// Parameters of some groups next to each other, and the memory that they lie in.
-class ParamBuffer {
- public:
-  // Makes room for the kPerGroup planes and the working parameters of `groups`.
-  void Reset(const PackedLayout& layout, GroupSpan groups);
-  // The same, for writing those of groups from `first_group` on; constants are `constants`.
-  ParamPlanes PlanesFrom(const PackedLayout& layout, const ParamPlanes& constants,
-                         int64_t first_group);
-  GroupSpan groups() const { return groups_; }
-  // Returns the bytes of kPerGroup plane `plane`.
-  std::span<const std::byte> plane(size_t plane) const { return planes_[plane]; }
-
- private:
-  GroupSpan groups_;
-  std::array<std::vector<std::byte>, kMaxPlanes> planes_;
-  std::vector<std::byte> working_;
-};
 
 // What encoding one stripe has shown, and the memory for it. May be used again.
 struct StripeResult {
@@ -67,9 +51,15 @@ class StripeEncoder {
                         const ParamPlanes& constants, std::span<std::byte> codes, ParamBuffer& own,
                         StripeResult& result) const;
 
-  // Makes the parameters of `own`'s groups from given ranges, or from `stats` of the same groups.
-  void Resolve(const ParamPlanes& constants, std::span<const GroupStats> stats,
-               ParamBuffer& own) const;
+  // Returns the ranges of `own`'s groups, which have `stats` and are those of `band`: what is given, or what its `values` show, or `counts` of all of them, if there are
+  // any (then `values` are not looked at). `own` has room for the groups; `constants` are there
+  // where ranges are tried out.
+  std::vector<Range> RangesOf(std::span<const GroupStats> stats, const Histogram* counts,
+                              const Stripe& band, const ByteRange& values,
+                              const ParamPlanes& constants, ParamBuffer& own) const;
+
+  // Makes the parameters of `own`'s groups from `found`, their ranges, or, if empty, from given ones.
+  void Resolve(const ParamPlanes& constants, std::span<const Range> found, ParamBuffer& own) const;
 
   // Returns the range of group `group`, given or from its statistics.
   Range RangeOf(int64_t group, const GroupStats* stats) const;
@@ -77,9 +67,13 @@ class StripeEncoder {
  private:
   template <typename T>
   class Run;
+  template <typename T>
+  void Narrow(const Stripe& band, const ByteRange& values, const ParamPlanes& constants,
+              ParamBuffer& own, std::span<Range> ranges) const;
 
   const Plan& plan_;
   const ChosenCalibrator& calibrator_;
+  const EvidenceWants wants_;
   const std::span<const Range> ranges_;
   const Importance* const importance_;
   const bool figures_;

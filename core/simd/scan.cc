@@ -1,4 +1,4 @@
-// Entries: AllFinite, ScanRuns, ScanColumns. Tested by tests/core/simd/scan_test.cc.
+// Entries: AllFinite, ScanRuns, ScanColumns, SumMagnitudes. Tested by tests/core/simd/scan_test.cc.
 //
 // A run of 32 is two vectors of 16 lanes: to fold the lanes of its extremes one run at a time takes
 // several times as long as to find them. So as many runs as there are lanes are folded at once, a
@@ -29,6 +29,7 @@ struct ScanKernelsOf {
   bool (*all_finite)(const T*, int64_t);
   void (*scan_runs)(const T*, int64_t, int64_t, RunRange<T>*);
   void (*scan_columns)(const T*, int64_t, T*, T*);
+  double (*sum_magnitudes)(const T*, int64_t);
 };
 struct ScanKernels {
   ScanKernelsOf<float> f32;
@@ -273,10 +274,49 @@ void ScanColumnsImpl(const T* HWY_RESTRICT values, int64_t num_elems, T* HWY_RES
   }
 }
 
+// Loads values as f64.
+template <class D, typename T>
+HWY_INLINE hn::VFromD<D> LoadF64(D d, const T* from) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return hn::LoadU(d, from);
+  } else {
+    return hn::PromoteTo(d, hn::LoadU(hn::Rebind<T, D>(), from));
+  }
+}
+
+template <typename T>
+double SumMagnitudesImpl(const T* HWY_RESTRICT values, int64_t num_elems) {
+  const hn::CappedTag<double, 16> d;
+  constexpr int64_t kWidth = hn::MaxLanes(d);
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  const bool all_finite = AllFiniteImpl(values, num_elems);
+  HWY_ALIGN double lanes[16] = {};
+  const int64_t vector_elems = all_finite ? num_elems / 16 * 16 : 0;
+  for (int64_t k = 0; k < 16; k += kWidth) {
+    auto sum = hn::Zero(d);
+    for (int64_t i = k; i < vector_elems; i += 16) {
+      const auto magnitude = hn::Abs(LoadF64(d, values + i));
+      sum = hn::Add(sum, sizeof(T) == sizeof(float) ? magnitude
+                                                    : hn::Min(magnitude, hn::Set(d, kLargest)));
+    }
+    hn::Store(sum, d, lanes + k);
+  }
+  for (int64_t i = vector_elems; i < num_elems; ++i) {
+    const double magnitude = std::fabs(double{LoadAt(values, i)});
+    if (std::isfinite(magnitude)) lanes[i % 16] += std::min(magnitude, kLargest);
+  }
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
 const ScanKernels& Kernels() {
   static constexpr ScanKernels kKernels = {
-      {AllFiniteImpl<float>, ScanRunsImpl<float>, ScanColumnsImpl<float>},
-      {AllFiniteImpl<double>, ScanRunsImpl<double>, ScanColumnsImpl<double>}};
+      {AllFiniteImpl<float>, ScanRunsImpl<float>, ScanColumnsImpl<float>,
+       SumMagnitudesImpl<float>},
+      {AllFiniteImpl<double>, ScanRunsImpl<double>, ScanColumnsImpl<double>,
+       SumMagnitudesImpl<double>}};
   return kKernels;
 }
 
@@ -312,6 +352,12 @@ void ScanColumns(const float* values, int64_t num_elems, float* mins, float* max
 }
 void ScanColumns(const double* values, int64_t num_elems, double* mins, double* maxs) {
   Chosen().f64.scan_columns(values, num_elems, mins, maxs);
+}
+double SumMagnitudes(const float* values, int64_t num_elems) {
+  return Chosen().f32.sum_magnitudes(values, num_elems);
+}
+double SumMagnitudes(const double* values, int64_t num_elems) {
+  return Chosen().f64.sum_magnitudes(values, num_elems);
 }
 
 }  // namespace quantd

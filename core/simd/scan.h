@@ -25,6 +25,11 @@ void ScanRuns(const double* values, int64_t run_elems, int64_t num_runs, RunRang
 void ScanColumns(const float* values, int64_t num_elems, float* mins, float* maxs);
 void ScanColumns(const double* values, int64_t num_elems, double* mins, double* maxs);
 
+// Returns the sum of the magnitudes of the finite values, each at most f32's largest: in f64, value
+// i to lane i mod 16, then lanes pairwise as those of a meter.
+double SumMagnitudes(const float* values, int64_t num_elems);
+double SumMagnitudes(const double* values, int64_t num_elems);
+
 }  // namespace quantd
 
 #endif  // QUANTD_CORE_SIMD_SCAN_H_

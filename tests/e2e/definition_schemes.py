@@ -11,7 +11,7 @@ import definition_iq4
 import definition_k
 import definition_scales
 import numpy as np
-from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, pack_bits, pack_nibbles, ranges_of,
+from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, buckets_of, lanes_of, pack_bits, pack_nibbles, ranges_of, run_cuts,
                          rounded, saturated, stored_scales, unpack_bits, unpack_nibbles, widen)
 
 f32 = np.float32
@@ -75,6 +75,8 @@ def decode(scheme, spec, shape, planes, u):
 
 
 def encode(scheme, spec, name, x, dtype):
+    if spec.get("range") == "mse":
+        spec = dict(spec, range=least_error(scheme, spec, name, x, dtype))
     is_ggml_mx = scheme == "mxfp4" and spec["dialect"] == "ggml"
     block = 32 if is_ggml_mx else definition_ggml.BLOCKS.get(scheme)
     clean = x if spec["nonfinite"] == "propagate" else saturated(x, block)
@@ -104,12 +106,74 @@ def encode(scheme, spec, name, x, dtype):
     return globals()[f"encode_{scheme}"](spec, x, clean, dtype)
 
 
-def ranges(x, spec, groups, plane, atom=1):
+def decoded_again(scheme, spec, shape, planes, dtype, t):
+    kinds = {"f16": "F16", "bf16": "BF16"}
+    kind = kinds.get(dtype if scheme in MLX else spec.get("scale_type"))
+    return decode(scheme, spec, shape, {n: (kind if n != "codes" else None, np.asarray(p)) for n, p in planes.items()}, t)
+
+
+def least_error(scheme, spec, name, x, dtype):
+    """Returns the ranges of groups that range=mse finds."""
+    tried = dict(spec, range="minmax")
+    if spec.get("round") == "stochastic":
+        tried["round"] = "half_even"
+    groups, plane = flat_groups(x.size, int(spec["group"])) if scheme in BOOKS else groups_of(x.shape, spec)
+    count, at = int(np.prod(plane, dtype=np.int64)), groups.reshape(-1)
+    low, high = ranges_of(x, groups, count, tried)
+    if count == 0 or not np.any(low < high):
+        return low, high
+    if count == 1:
+        values, numbers = buckets_of(x, (low[0], high[0]))
+        cuts = None
+    else:
+        units = at // plane[-1] if "block" in spec else at  # that stripes do not part
+        values, cuts = x, run_cuts(at, units, 32 if scheme in MLX else 8 // math.gcd(bits_of(scheme), 8))
+
+    def errors(f):
+        planes = encode(scheme, dict(tried, range=(low * f, high * f)), name, values, dtype)
+        y = decoded_again(scheme, tried, values.shape, planes, dtype, x.dtype.type)
+        d = np.where(np.isfinite(values), values - y, 0).astype(x.dtype).astype(np.float64).reshape(-1)
+        if count == 1:
+            return np.cumsum(numbers * (d * d))[-1:]
+        sums = np.zeros(count)
+        for begin, end in cuts:
+            sums[at[begin]] += lanes_of(d[begin:end] * d[begin:end])
+        return sums
+
+    least, best = errors(np.ones(count)), np.ones(count)
+
+    def walk(fractions, falls):
+        """Takes each of these while the error falls; returns which groups took the first."""
+        took = None
+        for f in fractions:
+            error = errors(np.where(falls, f, best))
+            falls = falls & (error < least)
+            least[falls], best[falls] = error[falls], f[falls]
+            took = falls if took is None else took
+        return took
+
+    walk([np.full(count, 2.0 ** (-i / 2)) for i in range(1, 8)], np.full(count, True))
+    middle = best.copy()
+    inward = walk([middle * 2.0 ** (-j / 8) for j in (1, 2, 3)], np.full(count, True))
+    walk([middle * 2.0 ** (j / 8) for j in (1, 2, 3)], ~inward & (middle < 1))
+    return low * best, high * best
+
+
+def bits_of(scheme):
+    """Of codes of fewer bits than 8 that fill bytes together; else 8."""
+    if scheme in INTEGERS:
+        return min(INTEGERS[scheme][0], 8)
+    if scheme in FLOATS:
+        return min(FLOAT_BITS[FLOATS[scheme]], 8)
+    return 4 if scheme in BOOKS else {"fbgemm_rowwise4": 4, "fbgemm_rowwise2": 2}.get(scheme, 8)
+
+
+def ranges(x, spec, groups, plane, atom=1, symmetric=None):
     axis = int(spec["axis"]) % x.ndim if "axis" in spec else None
     count = int(np.prod(plane, dtype=np.int64))
     columns = axis is not None and np.prod(x.shape[axis + 1 :], dtype=np.int64) == 1 and count > 1
     recurs = count <= 1 or axis is not None and np.prod(x.shape[:axis], dtype=np.int64) > 1
-    return ranges_of(x, groups, count, spec, atom, recurs, columns)
+    return ranges_of(x, groups, count, spec, atom, recurs, columns, symmetric)
 
 
 # --- Integers ---
@@ -330,7 +394,7 @@ def decode_fbgemm_rowwise8(spec, shape, planes, u):
 
 def encode_fbgemm_rowwise8(spec, x, clean, dtype):
     t, count = x.dtype, x.size // x.shape[-1]
-    low, high = ranges_of(x, np.arange(x.size) // x.shape[-1], count, spec, 1, count <= 1)
+    low, high = ranges_of(x, np.arange(x.size) // x.shape[-1], count, spec, 1, count <= 1, symmetric=False)
     low, high = (np.clip(v, -F32_MAX, F32_MAX).astype(f32) for v in (low, high))
     span = np.minimum(high - low, f32(F32_MAX))
     scale, inverse = span / f32(255), f32(255) / (span + f32(1e-8))
@@ -352,7 +416,8 @@ def decode_narrow_rows(bits, shape, planes, u):
 
 def encode_narrow_rows(bits, spec, x):
     t, count, last = x.dtype, x.size // x.shape[-1], (1 << bits) - 1
-    low, high = ranges_of(x, np.arange(x.size) // x.shape[-1], count, spec, 8 // bits, count <= 1)
+    low, high = ranges_of(x, np.arange(x.size) // x.shape[-1], count, spec, 8 // bits, count <= 1,
+                          symmetric=False)
     low, high = (np.clip(v, -F32_MAX, F32_MAX).astype(f32) for v in (low, high))
     half = lambda v: widen(narrow(v, "f16"), "f16", f32)
     bias = half(low)
@@ -442,7 +507,7 @@ def encode_mlx(width, spec, x, clean, dtype):
     t, size = x.dtype, int(spec["group"])
     groups, plane = groups_of(x.shape, spec)
     most = f32(2**width - 1)
-    low, high = ranges(x, spec, groups, plane, atom=32)
+    low, high = ranges(x, spec, groups, plane, atom=32, symmetric=False)
     low, high = (np.clip(v, -F32_MAX, F32_MAX).astype(f32) for v in (low, high))
     step = np.maximum(np.minimum(high - low, f32(F32_MAX)) / most, f32(1e-7))
     negative = np.abs(low) > np.abs(high)
@@ -582,6 +647,79 @@ def nested_scales(absmax):
         codes[begin : begin + 256] = nearest
     return {"scale": codes, "nested_scale": np.array(scales, f32), "nested_codebook": levels,
             "nested_offset": np.array([offset], f32)}
+
+
+# --- Signs ---
+
+def decode_bits(spec, shape, planes, u):
+    codes = planes["codes"].reshape(tuple(shape[:-1]) + (-1,)).astype(np.int64)
+    if spec["dialect"] == "sentence_transformers":
+        codes = codes + 128
+    element = np.arange(shape[-1])
+    return (2 * (codes[..., element // 8] >> (7 - element % 8) & 1) - 1).astype(u)
+
+
+def encode_bits(spec, x, clean, dtype):
+    padded = np.zeros(x.shape[:-1] + (-(-x.shape[-1] // 8) * 8,), np.int64)
+    padded[..., : x.shape[-1]] = clean > 0
+    codes = padded.reshape(x.shape[:-1] + (-1, 8)) @ (128 >> np.arange(8))
+    return {"codes": (codes - 128).astype("i1") if spec["dialect"] == "sentence_transformers" else codes.astype("u1")}
+
+
+def decode_binary(spec, shape, planes, u):
+    codes = unpack_bits(planes["codes"], int(np.prod(shape, dtype=np.int64)), 1).reshape(shape)
+    s = planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
+    return np.where(codes == 1, s, -s)
+
+
+def encode_binary(spec, x, clean, dtype):
+    groups, plane = groups_of(x.shape, spec)
+    low, high = ranges(x, spec, groups, plane, atom=8)
+    s = np.minimum(np.maximum(np.abs(low), np.abs(high)), F32_MAX).astype(f32)
+    return {"codes": pack_bits((clean >= 0).reshape(-1), 1), "scale": s.reshape(plane)}
+
+
+def decode_pow2(spec, shape, planes, u):
+    codes = unpack_nibbles(planes["codes"], int(np.prod(shape, dtype=np.int64))).reshape(shape)
+    scale = planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
+    e = codes & 7
+    values = np.where(e > 0, np.ldexp(scale, (e - 7).astype(np.int32)), u(0))
+    return np.where((codes > 8), -values, values).astype(u)
+
+
+def encode_pow2(spec, x, clean, dtype):
+    groups, plane = groups_of(x.shape, spec)
+    low, high = ranges(x, spec, groups, plane, atom=2)
+    fraction, power = np.frexp(np.minimum(np.maximum(np.abs(low), np.abs(high)), F32_MAX))
+    power = np.clip(np.where(fraction < 0.75, power - 1, power), -126, 127)
+    scale = np.where(fraction == 0, 1, np.ldexp(1.0, power)).astype(f32)
+    v = np.abs(clean) / scale[groups].astype(x.dtype)
+    e = (v >= x.dtype.type(2.0**-7)).astype(np.int64)
+    for k in range(5, -1, -1):
+        e += v >= x.dtype.type(0.75 * 2.0**-k)
+    codes = e + np.where((clean < 0) & (e > 0), 8, 0)
+    return {"codes": pack_nibbles(codes.reshape(-1)), "scale": scale.reshape(plane)}
+
+
+def decode_ternary(spec, shape, planes, u):
+    codes = unpack_bits(planes["codes"], int(np.prod(shape, dtype=np.int64)), 2).reshape(shape)
+    return np.array([0, 1, 0, -1], u)[codes] * planes["scale"].astype(u)
+
+
+def encode_ternary(spec, x, clean, dtype):
+    at, weights = lloyd_points(x, dtype)
+
+    def mean_above(bound):
+        total, count = 0.0, 0
+        for magnitude, weight in zip(np.abs(at).tolist(), weights.tolist()):
+            if magnitude > bound:
+                total, count = total + magnitude * weight, count + weight
+        return total / max(count, 1)
+
+    t = f32(0.7 * mean_above(-1))
+    s = f32(mean_above(float(t)))
+    codes = np.where(clean > x.dtype.type(t), 1, np.where(clean < -x.dtype.type(t), 3, 0))
+    return {"codes": pack_bits(codes.reshape(-1), 2), "scale": np.array(s, f32), "threshold": np.array(t, f32)}
 
 
 def decode_lloyd(spec, shape, planes, u):

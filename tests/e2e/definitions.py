@@ -3,7 +3,9 @@
 definition_schemes.py has the schemes; test_definitions.py compares both with the programs.
 """
 
+import itertools
 import json
+import math
 import struct
 
 import numpy as np
@@ -178,9 +180,11 @@ def flat_groups(num_elems, size):
 
 # --- Ranges ---
 
-def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False):
+def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False, symmetric=None):
     """Returns min and max of each group, in f64. `recurs`: no group lies together."""
     given = spec.get("range", "minmax")
+    if isinstance(given, tuple):  # by mse, from outside
+        return given[0].copy(), given[1].copy()
     if ".." in given:
         low, high = map(float, given.split(".."))
         return np.full(num_groups, low), np.full(num_groups, high)
@@ -193,6 +197,25 @@ def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False):
     low, high = np.where(none, 0, low) + 0.0, np.where(none, 0, high) + 0.0
     if given == "minmax":
         return low, high
+    if given == "absmean":
+        means = [total / count if count else 0.0
+                 for total, count in magnitudes(x.reshape(-1), at, num_groups, atom, recurs, columns)]
+        return -np.array(means), np.array(means)
+    if given == "entropy":
+        for group, values in values_by_group(flat[finite], at[finite], low < high):
+            bounds = (low[group], high[group])
+            if num_groups == 1:
+                values = bucket_values(values, bounds, True)
+            low[group], high[group] = least_divergence(np.abs(values), bounds)
+        return low, high
+    if given[0] == "p":
+        symmetric = spec.get("mode") != "asymmetric" if symmetric is None else symmetric
+        for group, values in values_by_group(flat[finite], at[finite], low < high):
+            bounds = (low[group], high[group])
+            if num_groups == 1:
+                values = bucket_values(values, bounds, symmetric)
+            low[group], high[group] = percentile(values, bounds, float(given[1:]), symmetric)
+        return low, high
     times = float(given.removesuffix("sigma"))
     stats = moments(x.reshape(-1), at, num_groups, atom, recurs, columns)
     for group, (count, mean, squares) in enumerate(stats):
@@ -200,6 +223,91 @@ def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False):
             reach = times * np.sqrt(squares / count)
             low[group], high[group] = max(low[group], mean - reach), min(high[group], mean + reach)
     return low, high
+
+
+def values_by_group(flat, at, wanted):
+    order = np.argsort(at, kind="stable")
+    ends = np.cumsum(np.bincount(at, minlength=len(wanted)))
+    parts = np.split(flat[order], ends[:-1])
+    return [(group, parts[group]) for group in np.flatnonzero(wanted)]
+
+
+def percentile(values, bounds, percent, symmetric):
+    count, (a, b) = len(values), bounds
+    if symmetric:
+        k = min(math.floor(count * ((100 - percent) / 100) + 1e-6), count - 1)
+        r = np.sort(np.abs(values))[count - 1 - k]
+        return bounds if k == 0 else (max(a, -r), min(b, r))
+    k = min(math.floor(count * ((100 - percent) / 2 / 100) + 1e-6), (count - 1) // 2)
+    values = np.sort(values) + 0.0
+    return bounds if k == 0 else (values[k], values[count - 1 - k])
+
+
+def log2(values):
+    """By the page's series."""
+    v, k = np.frexp(np.asarray(values, np.float64))
+    v, k = np.where(v * 2 > 1.4142135623730951, v, v * 2), np.where(v * 2 > 1.4142135623730951, k, k - 1)
+    z, u = (v - 1) / (v + 1), 0.0
+    for h in range(19, 0, -2):
+        u = u * (z * z) + 1 / h
+    return np.where(np.asarray(values) == 0, 0.0, k + ((2 * z) * u) * 1.4426950408889634)
+
+
+def least_divergence(magnitudes, bounds):
+    m = max(-bounds[0], bounds[1])
+    counts = np.bincount(np.minimum(magnitudes / m * 2048, 2047).astype(np.int64), minlength=2048).astype(np.float64)
+    before = [np.append(0, np.cumsum(v)) for v in (counts, counts * log2(counts), (counts > 0).astype(np.float64))]
+    values, entropy, filled = before
+    n, best = values[2048], (np.inf, 2048)
+
+    def part(c, s, z):
+        return np.where(s == 0, 0, c * (log2(s) - log2(z)))
+
+    for w in range(1, 17):
+        k = np.arange(127) * w
+        s = values[k + w] - values[k]
+        p = np.cumsum(part(s, s, filled[k + w] - filled[k]))[-1]
+        t = np.arange(128 * w, min(128 * w + 128, 2049))
+        o, s, e = n - values[t], values[t] - values[127 * w], counts[t - 1] + n - values[t]
+        z = filled[t - 1] - filled[127 * w] + (e > 0)
+        d = ((entropy[t - 1] + e * log2(e)) - p) - part(s + o, s, z) + n * (log2(values[t]) - log2(n))
+        d[(values[t] == 0) | (s == 0) & (o > 0)] = np.inf
+        best = min([best, *zip(d, -t)])
+    t = abs(best[1])
+    r = m * (t / 2048)
+    return max(bounds[0], -r), min(bounds[1], r)
+
+
+def bucket_values(values, bounds, symmetric):
+    """What stands for values that are counted by the upper 16 bits of f32."""
+    with np.errstate(over="ignore"):
+        narrow = np.clip(values, -F32_MAX, F32_MAX).astype(np.float32)
+    upper = narrow.view(np.uint32) >> 16 & 0x7FFF
+    edges = np.append(np.arange(0x7F80, dtype=np.uint32) << 16, 0).astype(np.uint32).view(np.float32).astype(np.float64)
+    edges[-1] = 2.0**128
+    middle = np.where(upper == 0, 0, (edges[upper] + edges[upper + 1]) / 2)
+    if symmetric:
+        return np.minimum(middle, max(-bounds[0], bounds[1]))
+    return np.clip(np.copysign(middle, narrow), *bounds)
+
+
+def buckets_of(x, bounds):
+    """Returns what values count as, of each bucket once, in order of the 16 bits, and their numbers."""
+    finite = x.reshape(-1)[np.isfinite(x.reshape(-1))].astype(np.float64)
+    with np.errstate(over="ignore"):
+        upper = np.clip(finite, -F32_MAX, F32_MAX).astype(np.float32).view(np.uint32) >> 16
+    _, first, numbers = np.unique(upper, return_index=True, return_counts=True)
+    return bucket_values(finite[first], bounds, False).astype(x.dtype), numbers.astype(np.float64)
+
+
+def run_cuts(at, units, atom):
+    """Begin and end of each run, of groups that do not recur."""
+    cuts = set()
+    bounds = stripe_bounds(units, atom, False)
+    for begin, end in zip(bounds, bounds[1:]):
+        cuts.update(range(begin, end, TILE))
+    cuts.update(np.flatnonzero(at[1:] != at[:-1]) + 1)
+    return list(itertools.pairwise(sorted(cuts | {len(at)})))
 
 
 def stripe_bounds(at, atom, recurs):
@@ -244,6 +352,26 @@ def moments(flat, at, num_groups, atom, recurs, columns):
         for group, stats in own.items():
             total[group] = merged(total[group], stats)
     return total
+
+
+def magnitudes(flat, at, num_groups, atom, recurs, columns):
+    """(sum, count) of each group."""
+    total, finite = np.zeros(num_groups), np.isfinite(flat)
+    each = np.where(finite, np.minimum(np.abs(flat.astype(np.float64)), F32_MAX), 0)
+    bounds = stripe_bounds(at, atom, recurs)
+    for begin, end in zip(bounds, bounds[1:]):
+        own = np.zeros(num_groups)
+        if columns:
+            for value, group in zip(each[begin:end], at[begin:end]):
+                own[group] += value
+        else:
+            for tile in range(begin, end, TILE):
+                ids = at[tile : min(tile + TILE, end)]
+                cuts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
+                for a, b in zip(cuts, cuts[1:]):
+                    own[ids[a]] += lanes_of(each[tile + a : tile + b])
+        total += own
+    return zip(total, np.bincount(at[finite], minlength=num_groups))
 
 
 def lanes_of(values):

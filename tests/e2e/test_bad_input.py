@@ -32,6 +32,13 @@ def test_unknown_scheme_lists_the_known(nothing_left, server):
     ("int8:round=nearest", ["round", "nearest", "half_even"]),
     ("int8:range=2..1", ["range"]),
     ("int8:range=guess", ["guess", "minmax"]),
+    *((f"int8:range={text}", [f'"{text}"', "pN (N above 0, at most 100)", "mse", "entropy"])
+      for text in ("p0", "p101", "pnan", "p", "mse1", "entropie")),
+    *((f"int8:range={text}", [text, "p99.9"]) for text in ("p-1", "P99")),
+    ("q8_0:range=p99", ["q8_0", "range="]),
+    ("fp16:range=mse", ["fp16", "range="]),
+    ("int8:axis=1,range=p99.9", ["range=p99.9", "axis=1", "per=tensor", "axis=0", "group="]),
+    ("nf4:scale_type=nested8,range=mse", ["range=mse", "nested8", "scale_type=f32"]),
     ("int8:scale=-1", ["scale", "-1"]),
     ("int8:scale=nan", ["scale"]),
     ("fp16:axis=0", ["fp16"]),

@@ -14,11 +14,12 @@ SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "uint16", "int2", "int3", 
            "fp6_e3m2", "fp4_e2m1", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "fp4", "nvfp4",
            "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "fbgemm_rowwise8",
            "fbgemm_rowwise4", "fbgemm_rowwise2", "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8",
-           "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0"]
+           "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "bits", "binary", "ternary", "pow2"]
 # In dB; others keep more than 5. Few levels over the whole range of a tensor with outliers say little,
-# nor do casts of weights of which many lie below the format's least value.
+# nor do casts of weights of which many lie below the format's least value, and signs nothing of magnitudes.
 LEAST_SQNR = {"int2": 0, "int3": 2, "int4": 3, "uint2": 0.4, "uint3": 3, "fp6_e2m3": 3, "fp4_e2m1": 2,
-              "fbgemm_rowwise2": 4, "int32": 140, "fp8_e5m2": 20}
+              "fbgemm_rowwise2": 4, "int32": 140, "fp8_e5m2": 20, "bits": -40,
+              "binary": 0, "ternary": 0}
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +186,8 @@ def test_calibrate(tmp_path, made, server):
     assert b"block.weight" in quantctl("calibrate", path, "--to", "int8:axis=0").stdout
 
 
-@pytest.mark.parametrize("spec", ["int8", "int8:axis=2,incompatible=keep", "nvfp4:incompatible=keep", "lloyd"])
+@pytest.mark.parametrize("spec", ["int8", "int8:axis=2,incompatible=keep", "nvfp4:incompatible=keep", "lloyd",
+                                  "int8:range=p99.9", "uint4:range=mse", "uint8:range=entropy"])
 def test_calibrated_ranges_give_the_same_bytes(tmp_path, made, spec):
     path, _ = made
     select = ["--include", "^embed$"]

@@ -21,7 +21,7 @@ SCHEMES = ["int8", "uint8", "int16", "uint4", "int4", "uint16", "int2", "int3", 
            "fp6_e3m2", "fp4_e2m1", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "nf4", "fp4", "nvfp4",
            "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4", "mxint8", "fbgemm_rowwise8",
            "fbgemm_rowwise4", "fbgemm_rowwise2", "lloyd", "mlx_q2", "mlx_q3", "mlx_q4", "mlx_q5", "mlx_q6", "mlx_q8",
-           "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0"]
+           "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "bits", "binary", "ternary", "pow2"]
 # Of tensors of a shape that all schemes take.
 SPECS = [
     *SCHEMES,
@@ -48,16 +48,30 @@ SPECS = [
     "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2", "mlx_q5:group=128",
     "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
     "lloyd:levels=2", "lloyd:levels=8", "lloyd:levels=64", "lloyd:levels=256",
+    "bits:dialect=sentence_transformers",
+    *(f"{s}:{k}" for s in ("binary", "pow2") for k in ("axis=0", "axis=-1", "group=32", "range=minmax", "range=-0.5..0.25")),
 ]
 SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,range=3sigma", "int8:axis=1,range=1sigma",
           "int4:group=10,range=2sigma,tail=short", "fp8_e4m3:per=tensor,range=3sigma", "nf4:range=2sigma",
           "fbgemm_rowwise8:range=3sigma", "fbgemm_rowwise2:range=2sigma", "int3:group=10,range=2sigma,tail=short", "int32:range=3sigma",
-          "uint6:range=3sigma", "fp6_e2m3:group=10,range=2sigma,tail=short"]
+          "uint6:range=3sigma", "fp6_e2m3:group=10,range=2sigma,tail=short",
+          *(f"binary:{k}" for k in ("per=tensor", "axis=0", "axis=-1", "axis=1", "group=10,tail=short", "range=3sigma")),
+          "pow2:range=2sigma"]
+PERCENTILES = ["int8:range=p99", "uint8:range=p99.9", "uint8:mode=full,range=p90", "int8:axis=0,range=p99.9",
+               "uint4:group=100,range=p80,tail=short", "fp8_e4m3:per=tensor,range=p99.5", "nf4:range=p90", "int32:range=p99",
+               "fbgemm_rowwise8:range=p99", "fbgemm_rowwise2:range=p95", "int8:block=2x700,range=p99,tail=short"]
+ERRORS = ["int4:range=mse,group=128", "int4:range=mse,axis=0", "uint4:range=mse", "int3:range=mse,group=512,round=truncate",
+          "int8:range=mse,axis=0,round=stochastic,seed=3", "fp4_e2m1:range=mse,group=64", "nf4:range=mse", "fp4:range=mse",
+          "mlx_q2:range=mse", "fbgemm_rowwise2:range=mse", "fbgemm_rowwise8:range=mse", "int4:block=4x128,range=mse",
+          "int32:range=mse,axis=0", "int4:range=mse,axis=0,scale_type=f16", "fp8_e4m3:per=tensor,range=mse"]
+DIVERGENCES = ["int8:range=entropy", "uint8:range=entropy,axis=0", "int8:range=entropy,group=128",
+               "fp8_e4m3:block=4x100,range=entropy", "fbgemm_rowwise8:range=entropy"]
 FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s in SMALL_FLOATS),
        *(f"{s}:axis=0" for s in ("uint2", "uint3", "int64")), "int8:axis=0,mode=full", "uint8:axis=0", "uint4:group=64",
        *(f"int8:axis=0,mode=asymmetric,scale_type={t}" for t in ("f16", "bf16", "pow2")),
        "int4:group=64,scale_type=f16",
        *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
+       "int4:axis=0,range=mse", "uint8:range=mse", "uint8:axis=0,range=p90", "int8:range=entropy",
        "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32",
        "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx"]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
@@ -65,7 +79,8 @@ ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,t
        "int3:axis=1", "uint5:group=7,tail=short", "int6:per=tensor", "fp6_e2m3", "fp6_e3m2:block=2x5",
        "fp4_e2m1:axis=1", "int64:axis=1", "mxfp4:dialect=ggml,tail=pad", "nvfp4:tail=pad", "fp4",
        *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "lloyd:levels=8", "lloyd:levels=128",
-       "fbgemm_rowwise8", "fbgemm_rowwise4", "fbgemm_rowwise2"]
+       "fbgemm_rowwise8", "fbgemm_rowwise4", "fbgemm_rowwise2", "bits", "bits:dialect=sentence_transformers",
+       "ternary", "binary", "binary:axis=1", "binary:group=7,tail=short", "pow2", "pow2:axis=1", "pow2:group=7,tail=short"]
 
 
 def write_file(path, tensors):
@@ -222,11 +237,26 @@ def test_every_type(inputs, call, spec):
 
 @pytest.mark.parametrize("spec", ODD)
 def test_odd_shapes(inputs, call, spec):
-    call(inputs["odd"], spec, only="" if "per" in spec or spec.partition(":")[0] in ("lloyd", "nf4", "fp4") else "ü")
+    call(inputs["odd"], spec, only="" if "per" in spec or spec.partition(":")[0] in ("lloyd", "ternary", "nf4", "fp4") else "ü")
 
 
 @pytest.mark.parametrize("spec", SIGMAS)
 def test_ranges_by_deviation(inputs, call, spec):
+    call(inputs["long"], spec, types=["f32"])
+
+
+@pytest.mark.parametrize("spec", PERCENTILES)
+def test_ranges_by_percentile(inputs, call, spec):
+    call(inputs["long"], spec, types=["f32"])
+
+
+@pytest.mark.parametrize("spec", ERRORS + DIVERGENCES)
+def test_ranges_by_search(inputs, call, spec):
+    call(inputs["all"], spec, types=["f32"])
+
+
+@pytest.mark.parametrize("spec", ["int3:axis=0,range=mse", "int8:range=entropy", "int4:block=2x9000,range=mse,tail=short"])
+def test_ranges_of_long_bands_by_search(inputs, call, spec):
     call(inputs["long"], spec, types=["f32"])
 
 
@@ -237,6 +267,7 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
 
 @pytest.mark.parametrize("spec", ["int8:nonfinite=saturate", "uint4:axis=0,nonfinite=saturate",
                                   "int4:group=32,range=3sigma,nonfinite=saturate", "lloyd:nonfinite=saturate",
+                                  "bits:nonfinite=saturate", "binary:axis=0,nonfinite=saturate", "ternary:nonfinite=saturate", "pow2:axis=0,nonfinite=saturate",
                                   "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "q4_0:nonfinite=saturate",
                                   "q5_1:nonfinite=saturate", "tq2_0:nonfinite=saturate",
                                   "mxfp4:dialect=ggml,nonfinite=saturate", "nvfp4:nonfinite=saturate",

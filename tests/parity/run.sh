@@ -4,7 +4,7 @@
 # virtual environment of its own, up to 6 GB, in build-parity; tests/golden/requirements*.txt say
 # which versions.
 #   tests/parity/run.sh [PROJECT...]
-# PROJECT: onnx, ggml, mlx, compressed_tensors, fbgemm, bitsandbytes; all of them if none is named.
+# PROJECT: onnx, ggml, mlx, compressed_tensors, fbgemm, bitsandbytes, sentence_transformers; all of them if none is named.
 # GOLDEN_TEST names another program than build/tests/core_scheme_test, SEED the seed of an earlier run.
 set -euo pipefail
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
@@ -21,6 +21,7 @@ declare -A lists=(
   [mlx]=requirements-mlx
   [compressed_tensors]=requirements-compressed_tensors
   [fbgemm]=requirements-fbgemm
+  [sentence_transformers]=requirements-bits
 )
 declare -A scripts=(
   [onnx]='make_golden.py affine fixed floats small_floats q8_0'
@@ -29,9 +30,10 @@ declare -A scripts=(
   [mlx]=make_mlx.py
   [compressed_tensors]=make_compressed_tensors.py
   [fbgemm]=make_fbgemm.py
+  [sentence_transformers]=make_bits.py
 )
 projects=("$@")
-[[ $# -gt 0 ]] || projects=(onnx ggml mlx compressed_tensors fbgemm bitsandbytes)
+[[ $# -gt 0 ]] || projects=(onnx ggml mlx compressed_tensors fbgemm bitsandbytes sentence_transformers)
 for project in "${projects[@]}"; do
   [[ -n ${lists[$project]:-} ]] || {
     echo "unknown project \"$project\"; known: ${!lists[*]}" >&2

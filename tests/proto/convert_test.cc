@@ -142,7 +142,8 @@ TEST(Report, GoesThroughTheMessage) {
 
 TEST(CalibrationStates, GoThroughTheMessage) {
   CalibrationState state;
-  state.groups = {{.count = 2, .min = -1, .max = 1, .mean = 0.5, .m2 = 0.25}, {}};
+  state.groups = {
+      {.count = 2, .min = -1, .max = 1, .mean = 0.5, .m2 = 0.25, .magnitudes = 1.75}, {}};
   state.tensor = {.count = 2, .min = -1, .max = 1, .mean = 0.5, .m2 = 0.25};
   state.non_finite = 3;
   state.histogram.assign(65536, 0);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace quantd::testing {
 
@@ -13,6 +14,7 @@ FoundParams::FoundParams(const Plan& plan, std::span<const Range> groups, const 
 FoundParams::FoundParams(const Plan& plan, std::span<const double> values) {
   const GroupMap& map = plan.resolved.layout.groups;
   std::vector<Range> groups(static_cast<size_t>(map.num_groups));
+  std::vector<double> magnitudes(groups.size()), counts(groups.size());
   std::vector<bool> seen(groups.size());
   Range tensor;
   bool any = false;
@@ -27,8 +29,16 @@ FoundParams::FoundParams(const Plan& plan, std::span<const double> values) {
     tensor = any ? Range{std::min(tensor.min, value), std::max(tensor.max, value)}
                  : Range{value, value};
     seen[group] = any = true;
+    magnitudes[group] += std::min<double>(std::fabs(value), std::numeric_limits<float>::max());
+    ++counts[group];
     const auto narrow = static_cast<float>(value);
     histogram.Add({&narrow, 1});
+  }
+  if (plan.resolved.spec.range == "absmean") {
+    for (size_t group = 0; group < groups.size(); ++group) {
+      const double mean = seen[group] ? magnitudes[group] / counts[group] : 0;
+      groups[group] = {-mean, mean};
+    }
   }
   if (plan.resolved.spec.given_range.has_value()) {
     tensor = *plan.resolved.spec.given_range;

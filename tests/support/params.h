@@ -17,7 +17,7 @@ class FoundParams {
   // From the ranges of the groups, and of the tensor.
   FoundParams(const Plan& plan, std::span<const Range> groups, const Range& tensor,
               const Histogram* histogram = nullptr);
-  // From the finite ones of all values, which are those of the tensor; minmax.
+  // From the finite ones of all values, which are those of the tensor; minmax or absmean.
   FoundParams(const Plan& plan, std::span<const double> values);
 
   // Valid as long as this is.

@@ -136,8 +136,47 @@ TEST_P(EdgeValuesTest, StraysSaturate) {
   EXPECT_EQ(report_.figures.count, kElems - 3);
 }
 
-INSTANTIATE_TEST_SUITE_P(Schemes, EdgeValuesTest, ::testing::ValuesIn(AllSchemes()),
-                         [](const auto& info) { return std::string(info.param->info.name); });
+// Formats of one bit have no code for 0: what they keep of any value is on which side of it it lies.
+class OneBitTest : public EdgeValuesTest {};
+
+TEST_P(OneBitTest, EverySignComesBack) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  const std::vector<float> values = {FLT_TRUE_MIN, -FLT_TRUE_MIN, FLT_MIN, -FLT_MIN, 1,  -1,
+                                     FLT_MAX,      -FLT_MAX,      kInf,    -kInf,    0.5};
+  const std::vector<double> decoded = RoundTrip(values, ":nonfinite=saturate");
+  for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(decoded[i] > 0, values[i] > 0) << i;
+  EXPECT_EQ(report_.non_finite, 2);
+  const std::vector<double> wide = {DBL_TRUE_MIN, -DBL_TRUE_MIN, 1e300, -1e300, DBL_MAX, -DBL_MAX};
+  const std::vector<double> decoded_wide = RoundTrip(wide);
+  for (size_t i = 0; i < wide.size(); ++i) EXPECT_EQ(decoded_wide[i] > 0, wide[i] > 0) << i;
+  for (const double value : decoded_wide) EXPECT_TRUE(std::isfinite(value));
+}
+
+TEST_P(OneBitTest, ZerosAndNanHaveOneSign) {
+  const std::vector<double> zeros = RoundTrip(std::vector<float>{0.0f, -0.0f});
+  EXPECT_EQ(report_.clipped, 0);
+  for (const double value : zeros) EXPECT_EQ(value, zeros[0]);
+  const std::vector<double> strays =
+      RoundTrip(std::vector<float>{std::nanf(""), 0.0f, -0.0f, 1}, ":nonfinite=saturate");
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(strays[i], strays[4]);
+}
+
+std::vector<const Scheme*> SchemesOfOneBit(bool one) {
+  std::vector<const Scheme*> schemes;
+  for (const Scheme* scheme : AllSchemes()) {
+    if ((scheme->info.bits == 1) == one) schemes.push_back(scheme);
+  }
+  return schemes;
+}
+
+std::string NameOfScheme(const ::testing::TestParamInfo<const Scheme*>& info) {
+  return std::string(info.param->info.name);
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, EdgeValuesTest, ::testing::ValuesIn(SchemesOfOneBit(false)),
+                         NameOfScheme);
+INSTANTIATE_TEST_SUITE_P(Schemes, OneBitTest, ::testing::ValuesIn(SchemesOfOneBit(true)),
+                         NameOfScheme);
 
 }  // namespace
 }  // namespace quantd

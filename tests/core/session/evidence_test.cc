@@ -108,7 +108,7 @@ std::vector<double> Widened(const Input& in) {
 Found Recompute(const Input& in, const std::vector<double>& values, int64_t begin, int64_t end,
                 const Found& got) {
   Found found = {got.first_group, std::vector<GroupStats>(got.stats.size()), 0, {}};
-  std::vector<long double> sums(found.stats.size()), squares(found.stats.size());
+  std::vector<long double> sums(found.stats.size()), squares(sums), magnitudes(sums);
   if (in.wants.histogram) found.histogram.resize(Histogram::kNumBuckets);
   const auto each = [&](auto fn) {
     for (int64_t elem = begin; elem < end; ++elem) {
@@ -127,6 +127,7 @@ Found Recompute(const Input& in, const std::vector<double>& values, int64_t begi
     stats.max = stats.count == 0 ? value : std::max(stats.max, value);
     ++stats.count;
     sums[group] += value;
+    magnitudes[group] += std::min<double>(std::fabs(value), std::numeric_limits<float>::max());
     if (in.wants.histogram) {
       const auto bits = std::bit_cast<uint32_t>(static_cast<float>(value));
       ++found.histogram[bits >> 16];
@@ -139,6 +140,7 @@ Found Recompute(const Input& in, const std::vector<double>& values, int64_t begi
   });
   for (size_t i = 0; i < found.stats.size(); ++i) {
     GroupStats& stats = found.stats[i];
+    if (in.wants.magnitudes) stats.magnitudes = static_cast<double>(magnitudes[i]);
     if (!in.wants.moments || stats.count == 0) continue;
     stats.mean = static_cast<double>(sums[i] / static_cast<long double>(stats.count));
     stats.m2 = static_cast<double>(squares[i]);
@@ -152,11 +154,15 @@ void Compare(const Input& in, const Found& got, const Found& want) {
   for (size_t i = 0; i < got.stats.size(); ++i) {
     SCOPED_TRACE(absl::StrCat("group ", i));
     const GroupStats &stats = got.stats[i], &expected = want.stats[i];
-    if (!in.wants.moments) {  // the count says whether there was a value
+    if (!in.wants.sums()) {  // the count says whether there was a value
       ASSERT_EQ(stats.count > 0, expected.count > 0);
-      ASSERT_EQ(stats.m2, 0);
     } else {
       ASSERT_EQ(stats.count, expected.count);
+    }
+    ASSERT_NEAR(stats.magnitudes, expected.magnitudes, 1e-12 * expected.magnitudes);
+    if (!in.wants.moments) {
+      ASSERT_EQ(stats.m2, 0);
+    } else {
       const double deviation = std::sqrt(expected.m2 / static_cast<double>(expected.count + 1));
       ASSERT_NEAR(stats.mean, expected.mean, 1e-5 * (std::fabs(expected.mean) + deviation));
       ASSERT_NEAR(stats.m2, expected.m2, 1e-5 * expected.m2 + 1e-12);
@@ -190,11 +196,13 @@ TEST(EvidenceTest, EqualsARecomputationInAnyOrder) {
                 dtype,
                 {},
                 {.moments = rng() % 2 == 0,
+                 .magnitudes = rng() % 3 == 0,
                  .histogram = rng() % 8 == 0,
                  .non_finite = IsFloat(dtype)}};
     const TensorDesc tensor = MakeTensor("t", dtype, {test.num_elems});
     in.bytes = MakeValues(tensor, ValueKind::kNonFinite, static_cast<uint32_t>(i));
     SCOPED_TRACE(absl::StrCat(test.name, ", ", NameOf(dtype), ", moments ", in.wants.moments,
+                              ", magnitudes ", in.wants.magnitudes,
                               ", layout ", i, ", seed ", kSeed));
     ASSERT_NO_FATAL_FAILURE(Check(in, 0, test.num_elems, rng));
   }
@@ -220,6 +228,7 @@ TEST(EvidenceTest, OfOneLongBand) {
     }
     Input in = {test.layout, test.layout.groups, test.num_elems, DType::kF32, {}, {}};
     in.wants.moments = i % 2 == 1;
+    in.wants.magnitudes = i % 3 == 1;
     in.bytes = MakeValues(MakeTensor("t", DType::kF32, {test.num_elems}), ValueKind::kNonFinite,
                           static_cast<uint32_t>(i));
     int64_t last_end = 0;

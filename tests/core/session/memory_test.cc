@@ -88,7 +88,12 @@ struct Case {
   const char* spec;
   std::vector<int64_t> dims;
   DType dtype = DType::kF32;
+  bool uneven = false;  // values differ, unless they are strays
 };
+
+void MakeUneven(std::span<std::byte> bytes) {
+  for (size_t i = 0; i < bytes.size(); i += 5) bytes[i] = static_cast<std::byte>(i * 37);
+}
 
 class SessionMemoryTest : public ::testing::TestWithParam<Case> {
  protected:
@@ -97,8 +102,10 @@ class SessionMemoryTest : public ::testing::TestWithParam<Case> {
                size_t piece_bytes) {
     Bench bench(workers);
     ForgettingSink sink;
-    const std::vector<std::byte> whole(
+    std::vector<std::byte> whole(
         piece_bytes == 0 ? static_cast<size_t>(*SizeBytes(tensor)) : size_t{0}, value);
+    const bool uneven = param.uneven && value == std::byte{0};
+    if (uneven) MakeUneven(whole);
     peak_bytes = live_bytes.load();
     const int64_t before = live_bytes;
     absl::StatusOr<Plan> plan =
@@ -115,6 +122,7 @@ class SessionMemoryTest : public ::testing::TestWithParam<Case> {
         const auto size = std::min(static_cast<size_t>(left_bytes), piece_bytes);
         left_bytes -= static_cast<int64_t>(size);
         const auto piece = std::make_shared<std::vector<std::byte>>(size, value);
+        if (uneven) MakeUneven(*piece);
         (*session)->Push({*piece, piece});
         while (!(*session)->WantsInput() && (*session)->Help()) {
         }
@@ -162,6 +170,17 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"groups_of_one", "int8:group=1,nonfinite=saturate", {1'000'001}},
         Case{
             "sigma_groups", "int8:group=3,nonfinite=saturate,range=3sigma,tail=short", {900, 1001}},
+        Case{"percentile", "uint8:range=p99,nonfinite=saturate", {1'000'003}, DType::kF32, true},
+        Case{"percentile_rows", "uint8:axis=0,range=p99,nonfinite=saturate", {300, 5001},
+             DType::kF32, true},
+        Case{"percentile_long_rows", "uint8:axis=0,range=p99,nonfinite=saturate", {2, 300'003},
+             DType::kF32, true},
+        Case{"mse", "uint8:range=mse,nonfinite=saturate", {300'003}, DType::kF32, true},
+        Case{"mse_groups", "int4:group=3,range=mse,tail=short,nonfinite=saturate", {300, 1001},
+             DType::kF32, true},
+        Case{"mse_blocks", "int4:block=16x100,range=mse,nonfinite=saturate", {32, 6000},
+             DType::kF32, true},
+        Case{"entropy_small", "int8:range=entropy,nonfinite=saturate", {300}, DType::kF64, true},
         Case{"ragged_groups", "uint4:group=32767,tail=short,nonfinite=saturate", {9, 50'001}},
         Case{"narrow_blocks", "int8:block=100x1,nonfinite=saturate", {200, 20'000}},
         Case{"padded", "q8_0:tail=pad,nonfinite=saturate", {40'000, 33}},
@@ -170,6 +189,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"nvfp4", "nvfp4:nonfinite=saturate", {1000, 1600}},
         Case{"f64", "fp16:nonfinite=saturate", {1'000'001}, DType::kF64},
         Case{"small", "int8:nonfinite=saturate", {3, 3}},
+        Case{"binary_columns", "binary:axis=-1,nonfinite=saturate", {300, 1001}},
+        Case{"ternary", "ternary:nonfinite=saturate", {300'003}},
         Case{"lloyd", "lloyd:nonfinite=saturate", {300'003}},
         Case{"small_lloyd", "lloyd:nonfinite=saturate", {3, 3}}),
     [](const auto& info) { return std::string(info.param.name); });

@@ -317,8 +317,16 @@ TEST_F(QuantizeSessionTest, GivenRangesGiveTheSameBytes) {
       {"int8:axis=0", {1, 9}},     {"uint4:axis=-1", {9, 5}},
       {"int8:group=8", {3, 8}},    {"nf4", {70}},
       {"int8:range=2sigma", {100}}, {"nvfp4:tail=pad", {130, 0}},
+      {"uint8:range=p90", {100}},  {"uint4:range=p99", {700, 100}},
+      {"int4:range=mse", {100}},   {"uint4:range=mse", {700, 100}},
+      {"int8:range=entropy", {100}}, {"int8:range=entropy", {700, 100}},
+      {"int8:range=mse", {0, 5}},  {"int4:axis=0,range=mse", {1, 9}},
       {"nvfp4", {0, 16}},          {"int8:axis=1", {0, 5}},
-      {"int8:axis=0", {5, 0}}};
+      {"int8:axis=0", {5, 0}},     {"binary", {70'000}},
+      {"binary:axis=-1", {9, 5}},  {"binary:axis=1", {300, 90, 3}},
+      {"binary:axis=0", {0, 5}},   {"int8:group=8,range=absmean", {3, 8}},
+      {"ternary", {70'000}},       {"ternary", {0}},
+      {"pow2:axis=-1", {9, 5}}};
   for (const auto& [text, dims] : cases) {
     const QuantSpec spec = *ParseSpec(text);
     const TensorDesc tensor = MakeTensor("w", DType::kF32, dims);

@@ -82,6 +82,18 @@ std::vector<Case> AllCases() {
   add("block_batches", "uint8:block=3x100,tail=short,range=3sigma", {7, 20, 250});
   add("odd_uint4", "uint4", {300001});
   add("sigma", "int8:range=3sigma", {300001});
+  add("percentile", "uint8:range=p99.9", {300001});
+  add("percentile_small", "int8:range=p90", {999});
+  add("percentile_group", "int4:group=7,tail=short,range=p70", {5003, 61});
+  add("percentile_long_rows", "uint8:axis=0,range=p99", {3, 150001});
+  add("percentile_block", "int8:block=16x100,tail=short,range=p90", {40, 5001}, DType::kF64);
+  add("percentile_nested", "nf4:scale_type=nested8,range=p95", {3000, 64});
+  add("mse", "int4:range=mse", {100001});
+  add("mse_group", "uint4:group=7,tail=short,range=mse", {503, 61});
+  add("mse_long_rows", "int3:axis=0,range=mse", {2, 70001});
+  add("mse_block", "int4:block=16x100,tail=short,range=mse", {20, 5001}, DType::kF64);
+  add("entropy", "int8:range=entropy", {100001});
+  add("entropy_group", "uint8:group=77,tail=short,range=entropy", {103, 161});
   add("given", "int8:range=-1..1.5,group=64", {4999, 64});
   add("given_long_rows", "int8:range=-1..1,axis=0", {3, 300000});
   add("outright", "uint4:scale=0.03,zero=7", {300001});
@@ -235,7 +247,8 @@ TEST(LargeTensorTest, IsTheSameInOneTaskAndInMany) {
   const std::vector<std::byte> values = MakeValues(tensor, ValueKind::kNormal, 11);
   for (const char* text :
        {"int8:axis=0", "uint4:axis=0", "int8:group=77,tail=short", "int8:block=3x500,tail=short",
-        "int8:scale=0.01", "fp16", "int8:axis=0,range=3sigma"}) {
+        "int8:scale=0.01", "fp16", "int8:axis=0,range=3sigma", "int8:group=77,tail=short,range=p95",
+        "uint4:range=p99"}) {
     const QuantSpec spec = *ParseSpec(text);
     std::string expected;
     for (const int workers : {0, 1, 4}) {  // beside the caller

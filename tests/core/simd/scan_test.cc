@@ -124,6 +124,44 @@ class ScanTest : public ::testing::TestWithParam<std::string> {
   }
 };
 
+// By lanes, whatever vectors have: the bits are those of plain loops.
+template <typename T>
+double NaiveMagnitudes(const std::vector<T>& values) {
+  double lanes[16] = {};
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double magnitude = std::fabs(double{values[i]});
+    if (!std::isfinite(magnitude)) continue;
+    lanes[i % 16] += std::min<double>(magnitude, std::numeric_limits<float>::max());
+  }
+  for (size_t half = 8; half > 0; half /= 2) {
+    for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+template <typename T>
+void MagnitudesOfEveryLength() {
+  for (int64_t num_elems = 0; num_elems <= 130; ++num_elems) {
+    for (const bool finite : {true, false}) {
+      std::vector<T> values = MakeRun<T>(num_elems, finite, static_cast<uint32_t>(num_elems));
+      for (size_t i = 0; i < values.size(); ++i) {  // so that sums round
+        values[i] *= static_cast<T>(1 + 0.1 * static_cast<double>(i));
+        if (i % 50 == 49) values[i] = std::numeric_limits<T>::max();
+      }
+      std::vector<std::byte> moved(values.size() * sizeof(T) + 1);  // at an odd address
+      if (!values.empty()) std::memcpy(&moved[1], values.data(), values.size() * sizeof(T));
+      const double got = SumMagnitudes(reinterpret_cast<const T*>(moved.data() + 1), num_elems);
+      ASSERT_EQ(got, NaiveMagnitudes(values)) << num_elems << (finite ? "" : ", with strays");
+      ASSERT_TRUE(std::isfinite(got));
+    }
+  }
+}
+
+TEST_P(ScanTest, MagnitudesOfEveryLength) {
+  MagnitudesOfEveryLength<float>();
+  MagnitudesOfEveryLength<double>();
+}
+
 TEST_P(ScanTest, RangesOfEveryLength) {
   RangesOfEveryLength<float>();
   RangesOfEveryLength<double>();
