@@ -57,6 +57,9 @@ struct Calibrator {
   Range (*range_of_counts)(const Histogram& counts, const RangeWish& wish) = nullptr;
 };
 
+// Returns the range of the extremes; {0, 0} where there are none. A Calibrator::range.
+Range RangeOfExtremes(const GroupStats& stats, double);
+
 // Returns what stands for the values of a bucket of `bits`: its midpoint, and 0 next to 0.
 double ValueOfBucket(uint16_t bits, const Range& bounds);
 

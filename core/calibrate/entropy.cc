@@ -206,10 +206,7 @@ const Calibrator& entropy_calibrator() {
         if (text != "entropy") return std::nullopt;
         return 0.0;
       },
-      .range =
-          [](const GroupStats& stats, double) {
-            return stats.count == 0 ? Range{} : Range{stats.min, stats.max};
-          },
+      .range = RangeOfExtremes,
       .needs_values = true,
       .range_of_values =
           [](TileSpan finite, const RangeWish& wish) {

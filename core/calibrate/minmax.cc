@@ -20,10 +20,7 @@ const Calibrator& minmax_calibrator() {
         if (text != "minmax") return std::nullopt;
         return 0.0;
       },
-      .range =
-          [](const GroupStats& stats, double) {
-            return stats.count == 0 ? Range{} : Range{stats.min, stats.max};
-          }};
+      .range = RangeOfExtremes};
   return kCalibrator;
 }
 

@@ -83,10 +83,7 @@ const Calibrator& mse_calibrator() {
         if (text != "mse") return std::nullopt;
         return 0.0;
       },
-      .range =
-          [](const GroupStats& stats, double) {
-            return stats.count == 0 ? Range{} : Range{stats.min, stats.max};
-          },
+      .range = RangeOfExtremes,
       .needs_values = true,
       .tries = true};
   return kCalibrator;

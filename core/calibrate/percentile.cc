@@ -107,10 +107,7 @@ const Calibrator& percentile_calibrator() {
         }
         return argument;
       },
-      .range =
-          [](const GroupStats& stats, double) {
-            return stats.count == 0 ? Range{} : Range{stats.min, stats.max};
-          },
+      .range = RangeOfExtremes,
       .needs_values = true,
       .range_of_values =
           [](TileSpan finite, const RangeWish& wish) {

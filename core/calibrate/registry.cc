@@ -38,6 +38,10 @@ void GroupStats::Merge(const GroupStats& next) {
   max = std::max(max, next.max);
 }
 
+Range RangeOfExtremes(const GroupStats& stats, double) {
+  return stats.count == 0 ? Range{} : Range{stats.min, stats.max};
+}
+
 double ValueOfBucket(uint16_t bits, const Range& bounds) {
   const double value = (bits & 0x7FFF) == 0 ? 0 : Histogram::BucketOf(bits).midpoint();
   return std::max(bounds.min, std::min(bounds.max, value));
