@@ -28,8 +28,11 @@ double MakeFloat(ValueKind kind, std::mt19937& rng) {
       return static_cast<float>(Normal(rng));
     case ValueKind::kTies:
       return (static_cast<double>(rng() % 600) - 300) * 0.5;
-    case ValueKind::kWide:
-      return std::ldexp(Unit(rng) - 0.5, static_cast<int>(rng() % 270) - 145);
+    case ValueKind::kWide: {
+      // One by one: the order of a call's arguments differs by compiler.
+      const int exponent = static_cast<int>(rng() % 270) - 145;
+      return std::ldexp(Unit(rng) - 0.5, exponent);
+    }
     case ValueKind::kTiny:
       return std::ldexp(static_cast<double>(rng() % 100) - 50, -149);
     case ValueKind::kNonFinite: {
@@ -47,7 +50,8 @@ double MakeFloat(ValueKind kind, std::mt19937& rng) {
 
 int64_t MakeInt(ValueKind kind, std::mt19937& rng) {
   if (kind == ValueKind::kZero) return 0;
-  const uint64_t wide = (uint64_t{rng()} << 32) | rng();
+  const uint64_t upper = rng();
+  const uint64_t wide = (upper << 32) | rng();
   return kind == ValueKind::kWide ? static_cast<int64_t>(wide)
                                   : static_cast<int64_t>(wide % 200) - 100;
 }
