@@ -111,9 +111,9 @@ void Exchange::StartWrite() {
   }
   if (writing_) return;
   if (!outbox_.empty()) {
-    outgoing_.Swap(&outbox_.front());
-    outbox_.pop_front();
-    outbox_bytes_ -= outgoing_.Length() + kOverheadBytes;
+    Together next = TakeTogether(outbox_, method_.request.frames);
+    outgoing_.Swap(&next.message);
+    outbox_bytes_ -= next.frame_bytes + next.num_frames * kOverheadBytes;
     writing_ = true;
     port_.Write(&outgoing_);
   } else if (state_ == State::kFlushing) {
@@ -231,12 +231,27 @@ Exchange::Step Exchange::ReadStep() {
     inbox_.pop_front();
     StartRead();
   }
-  absl::StatusOr<ParsedFrame> frame = Parse(message);
-  message.Clear();
-  const absl::Status status =
-      frame.ok() ? TakeResponse(*frame) : absl::DataLossError(frame.status().message());
+  const absl::Status status = TakeMessage(message);
   if (!status.ok()) Break(status);
   return Step::kMore;
+}
+
+absl::Status Exchange::TakeMessage(const grpc::ByteBuffer& message) {
+  absl::StatusOr<ParsedFrame> frame = Parse(message);
+  if (!frame.ok()) return absl::DataLossError(frame.status().message());
+  if (frame->frames.empty()) return TakeResponse(*frame);
+  if (frame->kind != FrameKind::kNone) {
+    return absl::DataLossError("the server sent a frame beside those that it sent together");
+  }
+  for (const grpc::ByteBuffer& part : frame->frames) {
+    absl::StatusOr<ParsedFrame> next = Parse(part);
+    if (!next.ok()) return absl::DataLossError(next.status().message());
+    if (!next->frames.empty()) {
+      return absl::DataLossError("the server sent frames within frames");
+    }
+    QUANTD_RETURN_IF_ERROR(TakeResponse(*next));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ParsedFrame> Exchange::Parse(const grpc::ByteBuffer& message) const {

@@ -61,7 +61,7 @@ class StreamPort {
 //            sinks <- ReadStep  <- inbox  <- Read, OnRead
 //
 // A few messages are read ahead, and flow control holds back the rest. Behind the message that is
-// being written lies one large one, or some small ones. Calls are written one after the other,
+// being written lies one large one, or some small ones, which then go together in one. Calls are written one after the other,
 // while the responses of those before come in. The first one of a stream, unless it is small, sends
 // its `start` and no payload before the server has answered that: a server that is short of memory
 // then holds nothing of it while it waits. A stream is in one of these states:
@@ -125,6 +125,7 @@ class Exchange {
   Step WriteRequest(bool has_failed, RequestRoom room) ABSL_LOCKS_EXCLUDED(mutex_);
 
   absl::StatusOr<ParsedFrame> Parse(const grpc::ByteBuffer& message) const;
+  absl::Status TakeMessage(const grpc::ByteBuffer& message) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status TakeResponse(ParsedFrame& frame) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status TakeReleased(const ParsedFrame& frame) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status Dispatch(const ParsedFrame& frame) ABSL_LOCKS_EXCLUDED(mutex_);

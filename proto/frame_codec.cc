@@ -147,8 +147,11 @@ class WireReader {
       default:
         return Malformed(absl::StrCat("wire type ", wire_type), start);
     }
-    ForPieces(until, [](std::span<const std::byte>) {});
+    SkipTo(until);
     return absl::OkStatus();
+  }
+  void SkipTo(size_t until) {
+    ForPieces(until, [](std::span<const std::byte>) {});
   }
 
   // Reads a tag; its field number is legal.
@@ -306,6 +309,60 @@ char* PutPlace(const FrameFields& fields, uint64_t tensor_id, size_t chunk_bytes
   return PutVarint(static_cast<uint64_t>(offset), out);
 }
 
+// Returns bytes [begin, end) of what `slices` hold, as a message of its own.
+using Extent = std::pair<size_t, size_t>;
+grpc::ByteBuffer PartOf(std::span<const grpc::Slice> slices, Extent part) {
+  std::vector<grpc::Slice> parts;
+  size_t at = 0;
+  for (const grpc::Slice& slice : slices) {
+    const size_t begin = std::max(part.first, at), end = std::min(part.second, at + slice.size());
+    if (begin < end) parts.push_back(slice.sub(begin - at, end - at));
+    at += slice.size();
+  }
+  return grpc::ByteBuffer(parts.data(), parts.size());
+}
+
+// Makes the message that carries frames. What is short is copied, so that there are few slices.
+class TogetherBuilder {
+ public:
+  explicit TogetherBuilder(uint32_t field) : field_(field) {}
+
+  void Add(const grpc::ByteBuffer& frame) {
+    std::array<char, kMaxHeaderBytes> header;
+    char* end = PutVarint(Tag(field_, kLengthDelimited), header.data());
+    end = PutVarint(frame.Length(), end);
+    copied_.append(header.data(), end);
+    std::vector<grpc::Slice> slices;
+    (void)frame.Dump(&slices);  // fails for compressed ones alone, which ours are not
+    for (grpc::Slice& slice : slices) {
+      if (slice.size() <= kMaxCopiedBytes) {
+        copied_.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+      } else {
+        Flush();
+        slices_.push_back(std::move(slice));
+      }
+    }
+  }
+  grpc::ByteBuffer Build() {
+    Flush();
+    return grpc::ByteBuffer(slices_.data(), slices_.size());
+  }
+
+ private:
+  static constexpr size_t kMaxCopiedBytes = 1024;
+
+  void Flush() {
+    if (copied_.empty()) return;
+    slices_.emplace_back(copied_);
+    HandOver(slices_.back().begin());
+    copied_.clear();
+  }
+
+  const uint32_t field_;
+  std::string copied_;
+  std::vector<grpc::Slice> slices_;
+};
+
 struct PooledBuffer {
   std::shared_ptr<BufferPool> pool;
   BufferPool::Buffer buffer;  // destroyed first
@@ -352,6 +409,8 @@ absl::StatusOr<ParsedFrame> ParseFrame(const grpc::ByteBuffer& buffer, const Fra
   }
   WireReader reader(std::move(views));
   const size_t limit = reader.end();
+  std::vector<Extent> extents;  // of `frames`
+  size_t bytes_behind_first = 0;
   while (reader.position() < limit) {
     QUANTD_ASSIGN_OR_RETURN(const uint32_t tag, reader.ReadTag(limit));
     const FrameKind kind = KindOf(tag, fields);
@@ -365,9 +424,28 @@ absl::StatusOr<ParsedFrame> ParseFrame(const grpc::ByteBuffer& buffer, const Fra
       }
     } else if (fields.tensor_id != 0 && tag == Tag(fields.tensor_id, kVarint)) {
       QUANTD_ASSIGN_OR_RETURN(frame.tensor_id, reader.ReadVarint(limit));
+    } else if (fields.frames != 0 && tag == Tag(fields.frames, kLengthDelimited)) {
+      const size_t start = reader.position();
+      if (extents.size() == kMaxFramesTogether) {
+        return Malformed(absl::StrCat("more than ", kMaxFramesTogether, " frames"), start);
+      }
+      QUANTD_ASSIGN_OR_RETURN(const size_t end, reader.ReadLength(limit));
+      if (!extents.empty()) bytes_behind_first += end - reader.position();
+      if (bytes_behind_first > kMaxBytesBehindFirst) {
+        return Malformed(absl::StrCat("more than ", kMaxBytesBehindFirst,
+                                      " bytes of frames behind the first"),
+                         start);
+      }
+      extents.emplace_back(reader.position(), end);
+      reader.SkipTo(end);
     } else {
       QUANTD_RETURN_IF_ERROR(reader.Skip(tag & 7, limit));
     }
+  }
+  if (!extents.empty()) {
+    std::vector<grpc::Slice> slices;
+    if (!frame.owner->Dump(&slices).ok()) return Malformed("unreadable message", 0);
+    for (const Extent extent : extents) frame.frames.push_back(PartOf(slices, extent));
   }
   if (frame.kind != FrameKind::kChunk) frame.owner.reset();
   return frame;
@@ -422,6 +500,28 @@ grpc::ByteBuffer BuildEndFrame(const FrameFields& fields, uint64_t tensor_id) {
   out = PutVarint(0, out);
   const grpc::Slice slice(frame.data(), static_cast<size_t>(out - frame.data()));
   return grpc::ByteBuffer(&slice, 1);
+}
+
+Together TakeTogether(std::deque<grpc::ByteBuffer>& queue, uint32_t field) {
+  const size_t most = field == 0 ? 1 : std::min(queue.size(), kMaxFramesTogether);
+  Together result = {.frame_bytes = queue.front().Length()};
+  size_t behind_first = 0;
+  for (; result.num_frames < most; ++result.num_frames) {
+    const size_t next_bytes = queue[result.num_frames].Length();
+    behind_first += next_bytes;
+    if (behind_first > kMaxBytesBehindFirst) break;
+    result.frame_bytes += next_bytes;
+  }
+  const auto end = queue.begin() + static_cast<ptrdiff_t>(result.num_frames);
+  if (result.num_frames == 1) {
+    result.message.Swap(&queue.front());
+  } else {
+    TogetherBuilder builder(field);
+    std::for_each(queue.begin(), end, [&](const auto& frame) { builder.Add(frame); });
+    result.message = builder.Build();
+  }
+  queue.erase(queue.begin(), end);
+  return result;
 }
 
 grpc::ByteBuffer SerializeFrame(const google::protobuf::MessageLite& message) {

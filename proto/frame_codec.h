@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -30,13 +31,18 @@ struct FrameFields {
   uint32_t end;
   uint32_t error;
   uint32_t released;
+  uint32_t frames;
 };
-inline constexpr FrameFields kRequestFrame{1, 2, 3, 4, 0, 0};  // Streaming{Quant,Dequant}izeRequest
-inline constexpr FrameFields kResponseFrame{1, 2, 3, 4, 5, 6};  // ...Response
-inline constexpr FrameFields kCalibrateFrame{0, 1, 2, 3, 0, 0};
+inline constexpr FrameFields kRequestFrame{1, 2, 3, 4, 0, 0, 5};  // of both streams of tensors
+inline constexpr FrameFields kResponseFrame{1, 2, 3, 4, 5, 6, 7};
+inline constexpr FrameFields kCalibrateFrame{0, 1, 2, 3, 0, 0, 0};
 
 // Longest plane name that a frame may carry.
 inline constexpr size_t kMaxPlaneNameBytes = 256;
+// Frames that a message may carry, and the bytes of those behind its first, which may be as large
+// as it is alone.
+inline constexpr size_t kMaxFramesTogether = 256;
+inline constexpr size_t kMaxBytesBehindFirst = size_t{64} << 10;
 
 enum class FrameKind : uint8_t { kNone, kStart, kChunk, kEnd, kError, kReleased };
 
@@ -65,13 +71,17 @@ struct ParsedFrame {
   size_t data_bytes = 0;
   std::optional<SharedRange> shared;  // where the payload lies instead
 
+  // The frames that the message carries, still serialized, whose payload they keep.
+  std::vector<grpc::ByteBuffer> frames;
+
   // Keeps `data` alive. A buffer, not its slices: what gRPC counts against a quota may be let go on
   // any thread by a grpc::ByteBuffer alone.
   std::unique_ptr<grpc::ByteBuffer> owner;
 };
 
 // Reads one frame as protobuf would: fields in any order, unknown ones skipped, the last of
-// repeated ones taken. Does not copy the payload. kInvalidArgument: malformed, or a group.
+// repeated ones taken. Does not copy the payload. kInvalidArgument: malformed, a group, or
+// frames that are more or longer than may go together.
 absl::StatusOr<ParsedFrame> ParseFrame(const grpc::ByteBuffer& buffer, const FrameFields& fields);
 
 // Returns a frame with a chunk whose `data` is `payload`'s own memory.
@@ -86,6 +96,16 @@ grpc::ByteBuffer BuildSharedChunkFrame(const FrameFields& fields, uint64_t tenso
 
 // Returns a frame with an `end` that says nothing.
 grpc::ByteBuffer BuildEndFrame(const FrameFields& fields, uint64_t tensor_id);
+
+// A message that carries `num_frames` frames of `frame_bytes` in all; a single one as it is.
+struct Together {
+  grpc::ByteBuffer message;
+  size_t num_frames = 1, frame_bytes = 0;
+};
+
+// Takes frames from the front of `queue`: the first one, and those behind it that go together with
+// it. `field` is that of several; 0: there is none. Payload is not copied.
+Together TakeTogether(std::deque<grpc::ByteBuffer>& queue, uint32_t field);
 
 // Returns `message` as gRPC sends it. The message is under 2 GiB.
 grpc::ByteBuffer SerializeFrame(const google::protobuf::MessageLite& message);

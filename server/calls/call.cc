@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
+#include "proto/frame_codec.h"
 #include "server/calls/requests.h"
 
 namespace quantd {
@@ -118,7 +119,12 @@ void Call::Queue(grpc::ByteBuffer frame) {
 
 bool Call::Drained() {
   MutexLock lock(&mutex_);
-  return outbox_.empty();
+  return outbox_.empty() && !writing_;
+}
+
+void Call::SendTogether() {
+  MutexLock lock(&mutex_);
+  together_ = true;
 }
 
 bool Call::Full() {
@@ -185,14 +191,13 @@ void Call::OnWritten(bool ok) {
   writing_ = false;
   progress_ = context_.now();
   if (!ok) cancel_.Cancel();  // the peer is gone
-  const size_t frame_bytes = outbox_.front().Length();
-  queued_bytes_ -= frame_bytes + kFrameOverheadBytes;
-  record_.AddSent(static_cast<int64_t>(frame_bytes));
+  queued_bytes_ -= std::exchange(outgoing_bytes_, 0);
+  record_.AddSent(static_cast<int64_t>(outgoing_.Length()));
   record_.AddSend(context_.now() - write_began_);
-  outbox_.pop_front();
+  outgoing_.Clear();
   MaybeWrite();
   if (starved_.exchange(false)) Stir(/*may_run_here=*/false);  // a turn at work found it full
-  if (state_ == State::kDraining && outbox_.empty()) {
+  if (state_ == State::kDraining && outbox_.empty() && !writing_) {
     state_ = State::kIdle;
     Stir(/*may_run_here=*/false);
   }
@@ -350,7 +355,10 @@ void Call::MaybeRead() {
   port_.Read(&incoming_);
 }
 
-size_t Call::ToWrite() { return outbox_.size() - (peer_ == Peer::kAnswered ? 1 : 0); }
+bool Call::HasWritten() {
+  const size_t left = peer_ == Peer::kAnswered ? 1 : 0;
+  return !writing_ && outbox_.size() <= left;
+}
 
 void Call::MaybeWrite() {
   if (writing_ || state_ == State::kEnded) return;
@@ -358,10 +366,13 @@ void Call::MaybeWrite() {
     outbox_.clear();
     queued_bytes_ = 0;
   }
-  if (outbox_.empty() || ToWrite() == 0) return;
+  if (HasWritten()) return;
   writing_ = true;
   write_began_ = context_.now();
-  port_.Write(&outbox_.front(), /*more_follows=*/outbox_.size() > 1);
+  Together next = TakeTogether(outbox_, together_ ? kResponseFrame.frames : 0);
+  outgoing_.Swap(&next.message);
+  outgoing_bytes_ = next.frame_bytes + next.num_frames * kFrameOverheadBytes;
+  port_.Write(&outgoing_, /*more_follows=*/!outbox_.empty());
 }
 
 bool Call::MustStop() { return cancel_.cancelled() || !status_.ok(); }
@@ -373,7 +384,7 @@ void Call::MaybeEnd() {
     if (status_.ok() || absl::IsCancelled(status_)) status_ = record_.Cancellation();
   } else if (status_.ok()) {
     const bool has_closed = peer_ == Peer::kClosed && !inbox_.has_value();
-    if ((!has_closed && peer_ != Peer::kAnswered) || ToWrite() > 0) return;
+    if ((!has_closed && peer_ != Peer::kAnswered) || !HasWritten()) return;
   } else if (writing_) {
     return;
   }
@@ -486,7 +497,9 @@ void Call::EndTurn(State state) {
 // Ends the turn at work until what the handler waits for is there.
 void Call::Pause(Progress progress) {
   MutexLock lock(&mutex_);
-  if (progress == Progress::kDraining && !outbox_.empty()) return EndTurn(State::kDraining);
+  if (progress == Progress::kDraining && (!outbox_.empty() || writing_)) {
+    return EndTurn(State::kDraining);
+  }
   if (progress != Progress::kWaiting) {
     if (progress == Progress::kDraining) state_ = State::kStirred;  // has been sent meanwhile
     if (progress == Progress::kBusy && handler_->may_read_on()) MaybeRead();

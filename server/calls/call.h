@@ -41,6 +41,8 @@ class FrameOutbox {
   virtual bool Drained() = 0;
   // True if another request frame has come.
   virtual bool MoreHasCome() = 0;
+  // From now on frames may go together in a message.
+  virtual void SendTogether() = 0;
   // True while so much is queued that no more shall be made; the handler's Work will be called when
   // some of it has been sent. Takes no lock.
   virtual bool Full() = 0;
@@ -175,6 +177,7 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   void SendLast(grpc::ByteBuffer frame) override;
   bool Drained() override;
   bool MoreHasCome() override;
+  void SendTogether() override;
   bool Full() override;
   std::function<void()> Waker() override;
 
@@ -190,8 +193,8 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
        std::shared_ptr<const SharedRegion> shared);
 
   void Queue(grpc::ByteBuffer frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // How many of the queued frames go out by Write; the last one of all does not.
-  size_t ToWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // True if the peer has been sent all but the last frame of all, which goes out by Finish.
+  bool HasWritten() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Something is to be done: has a turn run, or the one at work look again. True if it shall be the
   // caller who runs it, without the lock, which only OnRead offers.
   bool Stir(bool may_run_here) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -242,8 +245,11 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ByteBuffer incoming_ ABSL_GUARDED_BY(mutex_);              // the port's while reading_
   std::optional<grpc::ByteBuffer> inbox_ ABSL_GUARDED_BY(mutex_);  // a frame to be worked on
-  std::deque<grpc::ByteBuffer> outbox_ ABSL_GUARDED_BY(mutex_);  // first: the port's if writing_
-  std::atomic<size_t> queued_bytes_ = 0;  // in outbox_
+  std::deque<grpc::ByteBuffer> outbox_ ABSL_GUARDED_BY(mutex_);
+  bool together_ ABSL_GUARDED_BY(mutex_) = false;      // several go in one message
+  grpc::ByteBuffer outgoing_ ABSL_GUARDED_BY(mutex_);  // the port's while writing_
+  size_t outgoing_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // its share of queued_bytes_
+  std::atomic<size_t> queued_bytes_ = 0;  // in outbox_, and outgoing
   std::atomic<bool> starved_ = false;     // somebody was told that it is full
   absl::Status status_ ABSL_GUARDED_BY(mutex_);  // an error ends the call
   // The memory that the handler waits for, or why there will be none.

@@ -2,6 +2,7 @@
 // short, tests/sim.
 #include "server/calls/tensor_stream.h"
 
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,16 @@ constexpr size_t kMaxFailedTensors = 4096;
 
 // Stripes that a turn does before it looks at other frames: what a chunk of 1 MiB has of f32.
 constexpr int kStripesPerStep = 4;
+
+// Returns a buffer that keeps no more than its own bytes.
+grpc::ByteBuffer CopyOf(const grpc::ByteBuffer& buffer) {
+  std::vector<grpc::Slice> slices;
+  (void)buffer.Dump(&slices);  // fails for compressed ones alone, which are refused
+  std::string bytes;
+  for (const grpc::Slice& slice : slices) bytes.append(slice.begin(), slice.end());
+  const grpc::Slice copy(bytes);
+  return grpc::ByteBuffer(&copy, 1);
+}
 
 // The error frames of both streams have the same form.
 grpc::ByteBuffer ErrorFrame(uint64_t tensor_id, const absl::Status& status) {
@@ -87,6 +98,28 @@ absl::Status TensorStream::AcceptWhole(const grpc::ByteBuffer& frame) {
 absl::Status TensorStream::Accept(const grpc::ByteBuffer& buffer) {
   if (is_unary()) return AcceptWhole(buffer);
   QUANTD_ASSIGN_OR_RETURN(ParsedFrame frame, ParseFrame(buffer, kind_.fields));
+  if (frame.frames.empty()) return AcceptFrame(std::move(frame));
+  return AcceptTogether(std::move(frame));
+}
+
+// They are Work's to take.
+absl::Status TensorStream::AcceptTogether(ParsedFrame message) {
+  if (message.kind != FrameKind::kNone) {
+    return absl::InvalidArgumentError("a message has a frame of its own beside \"frames\"");
+  }
+  std::move(message.frames.begin(), message.frames.end(), std::back_inserter(together_));
+  outbox_.SendTogether();
+  return absl::OkStatus();
+}
+
+absl::Status TensorStream::AcceptNextOfTogether() {
+  QUANTD_ASSIGN_OR_RETURN(ParsedFrame frame, ParseFrame(together_.front(), kind_.fields));
+  together_.pop_front();
+  if (frame.frames.empty()) return AcceptFrame(std::move(frame));
+  return absl::InvalidArgumentError("\"frames\" has frames that have \"frames\" themselves");
+}
+
+absl::Status TensorStream::AcceptFrame(ParsedFrame frame) {
   QUANTD_RETURN_IF_ERROR(CheckOrder(frame));
   switch (frame.kind) {
     case FrameKind::kStart:
@@ -191,6 +224,7 @@ absl::StatusOr<Progress> TensorStream::WorkOnPending() {
     QUANTD_RETURN_IF_ERROR(OpenPending());
     return Progress::kMore;
   }
+  for (grpc::ByteBuffer& frame : together_) frame = CopyOf(frame);  // of what gRPC has read
   if (is_unary()) {
     QUANTD_ASSIGN_OR_RETURN(
         waiting_place_,
@@ -235,6 +269,10 @@ absl::StatusOr<Progress> TensorStream::Work() {
     for (auto& [id, entry] : tensors_) entry.tensor->session().Ready();
   }
   if (pending_.has_value()) return WorkOnPending();
+  if (current_ == nullptr && !together_.empty()) {
+    QUANTD_RETURN_IF_ERROR(AcceptNextOfTogether());
+    return Progress::kMore;
+  }
   if (current_ == nullptr) {
     if (shared_chunks_ != nullptr) shared_chunks_->Flush();
     return Progress::kIdle;

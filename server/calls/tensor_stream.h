@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -68,6 +69,9 @@ struct TensorStreamKind {
 //   chunk   handed to the session
 //   end     when the session has ended: the report, or the error
 //
+// Frames that come together in one message are taken one by one, before anything else is read. Those
+// behind a start that waits are few bytes, which the place of the call has room for.
+//
 // A unary call is all three in one frame. It may go before those who wait, since what is left for
 // it is kept from them (AdmissionOptions); while it waits its request has room of its own.
 class TensorStream final : public FrameHandler {
@@ -77,7 +81,9 @@ class TensorStream final : public FrameHandler {
   ~TensorStream() override;
 
   absl::Status Accept(const grpc::ByteBuffer& frame) override;
-  bool may_read_on() const override { return !pending_.has_value() && !has_whole(); }
+  bool may_read_on() const override {
+    return !pending_.has_value() && !has_whole() && together_.empty();
+  }
   bool may_read_ahead() const override { return stream_reservation_.bytes() > 0; }
   absl::StatusOr<Progress> Work() override;
   MemoryWish wish() const override;
@@ -105,6 +111,9 @@ class TensorStream final : public FrameHandler {
   bool has_whole() const { return is_unary() && any_start_; }
   absl::Status CheckOrder(const ParsedFrame& frame) const;
   absl::Status AcceptWhole(const grpc::ByteBuffer& frame);
+  absl::Status AcceptTogether(ParsedFrame message);
+  absl::Status AcceptNextOfTogether();
+  absl::Status AcceptFrame(ParsedFrame frame);
   absl::Status Open(ParsedFrame frame);
   // Opens what is pending, if its memory is free, or else makes it fail, unless the stream waits.
   absl::Status OpenPending();
@@ -134,6 +143,7 @@ class TensorStream final : public FrameHandler {
   WaitingRoom::Place waiting_place_;  // for a unary call's request while it waits
   MemoryBudget::Reservation frame_reservation_;   // for what a large frame takes beyond that
   std::optional<Pending> pending_;                // nothing is read behind it
+  std::deque<grpc::ByteBuffer> together_;  // frames that have come in one message, and are left
   absl::flat_hash_map<uint64_t, Entry> tensors_;
   absl::flat_hash_set<uint64_t> failed_;  // whose frames are dropped
   OpenTensor* current_ = nullptr;         // has been given a chunk

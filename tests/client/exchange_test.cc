@@ -59,10 +59,8 @@ class HandPort final : public StreamPort {
     EXPECT_EQ(writing, nullptr);
     EXPECT_FALSE(over || half_closed);
     writing = message;
-    written.push_back(Describe(*message, method_));
-    if (const auto frame = ParseFrame(*message, method_.request); frame->shared.has_value()) {
-      shared.push_back(*frame->shared);
-    }
+    ++messages;
+    Note(*message);
   }
   void WritesDone() override {
     EXPECT_EQ(writing, nullptr);
@@ -76,11 +74,19 @@ class HandPort final : public StreamPort {
 
   grpc::ByteBuffer* reading = nullptr;
   const grpc::ByteBuffer* writing = nullptr;
-  std::vector<std::string> written;
+  int messages = 0;
+  std::vector<std::string> written;  // the frames of the messages
   std::vector<SharedRange> shared;  // what of it lies in shared memory
   bool half_closed = false, cancelled = false, over = false;
 
  private:
+  void Note(const grpc::ByteBuffer& message) {
+    const absl::StatusOr<ParsedFrame> frame = ParseFrame(message, method_.request);
+    for (const grpc::ByteBuffer& part : frame->frames) Note(part);
+    if (!frame->frames.empty()) return;
+    written.push_back(Describe(message, method_));
+    if (frame->shared.has_value()) shared.push_back(*frame->shared);
+  }
   const StreamMethod& method_;
 };
 
@@ -304,8 +310,8 @@ TEST_F(ExchangeTest, QueuesOneLargeMessage) {
   EXPECT_EQ(port_->written.size(), 4u);
 }
 
-TEST_F(ExchangeTest, QueuesManySmallMessages) {
-  options_.chunk_bytes = 488;  // 1,000 and some with what a message takes beside
+TEST_F(ExchangeTest, QueuesManySmallFrames) {
+  options_.chunk_bytes = 488;  // 1,000 and some with what a frame takes beside
   Add(1'000'000);
   Begin();
   LetIn(1);
@@ -314,6 +320,77 @@ TEST_F(ExchangeTest, QueuesManySmallMessages) {
   Deliver();
   EXPECT_GT(port_->written.size(), 60u);
   EXPECT_LT(port_->written.size(), 70u);
+  EXPECT_EQ(port_->messages, 3);
+}
+
+TEST_F(ExchangeTest, SendsTogetherWhatHasComeUpMeanwhile) {
+  for (const size_t size_bytes : {100, 100, 60'000, 60'000, 200'000}) Add(size_bytes);
+  Begin();
+  const auto next_message = [&] {
+    EXPECT_EQ(WriteAll(), port_->half_closed ? Step::kOver : Step::kWait);
+    port_->written.clear();
+    port_->writing = nullptr;
+    exchange_->OnWritten(true);
+    return port_->written;
+  };
+  EXPECT_EQ(WriteAll(), Step::kWait);
+  EXPECT_THAT(port_->written, ElementsAre("start 1"));
+  // Up to 64 KiB behind the first frame, which may be large.
+  EXPECT_THAT(next_message(), ElementsAre("chunk 1 @0 +100", "end 1", "start 2", "chunk 2 @0 +100",
+                                          "end 2", "start 3", "chunk 3 @0 +60000", "end 3",
+                                          "start 4"));
+  EXPECT_THAT(next_message(), ElementsAre("chunk 4 @0 +60000", "end 4", "start 5"));
+  Respond(Started(1));
+  ReadAll();
+  EXPECT_EQ(WriteAll(), Step::kWait);
+  Deliver();
+  EXPECT_EQ(WriteAll(), Step::kOver);
+  Deliver();
+  EXPECT_THAT(port_->written, ElementsAre("chunk 4 @0 +60000", "end 4", "start 5",
+                                          "chunk 5 @0 +200000", "end 5"));
+  EXPECT_EQ(port_->messages, 5);
+}
+
+TEST_F(ExchangeTest, TakesAnswersThatComeTogether) {
+  Add(100);
+  Add(200);
+  Begin();
+  WriteAll();
+  Deliver();
+  v1::StreamingQuantizeResponse together;
+  for (const uint64_t id : {2, 1}) {
+    for (const auto& response : {Started(id), Chunk(id), Finished(id)}) {
+      *together.add_frames() = response;
+    }
+  }
+  Respond(together);
+  EXPECT_EQ(ReadAll(), Step::kWait);
+  End(absl::OkStatus());
+  EXPECT_EQ(ReadAll(), Step::kOver);
+  for (const uint64_t id : {1, 2}) {
+    EXPECT_EQ(CodeOf(id), absl::StatusCode::kOk) << MessageOf(id);
+    EXPECT_EQ(sinks_[id - 1].bytes == values_[id - 1], true);
+  }
+}
+
+TEST_F(ExchangeTest, BreaksOffOnFramesWithinFrames) {
+  Add(100);
+  v1::StreamingQuantizeResponse nested, mixed = Started(1);
+  *nested.add_frames()->add_frames() = Started(1);
+  *mixed.add_frames() = Chunk(1);
+  for (const auto& response : {nested, mixed}) {
+    ASSERT_TRUE(calls_[0]->Restart().ok());
+    Begin();
+    WriteAll();
+    Deliver();
+    Respond(response);
+    ReadAll();
+    EXPECT_TRUE(port_->cancelled);
+    End(absl::CancelledError("cancelled"));
+    EXPECT_EQ(ReadAll(), Step::kOver);
+    EXPECT_EQ(CodeOf(1), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(MessageOf(1), HasSubstr("frame"));
+  }
 }
 
 // Else a crowd of clients that wait would fill the server's memory with what it cannot take yet.

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "client/client.h"
@@ -122,30 +123,43 @@ class FakeServer final : public v1::QuantizationService::Service {
   grpc::Status StreamingQuantize(grpc::ServerContext*, Stream* stream) override {
     ++streams;
     std::map<uint64_t, Tensor> tensors;
-    v1::StreamingQuantizeRequest request;
-    while (stream->Read(&request)) {
-      Tensor& tensor = tensors[request.tensor_id()];
-      if (request.has_start()) {
-        ++starts;
-        tensor.start = request.start();
-        tensor.is_let_in = LetsIn(tensor);
-        v1::StreamingQuantizeResponse frame;
-        frame.set_tensor_id(request.tensor_id());
-        if (tensor.is_let_in) SendStart(tensor, frame, *stream);
+    v1::StreamingQuantizeRequest message;
+    while (stream->Read(&message)) {
+      if (message.frames_size() == 0) {
+        const v1::StreamingQuantizeRequest alone = message;
+        *message.add_frames() = alone;
       }
-      if (request.has_chunk()) {
-        if (streams_to_break > 0) {
-          --streams_to_break;
-          return {grpc::StatusCode::UNAVAILABLE, "going down"};
-        }
-        tensor.values += request.chunk().data();
+      for (const v1::StreamingQuantizeRequest& request : message.frames()) {
+        if (const auto end = Take(request, tensors, *stream); end.has_value()) return *end;
       }
-      if (!request.has_end()) continue;
-      if (lie == Lie::kEndsEarly) return grpc::Status::OK;
-      Answer(request.tensor_id(), tensor, *stream);
-      tensors.erase(request.tensor_id());
     }
     return grpc::Status::OK;
+  }
+
+  // Returns what the stream shall end with now; nothing: it goes on.
+  std::optional<grpc::Status> Take(const v1::StreamingQuantizeRequest& request,
+                                   std::map<uint64_t, Tensor>& tensors, Stream& stream) {
+    Tensor& tensor = tensors[request.tensor_id()];
+    if (request.has_start()) {
+      ++starts;
+      tensor.start = request.start();
+      tensor.is_let_in = LetsIn(tensor);
+      v1::StreamingQuantizeResponse frame;
+      frame.set_tensor_id(request.tensor_id());
+      if (tensor.is_let_in) SendStart(tensor, frame, stream);
+    }
+    if (request.has_chunk()) {
+      if (streams_to_break > 0) {
+        --streams_to_break;
+        return grpc::Status(grpc::StatusCode::UNAVAILABLE, "going down");
+      }
+      tensor.values += request.chunk().data();
+    }
+    if (!request.has_end()) return std::nullopt;
+    if (lie == Lie::kEndsEarly) return grpc::Status::OK;
+    Answer(request.tensor_id(), tensor, stream);
+    tensors.erase(request.tensor_id());
+    return std::nullopt;
   }
 
   // The others are told what becomes of them when they are whole.

@@ -45,7 +45,8 @@ std::pair<int64_t, int64_t> RangeOf(const ParsedFrame& frame) {
 void RequireEqual(const ParsedFrame& a, const ParsedFrame& b) {
   Require(a.tensor_id == b.tensor_id && a.kind == b.kind && a.message == b.message &&
               a.plane == b.plane && a.offset == b.offset && a.crc32c == b.crc32c &&
-              DataOf(a) == DataOf(b) && RangeOf(a) == RangeOf(b),
+              DataOf(a) == DataOf(b) && RangeOf(a) == RangeOf(b) &&
+              a.frames.size() == b.frames.size(),
           "two ways to the same frame give different ones");
 }
 
@@ -55,10 +56,24 @@ void RequireSameMessage(const google::protobuf::MessageLite& expected, const std
   Require(message->SerializeAsString() == expected.SerializeAsString(), "another message");
 }
 
+std::string BytesOf(const grpc::ByteBuffer& buffer) {
+  std::vector<grpc::Slice> slices;
+  Require(buffer.Dump(&slices).ok(), "a part cannot be read");
+  std::string bytes;
+  for (const grpc::Slice& slice : slices) bytes.append(slice.begin(), slice.end());
+  return bytes;
+}
+
 template <typename Message>
 void RequireSame(const ParsedFrame& frame, const Message& message) {
   if constexpr (!std::is_same_v<Message, v1::CalibrateRequest>) {
     Require(frame.tensor_id == message.tensor_id(), "another tensor_id");
+    Require(std::ssize(frame.frames) == message.frames_size(), "other frames");
+    for (int i = 0; i < message.frames_size(); ++i) {
+      RequireSameMessage(message.frames(i), BytesOf(frame.frames[static_cast<size_t>(i)]));
+    }
+  } else {
+    Require(frame.frames.empty(), "frames where there are none");
   }
   switch (frame.kind) {
     case FrameKind::kNone:
@@ -118,7 +133,8 @@ void Run(absl::string_view bytes, const FrameFields& fields, uint32_t seed) {
       return absl::StrContains(frame.status().message(), reason);
     };
     Require(!parsed || refused_for("group") || refused_for("chunk.plane of") ||
-                refused_for("beyond 64 bits") || refused_for("tag "),
+                refused_for("beyond 64 bits") || refused_for("tag ") ||
+                refused_for("more than 256 frames") || refused_for("behind the first"),
             "a well-formed frame is refused");
     return;
   }

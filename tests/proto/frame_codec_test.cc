@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <random>
 #include <string>
 #include <utility>
@@ -59,9 +60,14 @@ std::string DataOf(const ParsedFrame& frame) {
   return data;
 }
 
-Response RandomResponse(Rng& rng) {
+Response RandomResponse(Rng& rng, bool with_frames = true) {
   Response frame;
   frame.set_tensor_id(rng() >> Uniform(rng, 0, 63));
+  if (with_frames && rng() % 4 == 0) {
+    for (int64_t n = Uniform(rng, 1, 4); n > 0; --n) {
+      *frame.add_frames() = RandomResponse(rng, /*with_frames=*/false);
+    }
+  }
   switch (Uniform(rng, 0, 6)) {
     case 0:
       frame.mutable_start()->mutable_tensor()->set_name(RandomText(rng, 40, true));
@@ -100,6 +106,11 @@ Response RandomResponse(Rng& rng) {
 Response ToMessage(const ParsedFrame& frame) {
   Response message;
   message.set_tensor_id(frame.tensor_id);
+  for (const grpc::ByteBuffer& part : frame.frames) {
+    const auto parsed = ParseFrame(part, kResponseFrame);
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    *message.add_frames() = ToMessage(*parsed);
+  }
   switch (frame.kind) {
     case FrameKind::kNone:
       break;
@@ -138,6 +149,71 @@ TEST(ParseFrame, AgreesWithProtobufOnAnyCut) {
     ASSERT_TRUE(frame.ok()) << frame.status() << " seed " << kSeed << " step " << i;
     EXPECT_EQ(ToMessage(*frame).SerializeAsString(), message.SerializeAsString()) << i;
   }
+}
+
+TEST(TakeTogether, GivesBackWhatWentIn) {
+  Rng rng(kSeed + 9);
+  for (int i = 0; i < 300; ++i) {
+    std::deque<grpc::ByteBuffer> queue;
+    std::vector<std::string> sent, received;
+    for (int64_t n = Uniform(rng, 1, 600); n > 0; --n) {
+      Response response = RandomResponse(rng, /*with_frames=*/false);
+      if (rng() % 20 == 0) response.mutable_chunk()->set_data(RandomText(rng, 200'000, false));
+      sent.push_back(response.SerializeAsString());
+      queue.push_back(Cut(sent.back(), rng));
+    }
+    const uint32_t field = i % 5 == 0 ? 0 : kResponseFrame.frames;
+    while (!queue.empty()) {
+      const Together next = TakeTogether(queue, field);
+      if (next.num_frames == 1) {
+        received.push_back(Flatten(next.message));
+        EXPECT_EQ(received.back().size(), next.frame_bytes);
+        continue;
+      }
+      EXPECT_NE(field, 0u);
+      const auto parsed = ParseFrame(next.message, kResponseFrame);
+      ASSERT_TRUE(parsed.ok()) << parsed.status();
+      ASSERT_EQ(parsed->frames.size(), next.num_frames);
+      size_t bytes = 0;
+      for (const grpc::ByteBuffer& frame : parsed->frames) {
+        received.push_back(Flatten(frame));
+        bytes += frame.Length();
+      }
+      EXPECT_EQ(bytes, next.frame_bytes);
+      EXPECT_LE(bytes - parsed->frames[0].Length(), kMaxBytesBehindFirst);
+      Response message;
+      ASSERT_TRUE(message.ParseFromString(Flatten(next.message)));
+      EXPECT_EQ(message.frames_size(), std::ssize(parsed->frames));
+    }
+    EXPECT_TRUE(received == sent);
+  }
+}
+
+TEST(ParseFrame, TakesSoManyFramesAtMost) {
+  Response message;
+  for (size_t i = 0; i < kMaxFramesTogether; ++i) message.add_frames()->set_tensor_id(i);
+  EXPECT_EQ(ParseFrame(SerializeFrame(message), kResponseFrame)->frames.size(), kMaxFramesTogether);
+  message.add_frames();
+  const auto refused = ParseFrame(SerializeFrame(message), kResponseFrame);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.status().message().find("more than 256 frames"), std::string::npos);
+}
+
+TEST(ParseFrame, TakesSoManyBytesBehindTheFirstFrame) {
+  Response message;
+  message.add_frames()->mutable_chunk()->set_data(std::string(1 << 20, 'x'));
+  for (int i = 0; i < 2; ++i) message.add_frames()->mutable_chunk();
+  std::string& data = *message.mutable_frames(1)->mutable_chunk()->mutable_data();
+  data.resize(kMaxBytesBehindFirst - 10);
+  const size_t more = kMaxBytesBehindFirst - message.frames(1).ByteSizeLong() -
+                      message.frames(2).ByteSizeLong();
+  data.resize(data.size() + more);
+  EXPECT_EQ(ParseFrame(SerializeFrame(message), kResponseFrame)->frames.size(), 3u);
+  data += 'x';
+  const auto refused = ParseFrame(SerializeFrame(message), kResponseFrame);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.status().message().find("more than 65536 bytes of frames behind the first"),
+            std::string::npos);
 }
 
 TEST(ParseFrame, MergesRepeatedFieldsAsProtobufDoes) {
@@ -304,7 +380,7 @@ TEST(BuildEndFrame, IsWhatProtobufMakes) {
 TEST(BuildChunkFrame, IsWhatProtobufReads) {
   Rng rng(kSeed + 3);
   for (int i = 0; i < 3000; ++i) {
-    const Response message = RandomResponse(rng);
+    const Response message = RandomResponse(rng, /*with_frames=*/false);
     if (!message.has_chunk() || message.chunk().has_shared()) continue;
     const v1::Chunk& chunk = message.chunk();
     std::optional<uint32_t> crc;

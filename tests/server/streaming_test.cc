@@ -146,6 +146,69 @@ TEST(Streaming, InterleavesTensors) {
   }
 }
 
+// Frames that come together are answered as those that come alone.
+TEST(Streaming, TakesFramesTogether) {
+  const TensorDesc tensor = F32Tensor("t", {16, 32});
+  const std::string values = RandomF32(16 * 32, 4);
+  const auto expected = QuantizeHere("int8:axis=0", tensor, values);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  for (const Transport transport : {Transport::kTcp, Transport::kUnix, Transport::kInProcess}) {
+    Loopback loopback(transport);
+    for (const size_t count : {1, 2, 7, 60}) {
+      QuantizeFrames frames;
+      constexpr uint64_t kTensors = 200;
+      for (uint64_t id = 0; id < kTensors; ++id) {
+        frames.Open(id, QuantizeStartOf(tensor, id == 100 ? "nothing" : "int8:axis=0"));
+        frames.Chunks(id, "values", values, 1000).End(id);
+      }
+      const auto answer = Exchange(loopback.stub(), frames.Together(count));
+      ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+      ASSERT_EQ(answer.tensors.size(), kTensors);
+      for (const auto& [id, one] : answer.tensors) {
+        if (id == 100) {
+          EXPECT_TRUE(one.has_error);
+        } else {
+          ExpectQuantized(one, *expected);
+        }
+      }
+    }
+    QuantizeFrames alone;
+    for (uint64_t id = 0; id < 50; ++id) {
+      alone.Open(id, QuantizeStartOf(tensor, "int8:axis=0")).Chunk(id, "", 0, values).End(id);
+    }
+    const auto answer = Exchange(loopback.stub(), alone);
+    ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+    EXPECT_EQ(answer.together, 0) << "to a client that may not know of it";
+    EXPECT_EQ(answer.tensors.size(), 50u);
+  }
+}
+
+TEST(Streaming, RefusesFramesWithinFramesAndBesideOthers) {
+  Loopback loopback(Transport::kTcp);
+  const auto start = QuantizeStartOf(F32Tensor("t", {4}), "int8");
+  v1::StreamingQuantizeRequest nested, mixed, many, large, empty;
+  *nested.add_frames()->add_frames()->mutable_start() = start;
+  *mixed.add_frames()->mutable_start() = start;
+  mixed.mutable_end();
+  for (int i = 0; i < 257; ++i) many.add_frames()->mutable_end();
+  for (int i = 0; i < 2; ++i) large.add_frames()->mutable_chunk()->set_data(std::string(65536, 0));
+  empty.add_frames();
+  const std::pair<v1::StreamingQuantizeRequest, std::string> cases[] = {
+      {nested, "\"frames\" has frames that have \"frames\" themselves"},
+      {mixed, "a message has a frame of its own beside \"frames\""},
+      {many, "more than 256 frames"},
+      {large, "more than 65536 bytes of frames behind the first"},
+      {empty, "the stream does not open with a start frame"}};
+  for (const auto& [request, message] : cases) {
+    grpc::ClientContext context;
+    const auto answer = Exchange(loopback.stub().StreamingQuantize(&context), {request});
+    EXPECT_FALSE(answer.status.ok());
+    EXPECT_NE(answer.status.error_message().find(message), std::string::npos)
+        << answer.status.error_message();
+    EXPECT_TRUE(answer.tensors.empty());
+  }
+}
+
 TEST(Streaming, TakesEmptyTensors) {
   Loopback loopback(Transport::kTcp);
   const TensorDesc tensor = F32Tensor("empty", {0, 32});

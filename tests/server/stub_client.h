@@ -132,6 +132,16 @@ class Frames {
     return frames_.back();
   }
   std::vector<Request>& all() { return frames_; }
+  // Puts each `count` of them into one message.
+  Frames& Together(size_t count) {
+    std::vector<Request> messages;
+    for (size_t i = 0; i < frames_.size(); ++i) {
+      if (i % count == 0) messages.emplace_back();
+      *messages.back().add_frames() = std::move(frames_[i]);
+    }
+    frames_ = std::move(messages);
+    return *this;
+  }
 
  private:
   std::vector<Request> frames_;
@@ -176,6 +186,7 @@ template <typename Response>
 struct StreamAnswer {
   grpc::Status status;
   std::map<uint64_t, Answer<Response>> tensors;
+  int messages = 0, together = 0;  // and those of several frames
 };
 
 // Writes all frames from a thread of its own while it reads what comes back.
@@ -190,7 +201,12 @@ StreamAnswer<Response> Exchange(std::unique_ptr<grpc::ClientReaderWriter<Request
   });
   StreamAnswer<Response> answer;
   Response frame;
-  while (stream->Read(&frame)) answer.tensors[frame.tensor_id()].Add(frame);
+  while (stream->Read(&frame)) {
+    ++answer.messages;
+    answer.together += frame.frames_size() > 0;
+    for (const Response& part : frame.frames()) answer.tensors[part.tensor_id()].Add(part);
+    if (frame.frames_size() == 0) answer.tensors[frame.tensor_id()].Add(frame);
+  }
   writer.join();
   answer.status = stream->Finish();
   return answer;

@@ -3,6 +3,7 @@
 #include <grpcpp/support/slice.h>
 
 #include <algorithm>
+#include <deque>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -69,8 +70,24 @@ void SimCall::MakeRequests() {
   if (faults_.hangs_up) {
     requests_.resize(static_cast<size_t>(dice_.Below(std::ssize(requests_))));
   }
+  together_ = rpc_ != Rpc::kCalibrate && rpc_ != Rpc::kUnaryQuantize && dice_.OneIn(2);
+  if (together_) JoinRequests();
   if (faults_.garbles) {
     for (int64_t i = 1 + dice_.Below(3); i > 0 && !requests_.empty(); --i) Garble();
+  }
+}
+
+// Puts frames that follow each other into one message, here and there.
+void SimCall::JoinRequests() {
+  std::vector<grpc::ByteBuffer> frames;
+  std::swap(frames, requests_);
+  std::deque<grpc::ByteBuffer> together;
+  for (grpc::ByteBuffer& frame : frames) {
+    together.push_back(std::move(frame));
+    if (&frame != &frames.back() && !dice_.OneIn(4)) continue;
+    while (!together.empty()) {
+      requests_.push_back(TakeTogether(together, kRequestFrame.frames).message);
+    }
   }
 }
 
@@ -236,6 +253,10 @@ std::string SimCall::Take(const grpc::ByteBuffer& buffer) {
   }
   const absl::StatusOr<ParsedFrame> frame = ParseFrame(buffer, kResponseFrame);
   if (!frame.ok()) return "a response cannot be read";
+  for (const grpc::ByteBuffer& part : frame->frames) {
+    if (const std::string wrong = Take(part); !wrong.empty()) return wrong;
+  }
+  if (!frame->frames.empty()) return together_ ? "" : "frames come together unasked";
   for (SimTensor& tensor : tensors_) {
     if (tensor.id() != frame->tensor_id) continue;
     const std::string wrong = tensor.Take(*frame);

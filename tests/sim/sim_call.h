@@ -63,6 +63,7 @@ class SimCall final : public CallPort {
 
  private:
   void MakeRequests();
+  void JoinRequests();
   void Garble();
   void End();
   void EndAtPeer();
@@ -79,6 +80,7 @@ class SimCall final : public CallPort {
   std::vector<SimTensor> tensors_;
   std::unique_ptr<SimClient> client_;  // null: it is a script
   std::vector<grpc::ByteBuffer> requests_;
+  bool together_ = false;  // frames of it are
   size_t sent_ = 0;
   int64_t steps_to_fault_ = 0;
   std::shared_ptr<Call> call_;

@@ -243,24 +243,34 @@ class Hog {
   Calls calls_;
 };
 
+// Lets one of the things happen that can; false: there are none. `call` may be null.
+bool RunOne(Dice& dice, SimServer& server, Hog& hog, SimCall* call) {
+  std::vector<std::function<void()>> actions;
+  if (call != nullptr) call->AddActions(actions);
+  hog.AddActions(actions);
+  if (!server.executor().empty()) actions.push_back([&] { server.executor().RunOne(); });
+  if (hog.Forget() > 0 || dice.OneIn(50)) actions.push_back([&] { hog.Begin(); });
+  if (actions.empty()) return false;
+  actions[static_cast<size_t>(dice.Below(std::ssize(actions)))]();
+  return true;
+}
+
+void PassSecond(SimServer& server) {
+  clock_now += absl::Seconds(1);
+  server.Look();
+}
+
 // Runs a call beside the hog until it is over; time passes by the second.
 std::string RunBeside(Dice& dice, SimServer& server, Hog& hog, SimCall& call) {
   call.Begin();
   for (int step = 0; step < kMaxSteps && !call.over(); ++step) {
-    std::vector<std::function<void()>> actions;
-    call.AddActions(actions);
-    hog.AddActions(actions);
-    if (!server.executor().empty()) actions.push_back([&] { server.executor().RunOne(); });
-    if (hog.Forget() > 0 || dice.OneIn(50)) actions.push_back([&] { hog.Begin(); });
-    if (!actions.empty()) {
-      actions[static_cast<size_t>(dice.Below(std::ssize(actions)))]();
-      continue;
-    }
-    clock_now += absl::Seconds(1);
-    server.Look();
+    if (!RunOne(dice, server, hog, &call)) PassSecond(server);
   }
   return call.over() ? "" : "does not end";
 }
+
+// Of what happens while an honest caller waits to come again.
+constexpr int kStepsASecond = 100;
 
 // Calls of an honest caller, each until it is served.
 std::string RunHonest(Dice& dice, SimServer& server, Hog& hog, Outcome& outcome) {
@@ -279,8 +289,9 @@ std::string RunHonest(Dice& dice, SimServer& server, Hog& hog, Outcome& outcome)
       call = CallAgain(dice, server, *call);
       if (clock_now - begun > absl::Seconds(10)) return "an honest caller is kept out";
       if (call == nullptr) continue;
-      clock_now += absl::Seconds(1);  // as it was told to
-      server.Look();
+      PassSecond(server);  // as it was told to
+      for (int step = 0; step < kStepsASecond && RunOne(dice, server, hog, nullptr); ++step) {
+      }
     }
   }
   return "";
