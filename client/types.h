@@ -95,7 +95,7 @@ struct CallOptions {
   // For how long what a crowded server refuses is asked for again, whenever the server says.
   absl::Duration crowd_patience = absl::Minutes(2);
   // Tensors on the way at once on a stream, and streams.
-  int tensors_in_flight = 8;
+  int tensors_in_flight = 32;
   int streams = 1;
   // Payload of a frame each way, at most 4 MiB; 0: adapts to what the connection carries, between
   // 256 KiB and 4 MiB. The result does not depend on it.

@@ -26,8 +26,8 @@
 #include <vector>
 
 #include "absl/strings/str_join.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "core/base/mutex.h"
 #include "core/exec/allocator.h"
 #include "core/io/machine_memory.h"
 #include "core/simd/targets.h"
@@ -44,14 +44,6 @@ namespace {
 
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
-
-// Debian's Abseil is built with its search for deadlocks, which each lock of ours and of gRPC's
-// pays for; builds for development keep it.
-void SkipDeadlockSearch() {
-#ifdef NDEBUG
-  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-#endif
-}
 
 // Gives free memory back to the system, and the buffers that are kept too while there are no calls;
 // time and again, since peers that make none use memory as well (a flood of pings).

@@ -18,6 +18,7 @@
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
 #include "core/base/similar.h"
+#include "core/base/mutex.h"
 #include "core/exec/allocator.h"
 #include "core/simd/targets.h"
 
@@ -118,6 +119,7 @@ void ReadAheadOfMistake(int argc, char** argv, Globals& globals) {
 
 int Main(int argc, char** argv) {
   TuneAllocator();
+  SkipDeadlockSearch();
   TakeGrpcLog();
   Interrupts interrupts;
   Globals globals;

@@ -14,6 +14,15 @@
 
 namespace quantd {
 
+// Leaves out the search for deadlocks that packaged Abseil is built with, for which each lock of the
+// process, gRPC's too, takes one that all share. Builds for development keep it. To be called at the
+// beginning of main.
+inline void SkipDeadlockSearch() {
+#ifdef NDEBUG
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+#endif
+}
+
 // Mutex, MutexLock and ReaderMutexLock are Abseil's, and our code uses them by these names:
 // packaged Abseil is not instrumented, so that ThreadSanitizer would take everything behind an
 // absl::Mutex for a race. Its builds get the same interface over std::mutex, which it understands.

@@ -124,7 +124,12 @@ bool Call::Drained() {
 
 void Call::SendTogether() {
   MutexLock lock(&mutex_);
-  together_ = true;
+  together_ = held_ = true;
+}
+
+void Call::SendHeld() {
+  held_ = false;
+  MaybeWrite();
 }
 
 bool Call::Full() {
@@ -366,7 +371,7 @@ void Call::MaybeWrite() {
     outbox_.clear();
     queued_bytes_ = 0;
   }
-  if (HasWritten()) return;
+  if (HasWritten() || (held_ && queued_bytes_ < kMaxBytesBehindFirst)) return;
   writing_ = true;
   write_began_ = context_.now();
   Together next = TakeTogether(outbox_, together_ ? kResponseFrame.frames : 0);
@@ -455,6 +460,7 @@ absl::StatusOr<Progress> Call::TellAnswer(absl::StatusOr<MemoryBudget::Reservati
 
 Call::Next Call::TakeNext(grpc::ByteBuffer& frame) {
   MutexLock lock(&mutex_);
+  SendHeld();
   if (inbox_.has_value()) {
     frame.Swap(&*inbox_);
     inbox_.reset();
@@ -487,6 +493,7 @@ bool Call::EndStep(const absl::Status& status) {
 }
 
 void Call::EndTurn(State state) {
+  SendHeld();
   const bool is_stirred = state_ == State::kStirred;
   state_ = state;
   progress_ = context_.now();  // what the peer waited for the work is not held against it

@@ -41,7 +41,7 @@ class FrameOutbox {
   virtual bool Drained() = 0;
   // True if another request frame has come.
   virtual bool MoreHasCome() = 0;
-  // From now on frames may go together in a message.
+  // From now on frames may go together in a message, and those that answer the one at work do.
   virtual void SendTogether() = 0;
   // True while so much is queued that no more shall be made; the handler's Work will be called when
   // some of it has been sent. Takes no lock.
@@ -221,6 +221,7 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   bool EndStep(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends the turn in `state`, or begins another one if that is due already.
   void EndTurn(State state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendHeld() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Pause(Progress progress) ABSL_LOCKS_EXCLUDED(mutex_);
   void OnAnswer(absl::StatusOr<MemoryBudget::Reservation> answer);
 
@@ -247,6 +248,7 @@ class Call final : public FrameOutbox, public Idler, public std::enable_shared_f
   std::optional<grpc::ByteBuffer> inbox_ ABSL_GUARDED_BY(mutex_);  // a frame to be worked on
   std::deque<grpc::ByteBuffer> outbox_ ABSL_GUARDED_BY(mutex_);
   bool together_ ABSL_GUARDED_BY(mutex_) = false;      // several go in one message
+  bool held_ ABSL_GUARDED_BY(mutex_) = false;  // a few are kept until all of them are there
   grpc::ByteBuffer outgoing_ ABSL_GUARDED_BY(mutex_);  // the port's while writing_
   size_t outgoing_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // its share of queued_bytes_
   std::atomic<size_t> queued_bytes_ = 0;  // in outbox_, and outgoing

@@ -156,12 +156,13 @@ absl::Status TensorStream::Open(ParsedFrame frame) {
                     absl::StrCat("tensor_id=", id, " is already open on this stream")),
                 true);
   }
-  if (std::ssize(tensors_) >= context_.service.limits.max_open_tensors) {
+  const int64_t max_open = context_.service.limits.max_open_tensors;
+  if (std::ssize(tensors_) - num_ending_ >= max_open) {
     return Fail(id,
                 WithLimit(absl::ResourceExhaustedError(absl::StrCat(
-                              "the stream has ", tensors_.size(), " open tensors; at most ",
-                              context_.service.limits.max_open_tensors, " are allowed")),
-                          "open_tensors", context_.service.limits.max_open_tensors),
+                              "the stream has ", tensors_.size() - static_cast<size_t>(num_ending_),
+                              " open tensors; at most ", max_open, " are allowed")),
+                          "open_tensors", max_open),
                 true);
   }
   absl::StatusOr<PreparedTensor> prepared = kind_.prepare(id, frame.message);
@@ -170,7 +171,8 @@ absl::Status TensorStream::Open(ParsedFrame frame) {
   // A stream that has tensors open cannot wait for memory: what they hold would never come free.
   // But those whose `end` has come are about to be done.
   const bool may_wait = std::ssize(tensors_) == num_ending_;
-  if (same != tensors_.end() || (may_wait && context_.service.admission->crowded())) {
+  if (same != tensors_.end() || std::ssize(tensors_) >= max_open ||
+      (may_wait && context_.service.admission->crowded())) {
     return absl::OkStatus();  // Work goes on with it
   }
   return OpenPending();

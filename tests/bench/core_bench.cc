@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "core/scheme/registry.h"
 #include "core/session/dequantize_session.h"
 #include "core/session/quantize_session.h"
@@ -211,8 +210,7 @@ void RegisterAll(Baselines& baselines) {
 }  // namespace quantd::bench
 
 int main(int argc, char** argv) {
-  // As the server does: the search for deadlocks of Debian's build costs more than the lock.
-  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  quantd::SkipDeadlockSearch();  // as the server does
   quantd::bench::Baselines baselines;
   quantd::bench::RegisterAll(baselines);
   return quantd::bench::RunTable(argc, argv, baselines);

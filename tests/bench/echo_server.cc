@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/mutex.h"
 #include "core/exec/allocator.h"
 #include "proto/grpc_switches.h"
 #include "quantd/v1/quantization.grpc.pb.h"
@@ -17,6 +18,7 @@ int main(int argc, char** argv) {
   if (argc < 2) return 2;
   // As quantd does.
   quantd::TuneAllocator();
+  quantd::SkipDeadlockSearch();
   quantd::SetGrpcSwitches();
   quantd::bench::EchoService service;
   grpc::ServerBuilder builder;

@@ -23,6 +23,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "client/client.h"
+#include "core/base/mutex.h"
 #include "quantd/v1/quantization.grpc.pb.h"
 #include "tests/bench/child_server.h"
 #include "tests/bench/echo_service.h"
@@ -144,6 +145,7 @@ bool RunSmallCalls(const std::string& quantd, const std::string& echo, absl::Dur
 }
 
 int Main(int argc, char** argv) {
+  SkipDeadlockSearch();
   int streams = 200, seconds = 10;
   if ((argc > 1 && !absl::SimpleAtoi(argv[1], &streams)) ||
       (argc > 2 && !absl::SimpleAtoi(argv[2], &seconds))) {

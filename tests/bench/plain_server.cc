@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "core/base/crc32c.h"
+#include "core/base/mutex.h"
 #include "core/exec/allocator.h"
 #include "core/io/shared_memory.h"
 #include "core/session/quantize_session.h"
@@ -172,6 +173,7 @@ int Main(int argc, char** argv) {
   if (argc < 2) return 2;
   // As quantd does.
   TuneAllocator();
+  SkipDeadlockSearch();
   Executor executor(static_cast<int>(std::thread::hardware_concurrency()));
   BufferPool pool(size_t{256} << 20);
   MemoryBudget budget(int64_t{1} << 30);

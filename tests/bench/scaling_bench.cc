@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/client.h"
+#include "core/base/mutex.h"
 #include "tests/bench/byte_stream.h"
 #include "tests/bench/child_server.h"
 #include "tests/bench/echo_service.h"
@@ -128,6 +129,7 @@ void Print(const std::vector<Case>& cases) {
 }
 
 int Main(int argc, char** argv) {
+  SkipDeadlockSearch();
   int rounds = 10;
   double seconds = 0.5;
   if ((argc > 1 && !absl::SimpleAtoi(argv[1], &rounds)) ||

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "client/client.h"
+#include "core/base/mutex.h"
 #include "core/exec/allocator.h"
 #include "proto/grpc_switches.h"
 #include "quantd/v1/quantization.grpc.pb.h"
@@ -172,6 +173,7 @@ void RegisterAll(const std::vector<Transport>& transports, Baselines& baselines)
 
 int Main(int argc, char** argv) {
   TuneAllocator();
+  SkipDeadlockSearch();
   SetGrpcSwitches();
   const TempFolder temp;
   const std::string echo_path = absl::StrCat("unix:", (temp.path() / "echo").string());

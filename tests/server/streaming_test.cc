@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "core/scheme/registry.h"
 #include "tests/server/stub_client.h"
 #include "tests/support/temp_dir.h"
@@ -181,6 +182,40 @@ TEST(Streaming, TakesFramesTogether) {
     EXPECT_EQ(answer.together, 0) << "to a client that may not know of it";
     EXPECT_EQ(answer.tensors.size(), 50u);
   }
+}
+
+// Tensors whose end has come do not count, though the peer has not taken what came of them.
+TEST(Streaming, OpensATensorBehindThoseThatEnd) {
+  ServerOptions options;
+  options.threads = 2;
+  options.max_open_tensors = 1;
+  const auto server = StartServer(options);
+  const auto stub = v1::QuantizationService::NewStub(server->InProcessChannel(LargeMessages()));
+  const TensorDesc tensor = F32Tensor("t", {512, 4096});
+  const std::string values = RandomF32(512 * 4096, 5);
+  const auto expected = QuantizeHere("fp16", tensor, values);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  QuantizeFrames frames;
+  for (uint64_t id = 1; id <= 6; ++id) {
+    frames.Open(id, QuantizeStartOf(tensor, "fp16")).Chunks(id, "values", values, 1 << 20).End(id);
+  }
+  frames.Open(7, QuantizeStartOf(tensor, "fp16")).Open(8, QuantizeStartOf(tensor, "fp16"));
+  grpc::ClientContext context;
+  auto stream = stub->StreamingQuantize(&context);
+  std::thread writer([&] {
+    for (const auto& frame : frames.all()) EXPECT_TRUE(stream->Write(frame));
+    stream->WritesDone();
+  });
+  absl::SleepFor(absl::Milliseconds(300));  // the server comes as far as it can
+  std::map<uint64_t, Answer<v1::StreamingQuantizeResponse>> answers;
+  v1::StreamingQuantizeResponse frame;
+  while (stream->Read(&frame)) answers[frame.tensor_id()].Add(frame);
+  writer.join();
+  EXPECT_TRUE(stream->Finish().ok());
+  for (uint64_t id = 1; id <= 6; ++id) ExpectQuantized(answers[id], *expected);
+  EXPECT_NE(answers[8].error.error().message().find("1 open tensors; at most 1"),
+            std::string::npos)
+      << answers[8].error.error().message();
 }
 
 TEST(Streaming, RefusesFramesWithinFramesAndBesideOthers) {
