@@ -82,8 +82,8 @@ absl::Status RefuseRecurring(const Plan& plan, absl::string_view what, absl::str
       " groups come again and again; use per=tensor, ", others));
 }
 
-// Says where a calibrator, or the scheme itself, has the values from that it needs, if it does; refuses groups that recur:
-// to count the values of each would take 512 KiB a group.
+// Says where a calibrator, or the scheme itself, has the values from that it needs, if it does;
+// refuses groups that recur: to count the values of each would take 512 KiB a group.
 absl::Status DecideValueSource(Plan& plan) {
   const QuantSpec& spec = plan.resolved.spec;
   const PackedLayout& layout = plan.resolved.layout;
@@ -96,7 +96,8 @@ absl::Status DecideValueSource(Plan& plan) {
     if (num_elems == 0 || layout.groups.num_groups == 1 || layout.groups.IsLocal(num_elems)) {
       return absl::OkStatus();
     }
-    return RefuseRecurring(plan, absl::StrCat("scheme ", spec.scheme), "axis=0 or group=");
+    return RefuseRecurring(plan, absl::StrCat("what scheme ", spec.scheme, " wants of values"),
+                           "axis=0 or group=");
   }
   if (!finds || !calibrator.needs_values() || spec.given_range) return absl::OkStatus();
   if (calibrator.tries() && layout.tensor_evidence != kNoEvidence) {
