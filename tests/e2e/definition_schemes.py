@@ -127,7 +127,7 @@ def least_error(scheme, spec, name, x, dtype):
         cuts = None
     else:
         units = at // plane[-1] if "block" in spec else at  # that stripes do not part
-        values, cuts = x, run_cuts(at, units, 32 if scheme in MLX else 8 // math.gcd(bits_of(scheme), 8))
+        values, cuts = x, run_cuts(at, units, atom_of(scheme, spec, x.shape))
 
     def errors(f):
         planes = encode(scheme, dict(tried, range=(low * f, high * f)), name, values, dtype)
@@ -168,6 +168,11 @@ def bits_of(scheme):
     return 4 if scheme in BOOKS else {"fbgemm_rowwise4": 4, "fbgemm_rowwise2": 2}.get(scheme, 8)
 
 
+def atom_of(scheme, spec, shape):
+    elems = 32 if scheme in MLX else 8 // math.gcd(bits_of(scheme), 8)
+    return (elems, shape[-1]) if spec.get("layout") == "words" else elems
+
+
 def ranges(x, spec, groups, plane, atom=1, symmetric=None):
     axis = int(spec["axis"]) % x.ndim if "axis" in spec else None
     count = int(np.prod(plane, dtype=np.int64))
@@ -188,11 +193,28 @@ def scale_values(plane, kind):
     return widen(plane, kind, f32) if kind in ("f16", "bf16") else plane
 
 
+def pack_words(codes, bits):
+    rows = codes.reshape(-1, codes.shape[-1]) + (1 << (bits - 1))
+    streams = (rows[:, :, None] >> np.arange(bits) & 1).astype(np.uint8).reshape(len(rows), -1)
+    streams = np.pad(streams, [(0, 0), (0, -streams.shape[1] % 32)])
+    packed = np.packbits(streams, axis=-1, bitorder="little")
+    return packed.view("<i4").reshape(codes.shape[:-1] + (-1,))
+
+
+def unpack_words(words, shape, bits):
+    rows = np.ascontiguousarray(words).reshape(-1, words.shape[-1]).view(np.uint8)
+    streams = np.unpackbits(rows, axis=-1, bitorder="little")[:, : shape[-1] * bits]
+    codes = (streams.reshape(-1, bits).astype(np.int64) << np.arange(bits)).sum(-1)
+    return codes - (1 << (bits - 1))
+
+
 def decode_integers(scheme, spec, shape, planes, u):
     bits, signed = INTEGERS[scheme]
     n = int(np.prod(shape, dtype=np.int64))
     codes = planes["codes"].reshape(-1).astype(np.int64)
-    if bits < 8:
+    if spec.get("layout") == "words":
+        codes = unpack_words(planes["codes"], shape, bits)
+    elif bits < 8:
         codes = unpack_bits(planes["codes"], n, bits)
         codes = np.where(signed & (codes >= 1 << (bits - 1)), codes - (1 << bits), codes)
     groups = groups_of(shape, spec)[0].reshape(-1)
@@ -265,7 +287,7 @@ def encode_integers(scheme, spec, name, x, clean):
         z = np.full(count, int(spec.get("zero", 0)))
         has_zeros = int(spec.get("zero", 0)) != 0
     else:
-        low, high = ranges(x, spec, groups, plane, atom=8 // math.gcd(bits, 8))
+        low, high = ranges(x, spec, groups, plane, atom=atom_of(scheme, spec, x.shape))
         stored, s, z = integer_params(bits, spec, low, high, lo, hi, centre)
         if x.dtype == f32:
             stored, s, z = near_the_end(spec, stored, s, z, np.minimum(low, 0), np.maximum(high, 0), lo, hi)
@@ -281,8 +303,10 @@ def encode_integers(scheme, spec, name, x, clean):
         v = np.clip(clean / each_s, (lo - each_z).astype(t), (hi - each_z).astype(t))
         codes = rounded(v, spec["round"], noise).astype(np.int64) + each_z
     kind = np.dtype(("<i" if signed else "<u") + ("2" if bits == 16 else "1"))
-    planes = {"codes": pack_bits(codes.reshape(-1), bits) if bits < 8 else codes.astype(kind),
-              "scale": stored.reshape(plane)}
+    packed = pack_bits(codes.reshape(-1), bits) if bits < 8 else codes.astype(kind)
+    if spec.get("layout") == "words":
+        packed = pack_words(codes, bits)
+    planes = {"codes": packed, "scale": stored.reshape(plane)}
     if has_zeros:
         planes["zero_point"] = z.astype(kind).reshape(plane)
     return planes

@@ -44,6 +44,13 @@ std::vector<QuantSpec> SpecsOf(const SchemeInfo& info) {
   for (const ScaleType type : info.scale_types)
     add([=](QuantSpec& spec) { spec.scale_type = type; });
   for (const uint32_t levels : info.levels) add([=](QuantSpec& spec) { spec.levels = levels; });
+  for (const absl::string_view layout : info.layouts) {
+    add([=](QuantSpec& spec) { spec.layout = std::string(layout); });
+    add([=](QuantSpec& spec) {
+      spec.layout = std::string(layout);
+      spec.granularity = Granularity{.kind = GranularityKind::kGroup, .group_elems = 16};
+    });
+  }
   for (const NonFinite policy : info.nonfinites) {
     add([=](QuantSpec& spec) { spec.nonfinite = policy; });
   }
