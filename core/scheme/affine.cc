@@ -12,6 +12,7 @@
 #include "absl/strings/substitute.h"
 #include "core/base/philox.h"
 #include "core/base/status_macros.h"
+#include "core/scheme/embeddings.h"
 #include "core/simd/affine.h"
 #include "core/simd/bits.h"
 
@@ -24,6 +25,12 @@ constexpr size_t kScalePlane = 1;
 constexpr size_t kZeroPlane = 2;  // where there is one
 
 using CodeRange = AffineCodeRange;
+
+// Returns the row of a dialect that is not affine; null: it is.
+const Scheme* RowOf(const QuantSpec& spec) {
+  if (spec.dialect == "sentence_transformers") return &SentenceTransformersRow();
+  return spec.dialect == "usearch" ? &UsearchRow() : nullptr;
+}
 
 bool HasZeroPlane(const SchemeInfo& info, const QuantSpec& spec) {
   if (spec.scale.has_value()) return spec.zero_point.value_or(0) != 0;
@@ -92,6 +99,7 @@ absl::StatusOr<PackedLayout> PlanFlat(const SchemeInfo& info, const Shape& shape
 
 absl::StatusOr<PackedLayout> PlanAffine(const SchemeInfo& info, const QuantSpec& spec,
                                         const TensorDesc& tensor) {
+  if (const Scheme* row = RowOf(spec)) return row->plan(info, spec, tensor);
   QUANTD_ASSIGN_OR_RETURN(Grouping grouping,
                           MakeGrouping(*spec.granularity, *spec.tail, tensor.shape));
   QUANTD_ASSIGN_OR_RETURN(PackedLayout layout, IsWords(spec) ? PlanWords(info, tensor.shape)
@@ -181,6 +189,9 @@ int64_t EncodeAs(const Resolved& resolved, const Segment& segment, const T* valu
 
 void EncodeAffineScheme(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                         Counts* counts, Meter* meter) {
+  if (const Scheme* row = RowOf(resolved.spec)) {
+    return row->encode(resolved, segment, out, counts, meter);
+  }
   counts->clipped += segment.values.Visit([&]<typename T>(const T* values) {
     return EncodeAs(resolved, segment, values, out, LanesOf<T>(meter));
   });
@@ -188,6 +199,9 @@ void EncodeAffineScheme(const Resolved& resolved, const Segment& segment, std::s
 
 void DecodeAffineScheme(const Resolved& resolved, std::span<const std::byte> codes,
                         const ParamView& params, int64_t first_elem, TileSpan out) {
+  if (const Scheme* row = RowOf(resolved.spec)) {
+    return row->decode(resolved, codes, params, first_elem, out);
+  }
   const SchemeInfo& info = *resolved.info;
   const SegmentParams segment(resolved, params, first_elem, out.num_elems);
   const bool wide = info.bits == 16;
@@ -215,7 +229,8 @@ void DecodeAffineScheme(const Resolved& resolved, std::span<const std::byte> cod
 
 // compressed-tensors has no codes from -(2^(b-1)-1).
 // A scale that is given becomes what is stored.
-absl::Status CompleteAffine(const SchemeInfo& info, const TensorDesc&, QuantSpec& spec) {
+absl::Status CompleteAffine(const SchemeInfo& info, const TensorDesc& tensor, QuantSpec& spec) {
+  if (const Scheme* row = RowOf(spec)) return row->complete(info, tensor, spec);
   if (spec.scale) {
     QUANTD_ASSIGN_OR_RETURN(
         spec.scale, NearestScale(*spec.scale, spec.scale_type.value_or(info.scale_types.front())));
@@ -339,6 +354,12 @@ std::string DefinitionOf(const SchemeInfo& info) {
     absl::SubstituteAndAppend(&text, kCompressedTensorsDefinition, low, high, steps, half_steps);
     absl::SubstituteAndAppend(&text, kWordsDefinition, middle);
   }
+  if (info.bits == 8) {
+    absl::SubstituteAndAppend(&text, kSentenceTransformersDefinition,
+                              info.is_signed ? " - 128" : "",
+                              info.is_signed ? "(code + 128)" : "code");
+    if (info.is_signed) absl::StrAppend(&text, kUsearchDefinition);
+  }
   return text;
 }
 
@@ -379,6 +400,8 @@ SchemeInfo AffineInfo(absl::string_view name, absl::string_view summary, int bit
                                           .layout = PrefersWords(bits) ? "words" : ""},
                              .fixed = {"round", "scale_type"}});
   }
+  if (bits == 8) info.dialects.push_back(SentenceTransformersDialect(is_signed));
+  if (bits == 8 && is_signed) info.dialects.push_back(UsearchDialect());
   info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
   info.tails = {Tail::kReject, Tail::kShort};
   info.takes_range = info.takes_scale = true;
@@ -391,11 +414,26 @@ Scheme AffineScheme(SchemeInfo info) {
           .complete = CompleteAffine,
           .plan = PlanAffine,
           .resolve_constants = nullptr,
-          .resolve = ResolveAffine,
+          .resolve =
+              [](const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out) {
+                const Scheme* row = RowOf(resolved.spec);
+                (row != nullptr ? row->resolve : ResolveAffine)(resolved, ranges, out);
+              },
           .encode = EncodeAffineScheme,
           .decode = DecodeAffineScheme,
-          .encode_ref = EncodeAffineRef,
-          .decode_ref = DecodeAffineRef};
+          .encode_ref =
+              [](const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
+                 Counts* counts) {
+                const Scheme* row = RowOf(resolved.spec);
+                (row != nullptr ? row->encode_ref : EncodeAffineRef)(resolved, segment, out, counts);
+              },
+          .decode_ref =
+              [](const Resolved& resolved, std::span<const std::byte> codes,
+                 const ParamView& params, int64_t first_elem, TileSpan out) {
+                const Scheme* row = RowOf(resolved.spec);
+                (row != nullptr ? row->decode_ref : DecodeAffineRef)(resolved, codes, params,
+                                                                     first_elem, out);
+              }};
 }
 
 }  // namespace quantd

@@ -211,6 +211,12 @@ def unpack_words(words, shape, bits):
 def decode_integers(scheme, spec, shape, planes, u):
     bits, signed = INTEGERS[scheme]
     n = int(np.prod(shape, dtype=np.int64))
+    if spec["dialect"] == "usearch":
+        return planes["codes"].astype(u) / u(127)
+    if spec["dialect"] == "sentence_transformers":
+        at = groups_of(shape, spec)[0]
+        steps = planes["codes"].astype(np.float64) + (128 if signed else 0)
+        return (steps * planes["scale"].reshape(-1)[at] + planes["start"].reshape(-1)[at]).astype(u)
     codes = planes["codes"].reshape(-1).astype(np.int64)
     if spec.get("layout") == "words":
         codes = unpack_words(planes["codes"], shape, bits)
@@ -279,8 +285,12 @@ def compressed_tensors_params(spec, low, high, lo, hi):
 
 def encode_integers(scheme, spec, name, x, clean):
     bits, signed = INTEGERS[scheme]
+    if spec["dialect"] == "usearch":
+        return {"codes": encode_vectors(x)}
     lo, hi, centre = code_range(bits, signed, spec)
     groups, plane = groups_of(x.shape, spec)
+    if spec["dialect"] == "sentence_transformers":
+        return encode_columns(x, clean, groups, plane, signed, *ranges(x, spec, groups, plane))
     count = int(np.prod(plane, dtype=np.int64))
     if "scale" in spec:
         stored, s = stored_scales(np.full(count, float(spec["scale"])), spec["scale_type"])
@@ -310,6 +320,30 @@ def encode_integers(scheme, spec, name, x, clean):
     if has_zeros:
         planes["zero_point"] = z.astype(kind).reshape(plane)
     return planes
+
+
+def encode_columns(x, clean, groups, plane, signed, low, high):
+    low, high = (np.clip(end, -F32_MAX, F32_MAX).astype(f32) for end in (low, high))
+    scale = (high - low) / f32(255)
+    scale = np.where(np.isinf(scale), ((high.astype(np.float64) - low) / 255).astype(f32), scale)
+    scale = np.where(scale == 0, f32(1), scale).astype(f32)
+    t = x.dtype
+    half = np.where(scale >= f32(2.0**119), 0.5, 1)[groups].astype(t)
+    v = (clean * half - low[groups].astype(t) * half) / (scale[groups].astype(t) * half)
+    codes = np.floor(np.clip(v, 0, 255)).astype(np.int64) - (128 if signed else 0)
+    return {"codes": codes.astype("i1" if signed else "u1"), "scale": scale.reshape(plane), "start": low.reshape(plane)}
+
+
+def encode_vectors(x):
+    if x.size == 0:
+        return np.zeros(x.shape, "i1")
+    wide = saturated(x, x.shape[-1]).astype(np.float64)
+    total = np.zeros(x.shape[:-1])
+    for j in range(x.shape[-1]):
+        total = total + wide[..., j] * wide[..., j]
+    norm = np.sqrt(total)[..., None]
+    steps = np.trunc(np.clip(wide * 127 / norm, -127, 127))
+    return np.where((norm > 0) & np.isfinite(norm), steps, 0).astype("i1")
 
 
 # --- Fixed point ---

@@ -50,7 +50,8 @@ SPECS = [
     "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2", "mlx_q5:group=128",
     "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
     "lloyd:levels=2", "lloyd:levels=8", "lloyd:levels=64", "lloyd:levels=256",
-    "bits:dialect=sentence_transformers",
+    "bits:dialect=sentence_transformers", "bits:dialect=usearch", "int8:dialect=usearch",
+    *(f"{s}:dialect=sentence_transformers{k}" for s in ("int8", "uint8") for k in ("", ",range=-1..0.5", ",group=32")),
     *(f"{s}:{k}" for s in ("binary", "pow2") for k in ("axis=0", "axis=-1", "group=32", "range=minmax", "range=-0.5..0.25")),
 ]
 SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,range=3sigma", "int8:axis=1,range=1sigma",
@@ -58,7 +59,7 @@ SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,rang
           "fbgemm_rowwise8:range=3sigma", "fbgemm_rowwise2:range=2sigma", "int3:group=10,range=2sigma,tail=short", "int32:range=3sigma",
           "uint6:range=3sigma", *(f"int3:layout=words,{k}range=2sigma" for k in ("", "axis=0,")),
           "int5:layout=words,group=10,range=absmean,tail=short", "int6:layout=words,axis=1,range=2sigma",
-          "fp6_e2m3:group=10,range=2sigma,tail=short",
+          "int8:dialect=sentence_transformers,axis=0,range=2sigma", "fp6_e2m3:group=10,range=2sigma,tail=short",
           *(f"binary:{k}" for k in ("per=tensor", "axis=0", "axis=-1", "axis=1", "group=10,tail=short", "range=3sigma")),
           "pow2:range=2sigma"]
 PERCENTILES = ["int8:range=p99", "uint8:range=p99.9", "uint8:mode=full,range=p90", "int8:axis=0,range=p99.9",
@@ -78,12 +79,15 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s
        *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
        "int4:axis=0,range=mse", "uint8:range=mse", "uint8:axis=0,range=p90", "int8:range=entropy",
        "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32",
-       "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx"]
+       "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
+       "int8:dialect=usearch",
+       *(f"{s}:dialect=sentence_transformers" for s in ("int8", "uint8"))]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
        "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "q4_0:tail=pad", "q5_1:tail=pad", "tq1_0:tail=pad",
        "int3:layout=words,axis=1", "int5:layout=words,group=7,tail=short", "int8:layout=words",
        "int3:axis=1", "uint5:group=7,tail=short", "int6:per=tensor", "fp6_e2m3", "fp6_e3m2:block=2x5",
        "fp4_e2m1:axis=1", "int64:axis=1", "mxfp4:dialect=ggml,tail=pad", "nvfp4:tail=pad", "fp4",
+       "int8:dialect=usearch", "int8:dialect=sentence_transformers", "uint8:dialect=sentence_transformers,group=7,tail=short",
        *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "lloyd:levels=8", "lloyd:levels=128",
        "fbgemm_rowwise8", "fbgemm_rowwise4", "fbgemm_rowwise2", "bits", "bits:dialect=sentence_transformers",
        "ternary", "binary", "binary:axis=1", "binary:group=7,tail=short", "pow2", "pow2:axis=1", "pow2:group=7,tail=short"]
@@ -280,6 +284,7 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
                                   *(f"{s}:nonfinite=saturate" for s in MX),
                                   "fp8_e4m3:axis=0,nonfinite=saturate",
                                   "int3:layout=words,axis=0,nonfinite=saturate",
+                                  *(f"int8:dialect={d},nonfinite=saturate" for d in ("usearch", "sentence_transformers")),
                                   "int32:nonfinite=saturate", "fp4_e2m1:axis=0,nonfinite=saturate",
                                   *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "f32", "f64", "fp8_e4m3", "fp8_e5m2")
                                     for p in ("saturate", "propagate"))])

@@ -4,7 +4,7 @@
 # virtual environment of its own, up to 6 GB, in build-parity; tests/golden/requirements*.txt say
 # which versions.
 #   tests/parity/run.sh [PROJECT...]
-# PROJECT: onnx, ggml, mlx, compressed_tensors, fbgemm, bitsandbytes, sentence_transformers; all of them if none is named.
+# PROJECT: onnx, ggml, mlx, compressed_tensors, fbgemm, bitsandbytes, sentence_transformers, usearch; all of them if none is named.
 # GOLDEN_TEST names another program than build/tests/core_scheme_test, SEED the seed of an earlier run.
 set -euo pipefail
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
@@ -22,6 +22,7 @@ declare -A lists=(
   [compressed_tensors]=requirements-compressed_tensors
   [fbgemm]=requirements-fbgemm
   [sentence_transformers]=requirements-bits
+  [usearch]=requirements-usearch
 )
 declare -A scripts=(
   [onnx]='make_golden.py affine fixed floats small_floats q8_0'
@@ -30,10 +31,11 @@ declare -A scripts=(
   [mlx]=make_mlx.py
   [compressed_tensors]=make_compressed_tensors.py
   [fbgemm]=make_fbgemm.py
-  [sentence_transformers]=make_bits.py
+  [sentence_transformers]=$'make_bits.py\nmake_sentence_transformers.py'
+  [usearch]=make_usearch.py
 )
 projects=("$@")
-[[ $# -gt 0 ]] || projects=(onnx ggml mlx compressed_tensors fbgemm bitsandbytes sentence_transformers)
+[[ $# -gt 0 ]] || projects=(onnx ggml mlx compressed_tensors fbgemm bitsandbytes sentence_transformers usearch)
 for project in "${projects[@]}"; do
   [[ -n ${lists[$project]:-} ]] || {
     echo "unknown project \"$project\"; known: ${!lists[*]}" >&2
