@@ -386,6 +386,8 @@ def encode_floats(scheme, spec, name, x, clean):
         s = np.minimum(reach / largest, F32_MAX).astype(f32)
         if spec["dialect"] == "compressed_tensors":
             s = np.where(s == 0, f32(2.0**-23), s).astype(f32)
+        elif spec["dialect"] == "modelopt":
+            s = np.where(s == 0, f32(1), s).astype(f32)
         else:
             s = np.where(reach == 0, f32(1), np.maximum(s, f32(2.0**-126))).astype(f32)
         if x.dtype == f32:
@@ -591,7 +593,9 @@ def encode_mlx(width, spec, x, clean, dtype):
 
 def decode_nvfp4(spec, shape, planes, u):
     d = widen(planes["scale"], "e4m3", f32)
-    if spec["dialect"] != "mlx":
+    if spec["dialect"] == "modelopt":
+        d = d * planes["global_scale"].astype(f32)
+    elif spec["dialect"] != "mlx":
         d = d / planes["global_scale"].astype(f32)
     codes = unpack_nibbles(planes["codes"], 2 * planes["codes"].size).reshape(tuple(shape[:-1]) + (-1, 16))
     values = np.where(codes & 8, -1.0, 1.0) * E2M1[codes & 7]
@@ -607,19 +611,27 @@ def encode_nvfp4(spec, x, clean, dtype):
     absmax = blocks.max(axis=-1)
     if spec["dialect"] == "mlx":
         return encode_nvfp4_as_mlx(absmax, x, clean)
-    g = (f32(1) / np.maximum(absmax.max(), f32(2.0**-126))) * f32(2688)
-    g = f32(1) if np.isinf(g) else g
-    s = narrow(np.minimum(g * (absmax / f32(6)), f32(448)), "e4m3").astype("u1")
-    s = np.where(s == 0, 0x20, s).astype("u1")
-    d = widen(s, "e4m3", f32) / g
-    q = blocks_of(clean, 16) / d[..., None].astype(t)
+    if modelopt := spec["dialect"] == "modelopt":
+        g = absmax.max() / f32(2688)
+        g = f32(1) if g == 0 else g
+        ratio = absmax / (f32(6) * g)
+        ratio = np.where(ratio == 0, f32(1), np.clip(ratio, f32(2.0**-9), f32(448))).astype(f32)
+        s = narrow(ratio, "e4m3").astype("u1")
+        d = widen(s, "e4m3", f32) * g
+    else:
+        g = (f32(1) / np.maximum(absmax.max(), f32(2.0**-126))) * f32(2688)
+        g = f32(1) if np.isinf(g) else g
+        s = narrow(np.minimum(g * (absmax / f32(6)), f32(448)), "e4m3").astype("u1")
+        s = np.where(s == 0, 0x20, s).astype("u1")
+        d = widen(s, "e4m3", f32) / g
+    q = np.where(d[..., None] == 0, t.type(0), blocks_of(clean, 16) / d[..., None].astype(t))
     distance = np.abs(np.minimum(np.abs(q), 6)[..., None].astype(np.float64) - E2M1)
     code = distance.argmin(axis=-1)
     following = np.minimum(code + 1, 7)
     at, after = (np.take_along_axis(distance, k[..., None], -1)[..., 0] for k in (code, following))
     code = np.where((at == after) & (code % 2 == 1), following, code) | np.where(q < 0, 8, 0)
     return {"codes": pack_nibbles(code.reshape(-1)).reshape(x.shape[:-1] + (-1,)), "scale": s,
-            "global_scale": np.array([g], f32)}
+            "global_scale": np.array(g if modelopt else [g], f32)}
 
 
 def encode_nvfp4_as_mlx(absmax, x, clean):

@@ -52,6 +52,7 @@ SPECS = [
     "lloyd:levels=2", "lloyd:levels=8", "lloyd:levels=64", "lloyd:levels=256",
     "bits:dialect=sentence_transformers", "bits:dialect=usearch", "int8:dialect=usearch",
     *(f"{s}:dialect=sentence_transformers{k}" for s in ("int8", "uint8") for k in ("", ",range=-1..0.5", ",group=32")),
+    "nvfp4:dialect=modelopt", "fp8_e4m3:dialect=modelopt", "fp8_e4m3:dialect=modelopt,block=4x100",
     *(f"{s}:{k}" for s in ("binary", "pow2") for k in ("axis=0", "axis=-1", "group=32", "range=minmax", "range=-0.5..0.25")),
 ]
 SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,range=3sigma", "int8:axis=1,range=1sigma",
@@ -80,14 +81,14 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s
        "int4:axis=0,range=mse", "uint8:range=mse", "uint8:axis=0,range=p90", "int8:range=entropy",
        "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32",
        "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
-       "int8:dialect=usearch",
+       "nvfp4:dialect=modelopt", "fp8_e4m3:dialect=modelopt", "int8:dialect=usearch",
        *(f"{s}:dialect=sentence_transformers" for s in ("int8", "uint8"))]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
        "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "q4_0:tail=pad", "q5_1:tail=pad", "tq1_0:tail=pad",
        "int3:layout=words,axis=1", "int5:layout=words,group=7,tail=short", "int8:layout=words",
        "int3:axis=1", "uint5:group=7,tail=short", "int6:per=tensor", "fp6_e2m3", "fp6_e3m2:block=2x5",
        "fp4_e2m1:axis=1", "int64:axis=1", "mxfp4:dialect=ggml,tail=pad", "nvfp4:tail=pad", "fp4",
-       "int8:dialect=usearch", "int8:dialect=sentence_transformers", "uint8:dialect=sentence_transformers,group=7,tail=short",
+       "nvfp4:dialect=modelopt,tail=pad", "int8:dialect=usearch", "int8:dialect=sentence_transformers", "uint8:dialect=sentence_transformers,group=7,tail=short",
        *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "lloyd:levels=8", "lloyd:levels=128",
        "fbgemm_rowwise8", "fbgemm_rowwise4", "fbgemm_rowwise2", "bits", "bits:dialect=sentence_transformers",
        "ternary", "binary", "binary:axis=1", "binary:group=7,tail=short", "pow2", "pow2:axis=1", "pow2:group=7,tail=short"]
@@ -283,7 +284,7 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
                                   "mxfp4:dialect=ggml,nonfinite=saturate", "nvfp4:nonfinite=saturate",
                                   *(f"{s}:nonfinite=saturate" for s in MX),
                                   "fp8_e4m3:axis=0,nonfinite=saturate",
-                                  "int3:layout=words,axis=0,nonfinite=saturate",
+                                  "int3:layout=words,axis=0,nonfinite=saturate", "nvfp4:dialect=modelopt,nonfinite=saturate",
                                   *(f"int8:dialect={d},nonfinite=saturate" for d in ("usearch", "sentence_transformers")),
                                   "int32:nonfinite=saturate", "fp4_e2m1:axis=0,nonfinite=saturate",
                                   *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "f32", "f64", "fp8_e4m3", "fp8_e5m2")
