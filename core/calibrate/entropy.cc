@@ -181,14 +181,11 @@ Range Found(const RangeWish& wish, AddAll add_all) {
   return {std::max(wish.bounds.min, -reach), std::min(wish.bounds.max, reach)};
 }
 
-Range OfCounts(const Histogram& histogram, const RangeWish& wish) {
+Range OfCounts(std::span<const CountedValue> counts, const RangeWish& wish) {
   const double largest = std::max(-wish.bounds.min, wish.bounds.max);
   return Found(wish, [&](Bins& bins) {
-    constexpr uint32_t kSign = 0x8000;
-    for (uint32_t bits = 0; bits < kSign; ++bits) {
-      const auto count = static_cast<double>(histogram.counts()[bits]) +
-                         static_cast<double>(histogram.counts()[bits | kSign]);
-      if (count > 0) bins.Add(ValueOfBucket(static_cast<uint16_t>(bits), {0, largest}), count);
+    for (const CountedValue& counted : counts) {
+      bins.Add(std::min(std::fabs(counted.value), largest), static_cast<double>(counted.count));
     }
   });
 }

@@ -87,7 +87,8 @@ Range StripeEncoder::RangeOf(int64_t group, const GroupStats* stats) const {
 }
 
 std::vector<Range> StripeEncoder::RangesOf(std::span<const GroupStats> stats,
-                                           const Histogram* counts, const Stripe& band,
+                                           const Histogram* counts,
+                                           std::span<const Sketch> sketches, const Stripe& band,
                                            const ByteRange& values, const ParamPlanes& constants,
                                            ParamBuffer& own) const {
   std::vector<Range> ranges;
@@ -100,7 +101,12 @@ std::vector<Range> StripeEncoder::RangesOf(std::span<const GroupStats> stats,
     case ValueSource::kNone:
       break;
     case ValueSource::kCounts:
-      ranges[0] = RangeOfCounts(plan_, calibrator_, stats[0], *counts);
+      ranges[0] = RangeOfCounts(plan_, calibrator_, stats[0], ValuesOf(*counts));
+      break;
+    case ValueSource::kSketches:
+      for (size_t i = 0; i < ranges.size(); ++i) {
+        ranges[i] = RangeOfCounts(plan_, calibrator_, stats[i], ValuesOf(sketches[i]));
+      }
       break;
     case ValueSource::kBands:
       if (WorksAsF32(plan_.resolved.tensor.dtype)) {

@@ -42,13 +42,21 @@ std::optional<Resolved> WithoutNoise(const Resolved& resolved) {
   return half_even;
 }
 
-// Tries out ranges of a tensor's one group, on what counts of its values stand for, which are taken
-// for its first elements.
+// Returns how many elements of the group's tensor are tried at once, for `num_points`.
+int64_t ChunkOf(const Resolved& resolved, int64_t num_points) {
+  const PackedLayout& layout = resolved.layout;
+  const int64_t num_elems = resolved.tensor.shape.num_elems();
+  const int64_t most = num_elems <= kTileElems ? num_elems : AtomFloor(layout, kTileElems);
+  return std::min(most, RoundUp(num_points, layout.atom_elems));
+}
+
+// Tries out ranges of one group, on what its values are counted as, which are taken for its first
+// elements.
 template <typename T>
 class CountedPoints {
  public:
   CountedPoints(const Scheme& scheme, const Resolved& resolved, const Range& bounds,
-                const Histogram& histogram);
+                std::span<const CountedValue> counts);
   // Returns the sum of squared errors with a range.
   double ErrorWith(const Range& range);
 
@@ -67,21 +75,19 @@ class CountedPoints {
 
 template <typename T>
 CountedPoints<T>::CountedPoints(const Scheme& scheme, const Resolved& resolved,
-                                const Range& bounds, const Histogram& histogram)
+                                const Range& bounds, std::span<const CountedValue> counts)
     : scheme_(scheme),
       resolved_(resolved),
       coder_(scheme, resolved, nullptr),
-      chunk_(resolved.tensor.shape.num_elems() <= kTileElems
-                 ? resolved.tensor.shape.num_elems()
-                 : AtomFloor(resolved.layout, kTileElems)),
+      chunk_(ChunkOf(resolved, std::ssize(counts))),
       codes_(static_cast<size_t>(resolved.layout.CodeOffset(chunk_))) {
   constexpr double kLargest = std::numeric_limits<T>::max();
-  for (uint32_t bits = 0; bits < Histogram::kNumBuckets; ++bits) {
-    const int64_t count = histogram.counts()[bits];
-    if (count == 0) continue;
-    const double value = ValueOfBucket(static_cast<uint16_t>(bits), bounds);
+  values_.reserve(counts.size());
+  counts_.reserve(counts.size());
+  for (const CountedValue& counted : counts) {
+    const double value = std::clamp(counted.value, bounds.min, bounds.max);
     values_.push_back(static_cast<T>(std::clamp(value, -kLargest, kLargest)));
-    counts_.push_back(static_cast<double>(count));
+    counts_.push_back(static_cast<double>(counted.count));
   }
   const PackedLayout& layout = resolved.layout;
   ParamPlanes constants;
@@ -116,9 +122,10 @@ double CountedPoints<T>::ErrorWith(const Range& range) {
 }
 
 template <typename T>
-Range SearchCounts(const Plan& plan, const Range& bounds, const Histogram& histogram) {
-  const std::optional<Resolved> half_even = WithoutNoise(plan.resolved);
-  CountedPoints<T> points(*plan.scheme, half_even ? *half_even : plan.resolved, bounds, histogram);
+Range SearchCounts(const Plan& plan, const Range& bounds, std::span<const CountedValue> counts) {
+  const Resolved& resolved = plan.counted ? *plan.counted : plan.resolved;
+  const std::optional<Resolved> half_even = WithoutNoise(resolved);
+  CountedPoints<T> points(*plan.scheme, half_even ? *half_even : resolved, bounds, counts);
   ClipSearch search(bounds);
   while (!search.done()) search.Take(points.ErrorWith(search.range()));
   return search.range();
@@ -132,10 +139,10 @@ int64_t MaxGroupElems(const GroupMap& groups, int64_t num_elems) {
 }  // namespace
 
 Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
-                    const Histogram& counts) {
+                    std::span<const CountedValue> counts) {
   const Range bounds = calibrator.RangeOf(stats);
   const bool finite = std::isfinite(bounds.min) && std::isfinite(bounds.max);
-  if (counts.num_finite() == 0 || !finite || !(bounds.min < bounds.max)) return bounds;
+  if (counts.empty() || !finite || !(bounds.min < bounds.max)) return bounds;
   RangeWish wish = WishOf(plan, calibrator);
   wish.bounds = bounds;
   if (!calibrator.tries()) return calibrator.calibrator->range_of_counts(counts, wish);

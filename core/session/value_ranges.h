@@ -13,24 +13,26 @@
 #include "core/session/planner.h"
 #include "core/session/tile_coder.h"
 #include "core/session/tiles.h"
-#include "core/stats/histogram.h"
+#include "core/stats/counted_values.h"
 
 // Ranges that take more than extremes and moments: percentiles and their like. Where they come from
 // follows from the layout alone:
 //
 //   one group has all values   from counts of them (Histogram), which merge in any order
 //   groups that do not recur   from the values themselves, which a stripe or a held band has
-//   groups that recur          nowhere: the planner refuses them
+//   groups that recur          from counts of the values of each (Sketch), which merge likewise
 //
 // Beforehand ranges are bounds, those of minmax.
 
 namespace quantd {
 
-// Returns the range of the tensor's one group, of `stats`, whose values `counts` counts. Takes
-// kCountedBytes of memory at most.
+// Returns the range of a group of `stats` from what its values are counted as: the tensor's one
+// group, or one that recurs. Takes, with the counted values, kCountedBytes of memory at most, of a
+// sketch kSketchedBytes.
 Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
-                    const Histogram& counts);
+                    std::span<const CountedValue> counts);
 inline constexpr int64_t kCountedBytes = Histogram::kNumBuckets * 4 * int64_t{sizeof(double)};
+inline constexpr int64_t kSketchedBytes = int64_t{256} << 10;
 
 // Where in a stripe, and its tiles, elements begin whose groups' ranges are wanted. From a stripe's
 // end on, a band's stripes follow each other.

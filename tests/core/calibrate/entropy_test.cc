@@ -109,7 +109,7 @@ TEST(EntropyTest, CountsAreLikeValues) {
   const ChosenCalibrator entropy = *FindCalibrator("entropy");
   const auto [min, max] = std::minmax_element(values.begin(), values.end());
   const Range counted =
-      entropy.calibrator->range_of_counts(histogram, {0, true, {*min, *max}});
+      entropy.calibrator->range_of_counts(ValuesOf(histogram), {0, true, {*min, *max}});
   EXPECT_NEAR(counted.max, FindIn(values).range.max, 1);
 }
 
