@@ -62,6 +62,9 @@ class ValueRanges {
   // Tries out ranges on all groups at once.
   void Search(int64_t from, int64_t to, const PlaceInStripe& place, TileReader<T>& reader,
               const ParamPlanes& constants, ParamBuffer& own, std::span<Range> ranges);
+  // Returns where behind element `at` groups follow that are open, or, behind `open` ones, done;
+  // `end` if none do. Where groups cannot be tried alone, all are open.
+  int64_t SkipDone(int64_t at, int64_t end, int64_t first_group, bool open) const;
   // Adds the squared errors of elements [begin, end) to those of their groups.
   void Try(const T* values, int64_t begin, int64_t end, const ParamView& params,
            int64_t first_group);
