@@ -130,7 +130,7 @@ class Bins {
   const Logarithms& logs_ = Logs();
   std::array<double, kBins> counts_;  // of the filled ones
   std::array<uint64_t, kBins / 64> filled_ = {};
-  std::array<size_t, kBins> places_;  // of the filled ones
+  std::array<uint16_t, kBins> places_;  // of the filled ones
   size_t num_filled_ = 0;
   std::array<uint16_t, kBins> shared_;  // those that have more than one value, among the filled
   size_t num_shared_ = 0;
@@ -148,7 +148,7 @@ void Bins::Sum() {
     for (uint64_t left = filled_[word]; left != 0; left &= left - 1) {
       const size_t bin = word * 64 + static_cast<size_t>(std::countr_zero(left));
       const double count = counts_[bin];
-      places_[num_filled_] = bin;
+      places_[num_filled_] = static_cast<uint16_t>(bin);
       Before next = {before_[num_filled_].values + count, before_[num_filled_].entropy};
       if (count > 1) {
         next.entropy += count * logs_.Of(count);
@@ -163,7 +163,7 @@ double Bins::SumOfParts(size_t width, size_t end) const {
   double parts = 0;
   for (size_t next = 0; next < num_shared_ && places_[shared_[next]] < end;) {
     size_t from = shared_[next], to = from + 1;  // of filled bins
-    const size_t part = places_[from] / width * width;
+    const size_t part = places_[from] / static_cast<uint32_t>(width) * width;
     while (from > 0 && places_[from - 1] >= part) --from;
     while (to < num_filled_ && places_[to] < part + width) ++to;
     const double inside = before_[to].values - before_[from].values;
@@ -187,7 +187,7 @@ void Bins::TryWidth(size_t width, Least& least) const {
     while (i < num_filled_ && places_[i] < bins) ++i;
     const bool at_filled = i > 0 && places_[i - 1] == bins - 1;
     // D is the same up to the next filled bin; the largest of equal ones counts.
-    if (!at_filled) bins = std::min(end - 1, i < num_filled_ ? places_[i] : kBins);
+    if (!at_filled) bins = std::min<size_t>(end - 1, i < num_filled_ ? places_[i] : kBins);
     const double below = before_[i].values, beyond = all - below;
     const double inside = below - before_[last].values;
     if (below == 0 || (inside == 0 && beyond > 0)) continue;

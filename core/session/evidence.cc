@@ -154,6 +154,10 @@ void PlaceStats(const GroupMap& groups, int64_t begin, int64_t end,
 
 template <typename T>
 void AddToHistogram(const T* values, int64_t num_elems, Histogram& histogram) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const bool is_aligned = reinterpret_cast<uintptr_t>(values) % alignof(float) == 0;
+    if (is_aligned) return histogram.Add({values, static_cast<size_t>(num_elems)});
+  }
   float narrow[kTileElems];
   NarrowToF32(values, num_elems, narrow);
   histogram.Add({narrow, static_cast<size_t>(num_elems)});

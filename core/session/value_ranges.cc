@@ -110,9 +110,9 @@ double CountedPoints<T>::ErrorWith(const Range& range) {
   double sum = 0;
   const auto chunk = static_cast<size_t>(chunk_);
   for (size_t done = 0; done < values_.size(); done += chunk) {
-    T points[kTileElems] = {}, decoded[kTileElems];
+    T points[kTileElems], decoded[kTileElems];
     const size_t count = std::min(chunk, values_.size() - done);
-    std::copy_n(&values_[done], count, points);
+    std::fill(std::copy_n(&values_[done], count, points), points + chunk, T{0});
     Counts clipped;
     coder_.Encode(points, 0, chunk_, params_, codes_, clipped, nullptr);
     coder_.Decode(codes_, 0, chunk_, params_, decoded);

@@ -18,7 +18,7 @@
 namespace quantd {
 
 void Sketch::Raise(uint32_t top) {
-  const uint32_t steps = std::min(top - top_, kWindow);
+  const uint32_t steps = top_ == 0 ? 0 : std::min(top - top_, kWindow);  // 0: there are no counts
   for (uint32_t bucket = top - steps + 1; bucket <= top; ++bucket) {
     for (const bool negative : {false, true}) {
       uint32_t& left = counts_[PlaceOf(negative, bucket)];
