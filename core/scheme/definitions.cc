@@ -97,8 +97,8 @@ its largest), and a bucket are the f32 with the same upper 16 bits, u with the s
 is the middle of the f32 with bits u * 2^16 and the one with (u + 1) * 2^16, or 2^128 where that is
 infinite, and 0 where u is 0; with the sign of x, and clamped to [a, b] (|x|: to max(-a, b)). Where
 groups come again and again (`axis=K` behind dimensions of more than one index) buckets have the same
-upper 13 bits, 2^19 standing for 2^16, and those whose u is 512 or more below the largest u of the
-group's values count as 0, too; groups of 2^32 values or more are refused.
+upper 13 bits, 2^19 standing for 2^16, those whose u is 512 or more below the largest u of the group's
+values count as 0, too, and |x| is that of what is clamped to [a, b]; groups of 2^32 values are refused.
 
 `range=mse` is [f * a, f * b] with the f whose codes have the least sum E of squared errors, scales and
 codes being the scheme's own (`stochastic` rounding as `half_even`): f = 2^(-i/2), i = 0 .. 7, while E

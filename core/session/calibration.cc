@@ -117,7 +117,7 @@ absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationSta
   const bool sketched = plan.value_source == ValueSource::kSketches;
   if ((plan.value_source == ValueSource::kCounts || sketched) && !ranges.groups.empty()) {
     QUANTD_ASSIGN_OR_RETURN(const Histogram counts, Histogram::FromCounts(state.histogram));
-    ranges.tensor = RangeOfCounts(plan, calibrator, state.tensor, ValuesOf(counts));
+    ranges.tensor = RangeOfCounts(plan, calibrator, state.tensor, counts);
   }
   if (plan.value_source == ValueSource::kCounts && !ranges.groups.empty()) {
     ranges.groups.assign(1, ranges.tensor);
@@ -129,8 +129,7 @@ absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationSta
         state.sketches.size(), " of ", state.groups.size()));
   }
   for (size_t i = 0; i < state.sketches.size(); ++i) {
-    ranges.groups[i] =
-        RangeOfCounts(plan, calibrator, state.groups[i], ValuesOf(state.sketches[i]));
+    ranges.groups[i] = RangeOfCounts(plan, calibrator, state.groups[i], state.sketches[i]);
   }
   return ranges;
 }

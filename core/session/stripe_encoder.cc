@@ -101,11 +101,11 @@ std::vector<Range> StripeEncoder::RangesOf(std::span<const GroupStats> stats,
     case ValueSource::kNone:
       break;
     case ValueSource::kCounts:
-      ranges[0] = RangeOfCounts(plan_, calibrator_, stats[0], ValuesOf(*counts));
+      ranges[0] = RangeOfCounts(plan_, calibrator_, stats[0], *counts);
       break;
     case ValueSource::kSketches:
       for (size_t i = 0; i < ranges.size(); ++i) {
-        ranges[i] = RangeOfCounts(plan_, calibrator_, stats[i], ValuesOf(sketches[i]));
+        ranges[i] = RangeOfCounts(plan_, calibrator_, stats[i], sketches[i]);
       }
       break;
     case ValueSource::kBands:

@@ -134,6 +134,19 @@ Range SearchCounts(const Plan& plan, const Range& bounds, std::span<const Counte
   return search.range();
 }
 
+Range RangeOfValues(const Plan& plan, const ChosenCalibrator& calibrator, const Range& bounds,
+                    std::span<const CountedValue> counts) {
+  const bool finite = std::isfinite(bounds.min) && std::isfinite(bounds.max);
+  if (counts.empty() || !finite || !(bounds.min < bounds.max)) return bounds;
+  RangeWish wish = WishOf(plan, calibrator);
+  wish.bounds = bounds;
+  if (!calibrator.tries()) return calibrator.calibrator->range_of_counts(counts, wish);
+  if (plan.resolved.tensor.shape.num_elems() == 0) return bounds;
+  ScopedFloatEnv float_env;
+  return WorksAsF32(plan.resolved.tensor.dtype) ? SearchCounts<float>(plan, bounds, counts)
+                                                : SearchCounts<double>(plan, bounds, counts);
+}
+
 // True if each run of `run_elems` elements has a group of its own, in order, row after row.
 bool AreRuns(const GroupMap& groups) {
   return groups.band_rows == 1 && groups.row_elems % groups.run_elems == 0;
@@ -153,17 +166,19 @@ int64_t MaxGroupElems(const GroupMap& groups, int64_t num_elems) {
 }  // namespace
 
 Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
-                    std::span<const CountedValue> counts) {
+                    const Histogram& counts) {
+  return RangeOfValues(plan, calibrator, calibrator.RangeOf(stats), ValuesOf(counts));
+}
+
+Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
+                    const Sketch& counts) {
   const Range bounds = calibrator.RangeOf(stats);
-  const bool finite = std::isfinite(bounds.min) && std::isfinite(bounds.max);
-  if (counts.empty() || !finite || !(bounds.min < bounds.max)) return bounds;
-  RangeWish wish = WishOf(plan, calibrator);
-  wish.bounds = bounds;
-  if (!calibrator.tries()) return calibrator.calibrator->range_of_counts(counts, wish);
-  if (plan.resolved.tensor.shape.num_elems() == 0) return bounds;
-  ScopedFloatEnv float_env;
-  return WorksAsF32(plan.resolved.tensor.dtype) ? SearchCounts<float>(plan, bounds, counts)
-                                                : SearchCounts<double>(plan, bounds, counts);
+  std::vector<CountedValue> values = ValuesOf(counts);
+  // What counts as 0 for being far below 3e18 may be 5, beside which there is nothing less.
+  for (CountedValue& counted : values) {
+    counted.value = std::max(bounds.min, std::min(bounds.max, counted.value));
+  }
+  return RangeOfValues(plan, calibrator, bounds, values);
 }
 
 template <typename T>

@@ -26,12 +26,14 @@
 
 namespace quantd {
 
-// Returns the range of a group of `stats` from what its values are counted as: the tensor's one
-// group, or one that recurs. Takes, with the counted values, kCountedBytes of memory at most, of a
-// sketch kSketchedBytes.
+// Returns the range of the tensor's one group, of `stats`, whose values `counts` counts. Takes
+// kCountedBytes of memory at most.
 Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
-                    std::span<const CountedValue> counts);
+                    const Histogram& counts);
 inline constexpr int64_t kCountedBytes = Histogram::kNumBuckets * 4 * int64_t{sizeof(double)};
+// The same of a group that recurs. Takes kSketchedBytes.
+Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
+                    const Sketch& counts);
 inline constexpr int64_t kSketchedBytes = int64_t{256} << 10;
 
 // Where in a stripe, and its tiles, elements begin whose groups' ranges are wanted. From a stripe's

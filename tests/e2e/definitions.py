@@ -289,7 +289,7 @@ def bucket_values(values, bounds, symmetric, recurs=False):
     edges[-1] = 2.0**128
     small = (upper == 0) | (recurs & (upper.max(initial=0).astype(np.int64) - upper >= 512))
     middle = np.where(small, 0, (edges[upper] + edges[upper + 1]) / 2)
-    if symmetric:
+    if symmetric and not recurs:
         return np.minimum(middle, max(-bounds[0], bounds[1]))
     return np.clip(np.copysign(middle, narrow), *bounds)
 

@@ -50,7 +50,7 @@ double ValueAt(std::span<const std::byte> values, DType dtype, int64_t i) {
 struct Group {
   std::vector<double> values;  // finite
   Range bounds;
-  std::vector<double> counted;  // what they count as
+  std::vector<double> counted;  // what they count as, within the bounds
 };
 
 std::vector<Group> GroupsOf(const Plan& plan, std::span<const std::byte> values) {
@@ -78,7 +78,7 @@ std::vector<Group> GroupsOf(const Plan& plan, std::span<const std::byte> values)
         return b == 0xFF0 ? 0x1p128 : double{std::bit_cast<float>(b << 19)};
       };
       const double middle = own == 0 || top - own >= 512 ? 0 : (edge(own) + edge(own + 1)) / 2;
-      group.counted.push_back(std::copysign(middle, value) + 0.0);
+      group.counted.push_back(std::clamp(std::copysign(middle, value), *min, *max) + 0.0);
     }
   }
   return groups;
@@ -98,8 +98,7 @@ Range PercentileOf(std::vector<double> values, const Range& bounds, double perce
     const auto cut = std::min(static_cast<size_t>(count * ((100 - percent) / 2 / 100) + 1e-6),
                               (values.size() - 1) / 2);
     if (cut == 0) return bounds;
-    return {std::clamp(values[cut], bounds.min, bounds.max),
-            std::clamp(values[values.size() - 1 - cut], bounds.min, bounds.max)};
+    return {values[cut], values[values.size() - 1 - cut]};
   }
   for (double& value : values) value = std::fabs(value);
   std::sort(values.begin(), values.end());
@@ -217,9 +216,7 @@ TEST_P(SearchedColumnsTest, HaveTheLeastErrorThatThereIs) {
   QuantizeOptions given;
   for (const Group& group : GroupsOf(*plan, values)) {
     std::map<double, int64_t> points;
-    for (const double value : group.counted) {
-      ++points[std::clamp(value, group.bounds.min, group.bounds.max)];
-    }
+    for (const double value : group.counted) ++points[value];
     const auto error = [&](int eighths) {
       return ErrorOf(row_spec, points, Part(group.bounds, eighths));
     };
@@ -329,6 +326,22 @@ TEST(ColumnRangesTest, CalibratingFindsTheSame) {
                                tensor, kPlenty);
     const auto counted = *CalibrateCut(one, values, Cut::kWhole, {}, alone.context());
     EXPECT_EQ(ranges.tensor, RangesOf(one, counted)->tensor) << text;
+  }
+}
+
+// 5 and the like count as 0 beside 3e18, and there is none below 4.
+TEST(ColumnRangesTest, OnesOfFarValuesStayWithinTheBounds) {
+  for (const char* spec : {"int8:axis=-1,range=p90", "uint8:axis=-1,range=p90"}) {
+    const TensorDesc tensor = MakeTensor("w", DType::kF32, {100, 2});
+    std::vector<float> values(200);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = 4 + static_cast<float>(i % 3);
+    values[6] = 3e18f;
+    Bench bench(0);
+    const Plan plan = *MakePlan(*ParseSpec(spec), tensor, kPlenty);
+    const auto state = *CalibrateCut(plan, std::as_bytes(std::span(values)), Cut::kWhole, {},
+                                     bench.context());
+    EXPECT_EQ(RangesOf(plan, state)->groups[0], (Range{4, 4})) << spec;
+    EXPECT_GT(RangesOf(plan, state)->groups[1].max, 5.8) << spec;
   }
 }
 
