@@ -8,8 +8,8 @@
 //
 //   trial -> ranges -> resolve -> | encode, decode, errors | of each tile -> ClipSearch::Take
 //
-// A group takes 3 to 12 trials, and of many some take the most: within a tile those that are done go
-// out, and the others move together, so that a trial is one call.
+// A group takes 3 to 12 trials, and of many some take the most: within a tile those that are done
+// go out, and the others move together, so that a trial is one call.
 //
 // Entries: RangeOfCounts and ValueRanges::Narrow. Tested by
 // tests/core/session/value_ranges_test.cc and same_bytes_test.cc.
