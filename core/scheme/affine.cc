@@ -84,7 +84,7 @@ class SegmentParams {
     }
     view_.scales = ReadScales(planes[kScalePlane], params.planes[kScalePlane], params.first_group,
                               map, scales_);
-    if (planes.size() > kZeroPlane) {
+    if (resolved.layout.scheme_planes() > kZeroPlane) {
       ReadZeroPoints(planes[kZeroPlane], params.planes[kZeroPlane], params.first_group, map,
                      zero_points_);
       view_.zero_points = zero_points_;

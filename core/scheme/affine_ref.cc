@@ -33,7 +33,7 @@ float ScaleOf(const Resolved& resolved, const ParamView& params, int64_t group) 
 
 int ZeroPointOf(const Resolved& resolved, const ParamView& params, int64_t group) {
   const SchemeInfo& info = *resolved.info;
-  if (resolved.layout.planes.size() <= 2) {  // none is kept
+  if (resolved.layout.scheme_planes() <= 2) {  // none is kept
     return info.is_signed || resolved.spec.scale ? 0 : 1 << (info.bits - 1);
   }
   if (info.bits == 16 && info.is_signed) return ReadEntry<int16_t>(params, 2, group);

@@ -127,7 +127,7 @@ size_t ResolveMany(const Resolved& resolved, std::span<const Range> ranges, size
   rule.max_code = codes.max;
   if (WorksAsF32(resolved.tensor.dtype)) rule.largest /= 2 * steps;  // near f32's end: ParamsOf
   float* scales = reinterpret_cast<float*>(out.planes[kScalePlane].data()) + first;
-  const bool has_zeros = resolved.layout.planes.size() > kZeroPlane;
+  const bool has_zeros = resolved.layout.scheme_planes() > kZeroPlane;
   const size_t zero_bytes = static_cast<size_t>(resolved.info->bits == 16 ? 2 : 1);
   size_t done = 0;
   while (done < ranges.size()) {
@@ -161,7 +161,7 @@ void ResolveAffine(const Resolved& resolved, std::span<const Range> ranges, Para
     if (i == ranges.size()) return;
     const auto [scale, zero_point] = ParamsOf(resolved, ranges[i]);
     StoreScale(planes[kScalePlane].dtype, scale, out.planes[kScalePlane].data(), i);
-    if (planes.size() > kZeroPlane) {  // little-endian, two's complement
+    if (resolved.layout.scheme_planes() > kZeroPlane) {  // little-endian, two's complement
       const size_t size_bytes = static_cast<size_t>(SizeOf(planes[kZeroPlane].dtype));
       std::memcpy(out.planes[kZeroPlane].data() + i * size_bytes, &zero_point, size_bytes);
     }

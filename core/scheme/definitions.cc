@@ -161,6 +161,23 @@ finite value of T with its sign; neither is in a range. In ggml's formats, which
 values of a block, an infinity counts as the largest finite |x| there, if that is not 0. `propagate` is
 for codes that are floats.
 
+### Outliers
+
+`outliers=K` keeps the K values of largest |x| of each row, which is the last dimension; of equal
+ones those of lower index. Values that are not finite are none. To the scheme these values are 0, in
+all that is said of ranges and codes. There are two planes more, the last ones, rows in C order:
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| outlier_index | uint32 | [.., K]: where in the row they are, ascending |
+| outlier_value | the tensor's | [.., K]: the values, unchanged |
+
+A row with fewer than K finite values has 4294967295 and 0 in its last entries. x' is the value that
+is kept, as f64, then rounded once where f32, f16 or bf16 is wanted. Errors are those of all x'.
+
+Stripes (Ranges, 1.) then end where a row does, too: those of 65,536 elements at the last place
+within so many where a row and an atom end together, the others where that is also a run's end.
+
 ### Values near a type's end
 
 Where x' in f32 is not finite, but in f64 is, it is the f64 clamped to f32's largest on either side,

@@ -110,6 +110,7 @@ struct QuantSpec {
   std::string layout;
   std::optional<NonFinite> nonfinite;
   std::optional<Tail> tail;
+  std::optional<int64_t> outliers;  // of each row, kept as they are
   std::string incompatible;  // "reject", "keep" or a scheme to fall back to
 
   bool operator==(const QuantSpec&) const = default;

@@ -11,7 +11,7 @@ import definition_iq4
 import definition_k
 import definition_scales
 import numpy as np
-from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, buckets_of, lanes_of, pack_bits, pack_nibbles, ranges_of, run_cuts,
+from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, buckets_of, lanes_of, pack_bits, pack_nibbles, ranges_of, row_of, run_cuts,
                          rounded, saturated, stored_scales, unpack_bits, unpack_nibbles, widen)
 
 f32 = np.float32
@@ -127,7 +127,7 @@ def least_error(scheme, spec, name, x, dtype):
         cuts = None
     else:
         units = at // plane[-1] if "block" in spec else at  # that stripes do not part
-        values, cuts = x, run_cuts(at, units, 32 if scheme in MLX else 8 // math.gcd(bits_of(scheme), 8))
+        values, cuts = x, run_cuts(at, units, 32 if scheme in MLX else 8 // math.gcd(bits_of(scheme), 8), row_of(x, spec))
 
     def errors(f):
         planes = encode(scheme, dict(tried, range=(low * f, high * f)), name, values, dtype)
