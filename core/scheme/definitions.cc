@@ -132,6 +132,13 @@ A scale, found in f64, is stored as `scale_type` says. A scale of 0 is 1. Others
 | f16 | f16 | 2^-24 to 65504 | rounded to f16, ties to even |
 | bf16 | bf16 | 2^-126 to f32's largest | rounded to bf16, ties to even, at most its largest |
 | pow2 | f32 | at most 2^127 | the least power of two not below it, at least 2^-126 |
+| dyadic16 | int16 and int8 | 2^-113 to 32767 * 2^113 | m * 2^-s, as follows |
+
+Under dyadic16 two planes stand in the place of `scale`: `multiplier` with m, of 2^14 to 2^15 - 1,
+and `shift` with s, of -113 to 127. Of a scale f * 2^e, 1/2 <= f < 1, m is rint(f * 2^15) and s is
+15 - e; where m would be 2^15, it is 2^14, and s one less. m * 2^-s, which f32 holds, is the scale
+that codes are made and read with. Integer-only decoding gives the same: (code - z) * m is a whole
+number of 32 bits, and times 2^-s, rounded once to U, it is x'.
 
 `scale=` is refused outside of these (bf16: up to its own largest; pow2: from 2^-126), and rounded to
 the type, pow2 to the nearest power, the upper one of two. The spec that is recorded says what is

@@ -69,6 +69,7 @@ bool AreTame(const Plan& plan, const Stripe& stripe, const ParamView& params) {
   const PackedLayout& layout = plan.resolved.layout;
   if (layout.trailer_bytes > 0) return false;  // it has parameters
   if (layout.planes[0].dtype == DType::kF64) return false;
+  if (plan.resolved.spec.scale_type == ScaleType::kDyadic16) return false;  // two planes a scale
   if (stripe.num_elems() == 0) return true;
   const int exponent = 117 - std::max(17, plan.resolved.info->bits);
   const uint32_t limit = static_cast<uint32_t>(127 + exponent) << 23;  // 2^exponent, as f32's bits

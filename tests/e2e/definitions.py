@@ -461,6 +461,11 @@ def stored_scales(scale, kind):
     if kind == "bf16":
         codes = narrow(np.where(scale == 0, 1, np.clip(scale, 2.0**-126, F32_MAX)), "bf16").astype("<u2")
         return codes, widen(codes, "bf16", np.float32)
+    if kind == "dyadic16":
+        f, e = np.frexp(np.where(scale == 0, 1, np.clip(scale, 2.0**-113, 32767 * 2.0**113)))
+        m = np.rint(f * 2**15)
+        m, s = np.where(m == 2**15, 2**14, m).astype("<i2"), np.where(m == 2**15, 14 - e, 15 - e).astype("i1")
+        return {"multiplier": m, "shift": s}, dyadic(m, s)
     if kind == "pow2":
         fraction, exponent = np.frexp(np.minimum(scale, 2.0**127))
         power = np.clip(np.where(fraction == 0.5, exponent - 1, exponent), -126, 127)
@@ -468,6 +473,10 @@ def stored_scales(scale, kind):
         return values, values
     values = np.where(scale == 0, 1, np.clip(scale, 2.0**-126, F32_MAX)).astype(np.float32)
     return values, values
+
+
+def dyadic(multiplier, shift):
+    return np.ldexp(multiplier.astype(np.float64), -shift.astype(np.int32)).astype(np.float32)
 
 
 def rounded(v, rounding, noise=None):

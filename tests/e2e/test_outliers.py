@@ -1,4 +1,4 @@
-"""outliers=K from outside: what it gains, by numpy alone, and files that carry the planes."""
+"""outliers=K and scale_type=dyadic16 from outside: what they gain, by numpy alone, and files that carry them."""
 
 import json
 import struct
@@ -61,11 +61,11 @@ def test_signal_to_noise_is_what_numpy_finds(source, tmp_path):
 def test_files_carry_the_planes(source, tmp_path, name, server):
     path, x = source
     packed, folder = tmp_path / name, "." not in name
-    quantctl("quantize", path, "-o", packed, "--to", "int8:outliers=3",
+    quantctl("quantize", path, "-o", packed, "--to", "int8:outliers=3,scale_type=dyadic16",
              "--server", server.address, *(["--format", "npy"] if folder else []))
     quantctl("verify", packed, "--against", path)
     rows = {row["name"]: row for row in quantctl_json("inspect", packed)["tensors"]}
-    assert set(rows) == {"w", "w.scale", "w.outlier_index", "w.outlier_value"}
+    assert set(rows) == {"w", "w.multiplier", "w.shift", "w.outlier_index", "w.outlier_value"}
     assert rows["w.outlier_index"]["shape"] == rows["w.outlier_value"]["shape"] == [96, 3]
     back = tmp_path / "back.safetensors"
     quantctl("dequantize", packed, "-o", back, "--server", server.address)

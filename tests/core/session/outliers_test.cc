@@ -182,7 +182,7 @@ TEST_F(OutliersTest, GoWithEveryGranularityAndRange) {
        {"int4:axis=0", "int4:axis=-1", "int4:group=7,tail=short", "uint8:group=-1",
         "int4:block=5x64,tail=short", "int8:range=3sigma", "int8:range=p99", "int8:range=mse",
         "int8:range=entropy,axis=0", "int3:axis=0,range=2sigma", "int8:range=-1..1",
-        "int8:scale=0.02", "int8:round=stochastic,seed=3",
+        "int8:scale=0.02", "uint4:scale_type=dyadic16", "int8:round=stochastic,seed=3",
         "fp8_e4m3:per=tensor", "nf4:scale_type=nested8", "lloyd:levels=8", "binary:axis=0"}) {
     for (const int64_t per_row : {1, 50}) {
       ASSERT_NO_FATAL_FAILURE(Check(spec, {12, 5000}, x, per_row));
