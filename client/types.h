@@ -66,6 +66,8 @@ struct QuantizeJob {
   // same. Finite and not negative.
   std::vector<float> importance;
   std::optional<TensorPlan> plan;          // of an earlier Plan; absent: the call asks for it
+  // Levels, ascending and finite, for schemes that take them, instead of learned ones; none: these.
+  std::vector<float> codebook;
 };
 
 // One plane of a packed tensor.

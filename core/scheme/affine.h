@@ -1,6 +1,8 @@
 #ifndef QUANTD_CORE_SCHEME_AFFINE_H_
 #define QUANTD_CORE_SCHEME_AFFINE_H_
 
+#include <cstddef>
+
 #include "core/scheme/params.h"
 #include "core/scheme/scheme.h"
 
@@ -25,7 +27,7 @@ namespace quantd {
 // beyond the last code are clipped. Of inputs that work as f64 the products are f64's. Found scales
 // are at least 2^-126, in f16 2^-24: below these, ONNX Runtime's quantizer (1.32) takes 1.
 //
-// Dialect `compressed_tensors` (0.20.0), of the signed ones of 4 and 8 bits, differs: the zero
+// Dialect `compressed_tensors` (0.20.0), of the signed ones of up to 8 bits, differs: the zero
 // point is added before rounding, code = round(clamp(x / scale + zero_point)), which for 0.5 and a
 // zero point of 1 gives 2 where onnx gives 1; "full" is the default; scales are made in f32, kept
 // where they are subnormal, and 2^-23 for 0.
@@ -34,6 +36,18 @@ namespace quantd {
 // "zero_point" (one per group, in the type of the codes). Codes of fewer than 8 bits are one stream
 // of bits over the flat tensor, the lowest first: those of 4 bits lie two to a byte, the first in
 // the low nibble, and those of 3 bits cross bytes (simd/bits.h). The last byte is filled with 0.
+//
+// Under layout=words signed codes lie as compressed-tensors' pack-quantized has them (pack_to_int32
+// of 0.20.0; earlier ones cut codes of 3, 5 and 6 bits at words): each row of the last axis is a
+// stream of bits of its own, with 2^(b-1) added to codes, in words of 32 bits, the last one filled
+// with 0. In dialect compressed_tensors that is the default of 2, 3, 5 and 6 bits.
+
+// scale_type=dyadic16 has two planes for "scale", which integer-only inference reads: "multiplier"
+// and "shift", scale = multiplier * 2^-shift (params.h). Codes are made with that scale; decoded
+// values are the integer (code - zero_point) * multiplier, which 32 bits hold, times 2^-shift,
+// rounded once to the output's type. As f32 holds such scales, (code - zero_point) * scale is the
+// same. Source: arXiv 2103.13630, section III-C; I-BERT's batch_frexp with 15 bits; of 32 bits,
+// TensorFlow Lite's QuantizeMultiplier.
 
 inline constexpr absl::string_view kCompressedTensors = "compressed_tensors";
 
@@ -50,6 +64,13 @@ struct AffineCodeRange {
   int32_t centre;
 };
 AffineCodeRange RangeOfAffineCodes(const SchemeInfo& info, const QuantSpec& spec);
+
+// Where parameters lie: the scale, or multiplier and shift, and zero points, where there are any.
+inline constexpr size_t kAffineScalePlane = 1;
+inline constexpr size_t kAffineShiftPlane = 2;
+inline size_t AffineZeroPlane(const QuantSpec& spec) {
+  return spec.scale_type == ScaleType::kDyadic16 ? 3 : 2;
+}
 
 // Parts of the row, in files of their own: affine_resolve.cc, and affine_ref.cc, which has the
 // scalar definitions.

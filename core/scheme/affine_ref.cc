@@ -23,6 +23,9 @@ float ScaleOf(const Resolved& resolved, const ParamView& params, int64_t group) 
       return WidenFloat<float>(kHalfFormat, ReadEntry<uint16_t>(params, 1, group));
     case ScaleType::kBf16:
       return WidenFloat<float>(kBfloatFormat, ReadEntry<uint16_t>(params, 1, group));
+    case ScaleType::kDyadic16:
+      return static_cast<float>(
+          std::ldexp(ReadEntry<int16_t>(params, 1, group), -ReadEntry<int8_t>(params, 2, group)));
     case ScaleType::kF32:
     case ScaleType::kPow2:
     case ScaleType::kNested8:  // not of these schemes
@@ -33,13 +36,19 @@ float ScaleOf(const Resolved& resolved, const ParamView& params, int64_t group) 
 
 int ZeroPointOf(const Resolved& resolved, const ParamView& params, int64_t group) {
   const SchemeInfo& info = *resolved.info;
-  if (resolved.layout.planes.size() <= 2) {  // none is kept
+  const size_t plane = resolved.spec.scale_type == ScaleType::kDyadic16 ? 3 : 2;
+  if (resolved.layout.scheme_planes() <= plane) {  // none is kept
     return info.is_signed || resolved.spec.scale ? 0 : 1 << (info.bits - 1);
   }
-  if (info.bits == 16 && info.is_signed) return ReadEntry<int16_t>(params, 2, group);
-  if (info.bits == 16) return ReadEntry<uint16_t>(params, 2, group);
-  if (info.is_signed) return ReadEntry<int8_t>(params, 2, group);
-  return ReadEntry<uint8_t>(params, 2, group);
+  if (info.bits == 16 && info.is_signed) return ReadEntry<int16_t>(params, plane, group);
+  if (info.bits == 16) return ReadEntry<uint16_t>(params, plane, group);
+  if (info.is_signed) return ReadEntry<int8_t>(params, plane, group);
+  return ReadEntry<uint8_t>(params, plane, group);
+}
+
+// Returns what is added to codes.
+int OffsetOf(const Resolved& resolved) {
+  return resolved.spec.layout == "words" ? 1 << (resolved.info->bits - 1) : 0;
 }
 
 template <typename T>
@@ -71,7 +80,7 @@ int CodeOf(const Resolved& resolved, T value, T scale, int zero_point, int64_t e
 void EncodeAffineRef(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                      Counts* counts) {
   const int bits = resolved.info->bits;
-  if (bits < 8) std::fill(out.begin(), out.end(), std::byte{0});
+  std::fill(out.begin(), out.end(), std::byte{0});
   for (int64_t i = 0; i < segment.values.num_elems; ++i) {
     const int64_t elem = segment.first_elem + i;
     const int64_t group = resolved.layout.groups.RunAt(elem).group;
@@ -82,12 +91,9 @@ void EncodeAffineRef(const Resolved& resolved, const Segment& segment, std::span
             ? CodeOf(resolved, LoadAt(segment.values.f32, i), scale, zero_point, elem, counts)
             : CodeOf(resolved, LoadAt(segment.values.f64, i), double{scale}, zero_point, elem,
                      counts);
-    if (bits < 8) {
-      for (int64_t bit = 0, at = i * bits; bit < bits; ++bit, ++at) {
-        out[static_cast<size_t>(at / 8)] |= static_cast<std::byte>((code >> bit & 1) << at % 8);
-      }
-    } else {  // little-endian, two's complement
-      std::memcpy(out.data() + i * (bits / 8), &code, static_cast<size_t>(bits / 8));
+    const int stored = code + OffsetOf(resolved);
+    for (int64_t bit = 0, at = i * bits; bit < bits; ++bit, ++at) {
+      out[static_cast<size_t>(at / 8)] |= static_cast<std::byte>((stored >> bit & 1) << at % 8);
     }
   }
 }
@@ -102,6 +108,7 @@ void DecodeAffineRef(const Resolved& resolved, std::span<const std::byte> codes,
     for (int64_t bit = 0, at = i * info.bits; bit < info.bits; ++bit, ++at) {
       code |= (std::to_integer<int>(codes[static_cast<size_t>(at / 8)]) >> at % 8 & 1) << bit;
     }
+    code -= OffsetOf(resolved);
     if (info.is_signed && code >= 1 << (info.bits - 1)) code -= 1 << info.bits;
     const int steps = code - ZeroPointOf(resolved, params, group);
     if (out.f32 != nullptr) {

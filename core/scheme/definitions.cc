@@ -67,7 +67,9 @@ largest) in f64, over the finite values. m, M and A are summed in this order:
    place within 65,536 elements of its beginning where a run (`block`: a band of R rows; `nested8`:
    256 groups) and an atom end together, or at the tensor's end. Where there is none, what lies up
    to the first such place is cut into stripes of 65,536. An atom is 1 element, of mlx_q2 to mlx_q8
-   32, and of other codes of b < 8 bits the fewest that fill whole bytes: 8 / gcd(b, 8).
+   32, and of other codes of b < 8 bits the fewest that fill whole bytes: 8 / gcd(b, 8). Under
+   `layout=words` atoms are counted in each row of the last axis, and what is left at its end is one;
+   stripes and tiles then have as many whole atoms as fit.
 2. *Tiles* are 4,096 elements of a stripe, from its beginning. *Runs* are elements of a tile that
    lie next to each other and have one group.
 3. *Of a run*, element j goes to lane j mod 16; lane sums are in T: S of x, Q of x * x (product, then
@@ -95,8 +97,10 @@ symmetric. [a, b] is the least and the largest value; where k is 0, it is the ra
 Where one group has all elements, a value counts as that of its *bucket*: x is rounded to f32 (at most
 its largest), and a bucket are the f32 with the same upper 16 bits, u with the sign bit off. Its value
 is the middle of the f32 with bits u * 2^16 and the one with (u + 1) * 2^16, or 2^128 where that is
-infinite, and 0 where u is 0; with the sign of x, and clamped to [a, b] (|x|: to max(-a, b)). This and
-the following are refused for groups that come again and again, as columns do.
+infinite, and 0 where u is 0; with the sign of x, and clamped to [a, b] (|x|: to max(-a, b)). Where
+groups come again and again (`axis=K` behind dimensions of more than one index) buckets have the same
+upper 13 bits, 2^19 standing for 2^16, those whose u is 512 or more below the largest u of the group's
+values count as 0, too, and |x| is that of what is clamped to [a, b]; groups of 2^32 values are refused.
 
 `range=mse` is [f * a, f * b] with the f whose codes have the least sum E of squared errors, scales and
 codes being the scheme's own (`stochastic` rounding as `half_even`): f = 2^(-i/2), i = 0 .. 7, while E
@@ -104,12 +108,12 @@ gets less than before; from g, the last that did (or 1), f = g * 2^(-j/8), j = 1
 if the first of these did not, and g < 1, f = g * 2^(j/8), j = 1, 2, 3, likewise. Powers are the nearest
 f64. Of a run (2. above) element j adds d * d to lane j mod 16, d = x - x' in T,
 x' as decoded in T, 0 where x is not finite; lanes are f64 and fold as in 3., runs add up in order.
-Where one group has all elements, E is the sum of n * (d * d) over buckets, in order of their 16 bits, n
-values counting as x, in T.
+Where values count as those of buckets, E is the sum of n * (d * d) over buckets, in order of their bits
+(where groups come again and again what counts as 0 goes first, as one), n values counting as x, in T.
 
 `range=entropy` is [max(a, -r), min(b, r)], r = m * (t / 2048), m the larger one of |a| and |b| (0: it
 is [a, b]), with the t of 128 .. 2048 that has the least D, the largest of equal ones. c_i values have
-floor(|x| / m * 2048) = i (2048 as 2047), where one group has all elements |x| of buckets. In f64, sums
+floor(|x| / m * 2048) = i (2048 as 2047), |x| of buckets where values count as theirs. In f64, sums
 in order: S(j), E(j) and Z(j) over i < j of c_i, of c_i * log2(c_i), and of 1 where c_i > 0; n = S(2048),
 w = t / 128 rounded down;
 
@@ -132,6 +136,13 @@ A scale, found in f64, is stored as `scale_type` says. A scale of 0 is 1. Others
 | f16 | f16 | 2^-24 to 65504 | rounded to f16, ties to even |
 | bf16 | bf16 | 2^-126 to f32's largest | rounded to bf16, ties to even, at most its largest |
 | pow2 | f32 | at most 2^127 | the least power of two not below it, at least 2^-126 |
+| dyadic16 | int16 and int8 | 2^-113 to 32767 * 2^113 | m * 2^-s, as follows |
+
+Under dyadic16 two planes stand in the place of `scale`: `multiplier` with m, of 2^14 to 2^15 - 1,
+and `shift` with s, of -113 to 127. Of a scale f * 2^e, 1/2 <= f < 1, m is rint(f * 2^15) and s is
+15 - e; where m would be 2^15, it is 2^14, and s one less. m * 2^-s, which f32 holds, is the scale
+that codes are made and read with. Integer-only decoding gives the same: (code - z) * m is a whole
+number of 32 bits, and times 2^-s, rounded once to U, it is x'.
 
 `scale=` is refused outside of these (bf16: up to its own largest; pow2: from 2^-126), and rounded to
 the type, pow2 to the nearest power, the upper one of two. The spec that is recorded says what is
@@ -160,6 +171,23 @@ and then k += 0x9E3779B9, l += 0xBB67AE85 (mod 2^32).
 finite value of T with its sign; neither is in a range. In ggml's formats, which take a scale from the
 values of a block, an infinity counts as the largest finite |x| there, if that is not 0. `propagate` is
 for codes that are floats.
+
+### Outliers
+
+`outliers=K` keeps the K values of largest |x| of each row, which is the last dimension; of equal
+ones those of lower index. Values that are not finite are none. To the scheme these values are 0, in
+all that is said of ranges and codes. There are two planes more, the last ones, rows in C order:
+
+| plane | dtype | shape |
+| --- | --- | --- |
+| outlier_index | uint32 | [.., K]: where in the row they are, ascending |
+| outlier_value | the tensor's | [.., K]: the values, unchanged |
+
+A row with fewer than K finite values has 4294967295 and 0 in its last entries. x' is the value that
+is kept, as f64, then rounded once where f32, f16 or bf16 is wanted. Errors are those of all x'.
+
+Stripes (Ranges, 1.) then end where a row does, too: those of 65,536 elements at the last place
+within so many where a row and an atom end together, the others where that is also a run's end.
 
 ### Values near a type's end
 

@@ -20,8 +20,8 @@
 
 namespace quantd {
 
-// Elements that are widened, encoded and measured at once, so that they live in the L1 cache. A whole
-// number of atoms of every scheme.
+// Elements that are widened, encoded and measured at once, so that they live in the L1 cache. At least
+// an atom of every scheme.
 inline constexpr int64_t kTileElems = 4096;
 // Parameters of runs from this length on are taken run by run, those of shorter ones element by
 // element.
@@ -32,6 +32,7 @@ enum class PlaneRole : uint8_t {
   kCodes,     // the packed values; always plane 0
   kPerGroup,  // an entry for every `groups_per_entry` groups, in group order
   kConstant,  // written once, before everything else
+  kPerRow,    // as many entries for every row of the last axis: the outliers' (the planner's, last)
 };
 
 // One array of the packed form.
@@ -50,6 +51,7 @@ enum Evidence : uint8_t {
   kRange = 1,        // the calibrated range of a group, or of the whole tensor
   kGroupRanges = 2,  // of a tensor: the calibrated ranges of all its groups
   kHistogram = 4,    // of a tensor: the bf16 buckets of all its values
+  kValues = 8,       // of a group: its values; by itself, for `resolve_values`
 };
 
 // Where everything lies in the packed form of one tensor.
@@ -66,6 +68,11 @@ struct PackedLayout {
   GroupMap groups;
   int64_t working_bytes = 0;  // of the working parameters of a group; 0: they are the stored ones
   bool atom_scales = false;   // `encode` finds a scale for each atom, from its values
+  // The planner's, where the spec has outliers: how many a row of the last axis has, the elements
+  // of a row, and what stripes end at multiples of, so that they hold whole rows.
+  int64_t outliers = 0;
+  int64_t outlier_row_elems = 1;
+  int64_t stripe_step_elems = 1;
   // What `resolve_constants` and `resolve` want to know. Tensor evidence comes first; that of bands
   // is looked for when the constants are known.
   uint8_t tensor_evidence = kNoEvidence;
@@ -77,6 +84,10 @@ struct PackedLayout {
     return elems / atom_elems * atom_bytes + CeilDiv(elems % atom_elems * atom_bytes, atom_elems);
   }
   int64_t row_bytes() const { return CodeBytes(row_elems) + trailer_bytes; }
+  // True where `resolve_values` makes the parameters of groups.
+  bool from_values() const { return band_evidence == kValues; }
+  // Returns the number of planes that the scheme knows, which come before those of outliers.
+  size_t scheme_planes() const { return planes.size() - (outliers > 0 ? 2 : 0); }
   // Returns where the codes of element `elem`, the first of an atom or the tensor's end, begin.
   int64_t CodeOffset(int64_t elem) const {
     const int64_t row = row_elems == 0 ? 0 : elem / row_elems;
@@ -128,6 +139,7 @@ struct SchemeInfo {
   bool takes_range = false;  // range=, given ranges
   bool takes_scale = false;  // scale=, zero=
   bool takes_importance = false;  // weights of the columns
+  bool takes_codebook = false;    // levels that are given, instead of learned ones
 };
 
 // A completed spec for one tensor, with everything that kernels want to know.
@@ -193,6 +205,7 @@ struct TensorEvidence {
   Range range;                         // kRange
   std::span<const Range> groups;       // kGroupRanges
   const Histogram* histogram = nullptr;  // kHistogram
+  std::span<const float> codebook;       // instead of it: given levels
 };
 
 // Weights of the columns (the last axis): [columns], or [batch, columns] where all dimensions but
@@ -223,9 +236,9 @@ struct Counts {
   int64_t clipped = 0;  // beyond the outermost code by half a step or more
 };
 
-// One row of the registry. Every function is thread-safe; only `complete` and `plan` can fail or
-// allocate. Codes of values that are not finite count only under nonfinite=propagate; `encode` may
-// meet such values all the same, and what it then writes is thrown away.
+// One row of the registry. Every function is thread-safe; only `complete` and `plan` can fail or,
+// unless said, allocate. Codes of values that are not finite count only under nonfinite=propagate;
+// `encode` may meet such values all the same, and what it then writes is thrown away.
 struct Scheme {
   SchemeInfo info;
   // Fills what is still open after the dialect's defaults and before the scheme's, by the tensor's
@@ -236,11 +249,17 @@ struct Scheme {
   // Gives the planes and the map of groups of a non-empty tensor, or kInvalidArgument for a shape
   // that the scheme cannot take. `spec` is complete.
   absl::StatusOr<PackedLayout> (*plan)(const SchemeInfo&, const QuantSpec& spec, const TensorDesc&);
+  // Changes the groups, working parameters and band evidence of a layout, not its planes, to those
+  // of tensors with importance. Null: they stay.
+  void (*plan_importance)(const TensorDesc&, PackedLayout&) = nullptr;
   // Writes the kConstant planes. Null: none.
   void (*resolve_constants)(const Resolved&, const TensorEvidence&, ParamPlanes out);
   // Writes what is kept of groups [out.first_group, + ranges.size()): the kPerGroup planes and the
   // working parameters. kConstant planes are already written. Null: none.
   void (*resolve)(const Resolved&, std::span<const Range> ranges, ParamPlanes out);
+  // The same of one group, out.first_group, from its finite values in the order of elements, which
+  // it may put in another one. For layouts whose band evidence is kValues. May allocate.
+  void (*resolve_values)(const Resolved&, TileSpan finite, ParamPlanes out) = nullptr;
   // Writes the codes of whole atoms to `out`, which begins at CodeOffset(first_elem), and the
   // trailer of a row that ends with the segment; adds to `counts`. Adds the values and what decoding
   // gives of the codes to `meter`, cut as ForEachRun has it, unless it is null.

@@ -28,6 +28,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/base/checked_math.h"
 #include "core/base/digest.h"
 #include "core/base/status_detail.h"
@@ -35,6 +36,7 @@
 #include "core/calibrate/calibrator.h"
 #include "core/scheme/registry.h"
 #include "core/session/evidence.h"
+#include "core/session/outliers.h"
 #include "core/session/piece_queue.h"
 #include "core/session/stripes.h"
 #include "core/session/value_ranges.h"
@@ -66,59 +68,122 @@ absl::Status CheckTensor(const TensorDesc& tensor) {
 
 // Our schemes keep to what sessions can carry.
 absl::Status CheckLayout(const PackedLayout& layout) {
-  if (std::ssize(layout.planes) > kMaxPlanes || kTileElems % layout.atom_elems != 0) {
+  if (std::ssize(layout.planes) > kMaxPlanes || layout.atom_elems > kTileElems) {
     return absl::InternalError(absl::StrCat("a layout of ", layout.planes.size(), " planes, atoms of ",
                                             layout.atom_elems));
   }
   return absl::OkStatus();
 }
 
-// Says where a calibrator has the values from that it needs, if it does; refuses groups that recur:
-// to count the values of each would take 512 KiB a group.
+// Returns the scheme's layout of one group, a row, for ranges of `resolved` to be tried out.
+absl::StatusOr<Resolved> OneGroupOf(const Scheme& scheme, const Resolved& resolved) {
+  Resolved one = resolved;
+  one.spec.granularity->axis = 0;
+  QUANTD_ASSIGN_OR_RETURN(one.tensor.shape, Shape::Make({1, kTileElems}));
+  QUANTD_ASSIGN_OR_RETURN(one.layout, scheme.plan(*one.info, one.spec, one.tensor));
+  return one;
+}
+
+// Says where a calibrator, or the scheme itself, has the values from that it needs, if it does.
 absl::Status DecideValueSource(Plan& plan) {
   const QuantSpec& spec = plan.resolved.spec;
   const PackedLayout& layout = plan.resolved.layout;
   QUANTD_ASSIGN_OR_RETURN(const ChosenCalibrator calibrator, FindCalibrator(spec.range));
   const bool finds = (layout.band_evidence | layout.tensor_evidence) != kNoEvidence;
-  plan.value_source = ValueSource::kNone;
-  if (!finds || !calibrator.needs_values() || spec.given_range) return absl::OkStatus();
   const int64_t num_elems = plan.resolved.tensor.shape.num_elems();
+  plan.value_source = ValueSource::kNone;
+  if (layout.from_values()) {
+    plan.value_source = ValueSource::kBands;
+    if (num_elems == 0 || layout.groups.num_groups == 1 || layout.groups.IsLocal(num_elems)) {
+      return absl::OkStatus();
+    }
+    const Granularity granularity = spec.granularity.value_or(Granularity{});
+    return absl::InvalidArgumentError(absl::StrCat(
+        "what scheme ", spec.scheme, " wants of values is not found for axis=", granularity.axis,
+        " of shape ", plan.resolved.tensor.shape.Text(), ", whose ", layout.groups.num_groups,
+        " groups come again and again; use per=tensor, axis=0 or group="));
+  }
+  if (!finds || !calibrator.needs_values() || spec.given_range) return absl::OkStatus();
   if (calibrator.tries() && layout.tensor_evidence != kNoEvidence) {
     return absl::InvalidArgumentError(absl::StrCat(
         "range=", spec.range, " tries out one group at a time, and by spec ", FormatSpec(spec),
         " they depend on each other; use scale_type=f32, or another range="));
   }
-  plan.value_source = layout.groups.num_groups == 1 ? ValueSource::kCounts : ValueSource::kBands;
-  if (plan.value_source == ValueSource::kCounts || num_elems == 0 ||
-      layout.groups.IsLocal(num_elems)) {
+  const int64_t num_groups = layout.groups.num_groups;
+  if (num_groups == 1) {
+    plan.value_source = ValueSource::kCounts;
     return absl::OkStatus();
   }
-  const Granularity granularity = spec.granularity.value_or(Granularity{});
-  return absl::InvalidArgumentError(absl::StrCat(
-      "range=", spec.range, " is not found for axis=", granularity.axis, " of shape ",
-      plan.resolved.tensor.shape.Text(), ", whose ", layout.groups.num_groups,
-      " groups come again and again; use per=tensor, axis=0, group=, block=, or range=minmax or "
-      "Nsigma"));
+  if (num_elems == 0 || layout.groups.IsLocal(num_elems)) {
+    plan.value_source = ValueSource::kBands;
+    return absl::OkStatus();
+  }
+  plan.value_source = ValueSource::kSketches;
+  if (num_elems / num_groups > Sketch::kMaxCount) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "range=", spec.range, " counts the values of each of ", num_groups, " groups, and by axis=",
+        spec.granularity->axis, " of shape ", plan.resolved.tensor.shape.Text(), " they have ",
+        num_elems / num_groups, "; at most ", Sketch::kMaxCount,
+        " are counted, so use per=tensor, group=, or range=minmax or Nsigma"));
+  }
+  if (calibrator.tries()) {
+    QUANTD_ASSIGN_OR_RETURN(plan.counted, OneGroupOf(*plan.scheme, plan.resolved));
+  }
+  return absl::OkStatus();
+}
+
+// Has a spec that is open about levels have as many as are given.
+absl::Status TakeLevels(const SchemeInfo& info, int64_t levels, QuantSpec& spec) {
+  if (levels == 0 || !info.takes_codebook) return absl::OkStatus();  // CheckOptions refuses these
+  if (spec.granularity.has_value() && spec.granularity->kind != GranularityKind::kTensor) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a codebook that is given is the whole tensor's, and spec ", FormatSpec(spec),
+        " wants one for each group; use per=tensor"));
+  }
+  if (spec.levels.has_value() && *spec.levels != levels) {
+    return absl::InvalidArgumentError(absl::StrCat("codebook holds ", levels, " levels, and spec ",
+                                                   FormatSpec(spec), " says levels=",
+                                                   *spec.levels, "; use the same in both"));
+  }
+  if (std::find(info.levels.begin(), info.levels.end(), levels) == info.levels.end()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "codebook holds ", levels, " levels; scheme ", info.name, " has ",
+        absl::StrJoin(info.levels, ", "), "; repeat the last one to fill it up"));
+  }
+  spec.levels = static_cast<uint32_t>(levels);
+  return absl::OkStatus();
 }
 
 // Fills in the scheme, the completed spec and the layout.
-absl::Status Resolve(const QuantSpec& spec, const TensorDesc& tensor, Plan& plan) {
+absl::Status Resolve(const QuantSpec& spec, const TensorDesc& tensor, const PlanInputs& inputs,
+                     Plan& plan) {
   QUANTD_ASSIGN_OR_RETURN(plan.scheme, FindScheme(spec.scheme));
   Resolved& resolved = plan.resolved;
   resolved.info = &plan.scheme->info;
-  QUANTD_ASSIGN_OR_RETURN(resolved.spec, CompleteSpec(spec, *plan.scheme, tensor));
+  QuantSpec wanted = spec;
+  QUANTD_RETURN_IF_ERROR(
+      WithField(TakeLevels(*resolved.info, inputs.codebook_levels, wanted), "codebook"));
+  QUANTD_ASSIGN_OR_RETURN(resolved.spec, CompleteSpec(wanted, *plan.scheme, tensor));
   QUANTD_RETURN_IF_ERROR(FindCalibrator(resolved.spec.range).status());
   resolved.tensor = tensor;
   resolved.name_hash = HashName(tensor.name);
   QUANTD_ASSIGN_OR_RETURN(resolved.layout,
                           plan.scheme->plan(*resolved.info, resolved.spec, tensor));
+  QUANTD_RETURN_IF_ERROR(PlanOutliers(resolved.spec, tensor, resolved.layout));
   QUANTD_RETURN_IF_ERROR(CheckLayout(resolved.layout));
+  if (inputs.importance_elems > 0 && plan.scheme->plan_importance != nullptr) {
+    plan.scheme->plan_importance(tensor, resolved.layout);
+  }
+  if (inputs.codebook_levels > 0 && resolved.info->takes_codebook) {
+    resolved.layout.tensor_evidence = kNoEvidence;  // there is nothing to learn
+  }
   return DecideValueSource(plan);
 }
 
 // Takes the spec's fallback where the scheme refuses the shape.
-absl::Status ResolveOrFallBack(const QuantSpec& spec, const TensorDesc& tensor, Plan& plan) {
-  const absl::Status status = Resolve(spec, tensor, plan);
+absl::Status ResolveOrFallBack(const QuantSpec& spec, const TensorDesc& tensor,
+                               const PlanInputs& inputs, Plan& plan) {
+  const absl::Status status = Resolve(spec, tensor, inputs, plan);
   const bool may_fall_back = absl::IsInvalidArgument(status) && plan.scheme != nullptr &&
                              !plan.resolved.spec.scheme.empty() && !spec.incompatible.empty() &&
                              spec.incompatible != "reject" && spec.incompatible != "keep";
@@ -131,7 +196,7 @@ absl::Status ResolveOrFallBack(const QuantSpec& spec, const TensorDesc& tensor, 
     fallback.nonfinite = spec.nonfinite;  // what was said of the values still holds
   }
   plan = Plan{.input_bytes = plan.input_bytes};
-  QUANTD_RETURN_IF_ERROR(Resolve(fallback, tensor, plan));
+  QUANTD_RETURN_IF_ERROR(Resolve(fallback, tensor, inputs, plan));
   plan.fallback_reason = std::string(status.message());
   return absl::OkStatus();
 }
@@ -187,15 +252,20 @@ int64_t ResidentBytes(const Plan& plan, const PlanInputs& inputs, int64_t stripe
   const int64_t stripe_groups = MaxStripeGroups(layout, num_elems);
   int64_t stripe_bytes = stripe_elems * SizeOf(dtype) + MaxCodeBytes(layout, stripe_elems) +
                          kStripeBytes + ParamBytes(layout, stripe_groups);
+  stripe_bytes += FindOutliersBytes(layout, stripe_elems) + OutlierEntryBytes(layout, stripe_elems);
   if (!plan.known_params) {
     stripe_bytes += stripe_groups * int64_t{sizeof(GroupStats) + sizeof(Range)};
   }
   if (!plan.known_params && plan.value_source == ValueSource::kCounts) {
     add(std::min(kCountedBytes, SaturatingMul(num_elems, 4 * sizeof(double))));
   }
+  if (!plan.known_params && plan.value_source == ValueSource::kSketches) add(kSketchedBytes);
   if (!plan.known_params && plan.value_source == ValueSource::kBands) {
     stripe_bytes += ValueRangesBytes(layout, stripe_elems, dtype);
-    if (long_bands) add(ValueRangesBytes(layout, num_elems, dtype));
+    if (long_bands) {
+      add(ValueRangesBytes(layout, num_elems, dtype));
+      add(FindOutliersBytes(layout, num_elems));
+    }
   }
   add(SaturatingMul(stripes, stripe_bytes));
   int64_t shared_groups = num_groups;
@@ -223,6 +293,7 @@ int64_t ResidentBytes(const Plan& plan, const PlanInputs& inputs, int64_t stripe
   }
   add(std::min(plan.input_bytes, PieceQueue::kBlockBytes));
   add(SaturatingMul(inputs.importance_elems, sizeof(float)));
+  add(SaturatingMul(inputs.codebook_levels, sizeof(float)));
   return bytes;
 }
 
@@ -236,7 +307,7 @@ absl::string_view NameOf(Pass pass) {
 
 int64_t ParamBytes(const PackedLayout& layout, int64_t num_groups) {
   int64_t bytes = SaturatingMul(layout.working_bytes, num_groups);
-  for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
+  for (size_t plane = 1; plane < layout.scheme_planes(); ++plane) {
     const PlaneDesc& desc = layout.planes[plane];
     const int64_t entries = CeilDiv(num_groups, desc.groups_per_entry);
     bytes = SaturatingAdd(bytes, desc.role == PlaneRole::kPerGroup
@@ -251,7 +322,8 @@ EvidenceWants EvidenceWantsOf(const Plan& plan) {
   return {.moments = calibrator.ok() && calibrator->calibrator->needs_moments,
           .magnitudes = calibrator.ok() && calibrator->calibrator->needs_magnitudes,
           .histogram = (plan.resolved.layout.tensor_evidence & kHistogram) != 0 ||
-                       plan.value_source == ValueSource::kCounts};
+                       plan.value_source == ValueSource::kCounts,
+          .sketches = plan.value_source == ValueSource::kSketches};
 }
 
 const GroupMap& EvidenceMapOf(const Plan& plan, const GroupMap& whole) {
@@ -263,7 +335,7 @@ absl::StatusOr<Plan> MakePlan(const QuantSpec& spec, const TensorDesc& tensor, i
   QUANTD_RETURN_IF_ERROR(CheckTensor(tensor));
   Plan plan;
   QUANTD_ASSIGN_OR_RETURN(plan.input_bytes, SizeBytes(tensor));
-  QUANTD_RETURN_IF_ERROR(ResolveOrFallBack(spec, tensor, plan));
+  QUANTD_RETURN_IF_ERROR(ResolveOrFallBack(spec, tensor, inputs, plan));
   const PackedLayout& layout = plan.resolved.layout;
   for (const PlaneDesc& plane : layout.planes) {
     QUANTD_ASSIGN_OR_RETURN(plan.output_bytes, CheckedAdd(plan.output_bytes, plane.size_bytes));

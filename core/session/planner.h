@@ -2,6 +2,7 @@
 #define QUANTD_CORE_SESSION_PLANNER_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -21,17 +22,19 @@ enum class Pass : uint8_t {
 };
 absl::string_view NameOf(Pass pass);
 
-// Where the values are from that a calibrator needs, such as those of percentiles.
+// Where the values are from that a calibrator needs, such as those of percentiles, or a scheme.
 enum class ValueSource : uint8_t {
-  kNone,    // it needs none, or there are ranges
-  kCounts,  // one group has all values: they are counted
-  kBands,   // groups do not recur: their values are at hand
+  kNone,      // it needs none, or there are ranges
+  kCounts,    // one group has all values: they are counted
+  kBands,     // groups do not recur: their values are at hand; schemes may want them too
+  kSketches,  // they do: the values of each are counted in little memory
 };
 
 // What is known before the values, beside the spec.
 struct PlanInputs {
   bool has_ranges = false;      // what Calibrate finds is given
   int64_t importance_elems = 0;  // weights that are given
+  int64_t codebook_levels = 0;   // levels that are given
   int threads = 1;              // that work on a session
 };
 
@@ -39,6 +42,7 @@ struct PlanInputs {
 struct Plan {
   const Scheme* scheme = nullptr;
   Resolved resolved;
+  std::optional<Resolved> counted;  // of one group of kTileElems: what sketches are tried out with
   Pass pass = Pass::kStatic;
   ValueSource value_source = ValueSource::kNone;
   int threads = 1;                // that it counts on

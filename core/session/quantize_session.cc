@@ -9,7 +9,7 @@
 // nothing is held, and at most two bands apart. Rows of 100,000 with axis=0, two stripes each:
 //
 //   scans      |0 1|2 3|       |4 5| ...      the third band waits until all stripes of the first
-//   encoding       |0 1|       |2 3| ...      are being encoded
+//   encoding       |0 1|       |2 3| ...      are encoded, and its memory is free
 //
 // A tensor of one stripe that has to be scanned as a whole is scanned by the job that encodes it.
 // Encoding goes before scanning: it frees what is held.
@@ -193,6 +193,7 @@ class Session final : public QuantizeSession {
     } else if (!std::exchange(job.params->is_put, true)) {
       PutPlanes(PlaneRole::kPerGroup, job.params->groups, &job.params->params);
     }
+    PutOutliers(job.stripe, result.outliers);
     report_.figures.Merge(result.figures);
     report_.clipped += result.clipped;
     report_.inexact_inputs += result.inexact;
@@ -241,9 +242,9 @@ class Session final : public QuantizeSession {
   }
   bool MayScan() const {
     if (!HasStripe() || !Holds(scan_cutter_.stripe())) return false;
-    constexpr size_t kMaxHeld = 2;
+    constexpr int kMaxHeld = 2;  // as planned
     const bool begins = held_.empty() || held_.back()->taken_end == held_.back()->end;
-    return !begins || held_.size() < kMaxHeld;
+    return !begins || num_held_.load() < kMaxHeld;
   }
   bool InputIsSpent() const override {
     if (!encode_cutter_.done() && Holds(encode_cutter_.stripe()) && !held_.empty()) {
@@ -309,7 +310,11 @@ class Session final : public QuantizeSession {
   std::shared_ptr<HeldBand> MakeHeld(const Stripe& stripe) {
     const bool whole = plan_.pass == Pass::kBuffered;
     const int64_t begin = whole ? 0 : stripe.band_begin, end = whole ? num_elems_ : stripe.band_end;
-    auto held = std::make_shared<HeldBand>(begin, end);
+    ++num_held_;
+    std::shared_ptr<HeldBand> held(new HeldBand(begin, end), [this](HeldBand* band) {
+      delete band;
+      --num_held_;
+    });
     held->evidence.emplace(layout_, evidence_map(), num_elems_, resolved_.tensor.dtype,
                            EvidenceWantsOf(plan_), begin, end);
     return held;
@@ -325,13 +330,15 @@ class Session final : public QuantizeSession {
     const std::vector<GroupStats> stats = held.evidence->TakeStats();
     const GroupSpan groups = {held.evidence->first_group(), std::ssize(stats)};
     const std::unique_ptr<Histogram> counts = held.evidence->TakeHistogram();
+    const std::vector<Sketch> sketches = held.evidence->TakeSketches();
     const bool of_groups = &evidence_map() != &whole_;
     auto params = std::make_shared<BandParams>(groups);
     std::vector<Range> ranges;
     if (of_groups) {
       params->params.Reset(layout_, groups);
       const Stripe band = {.begin = held.begin, .end = held.end};
-      ranges = encoder_.RangesOf(stats, counts.get(), band, held.whole, constants_, params->params);
+      ranges = encoder_.RangesOf(stats, counts.get(), sketches, band, held.whole, constants_,
+                                 params->params);
     }
     if (!plan_.known_constants) {
       ResolveConstants(stats, ranges, counts.get());
@@ -339,7 +346,12 @@ class Session final : public QuantizeSession {
       if (!of_groups) return;
     }
     held.evidence.reset();
-    encoder_.Resolve(constants_, ranges, params->params);
+    if (layout_.from_values()) {
+      encoder_.ResolveValues({.begin = held.begin, .end = held.end}, held.whole, constants_,
+                             params->params);
+    } else {
+      encoder_.Resolve(constants_, ranges, params->params);
+    }
     held.params = std::move(params);
   }
 
@@ -366,6 +378,7 @@ class Session final : public QuantizeSession {
       evidence.range = calibrator_.RangeOf(stats[0]);
     }
     evidence.histogram = options_.histogram.has_value() ? &*options_.histogram : histogram;
+    evidence.codebook = options_.codebook;
     plan_.scheme->resolve_constants(resolved_, evidence, constants_);
   }
 
@@ -381,6 +394,18 @@ class Session final : public QuantizeSession {
                                                      layout_.EntryBytes(plane);
       digests_[plane].Update(bytes);
       sink_.Put(static_cast<int>(plane), offset, bytes);
+    }
+  }
+
+  void PutOutliers(const Stripe& stripe, const OutlierEntries& entries) {
+    if (layout_.outliers == 0) return;
+    const int64_t first_entry = stripe.begin / layout_.outlier_row_elems * layout_.outliers;
+    for (size_t plane = layout_.scheme_planes(); plane < layout_.planes.size(); ++plane) {
+      const bool is_index = plane == layout_.scheme_planes();
+      const std::span<const std::byte> bytes = is_index ? entries.indices : entries.values;
+      if (bytes.empty()) continue;
+      digests_[plane].Update(bytes);
+      sink_.Put(static_cast<int>(plane), first_entry * SizeOf(layout_.planes[plane].dtype), bytes);
     }
   }
 
@@ -410,7 +435,8 @@ class Session final : public QuantizeSession {
   // The dispatcher's, under the lock.
   StripeCutter encode_cutter_;  // the next stripe to encode
   StripeCutter scan_cutter_;    // the next one whose values are to come: the same, or ahead
-  std::list<std::shared_ptr<HeldBand>> held_;  // not all encoded; the last one may not be all here
+  std::atomic<int> num_held_ = 0;  // which jobs may have beside `held_`
+  std::list<std::shared_ptr<HeldBand>> held_;  // not all begun; the last one may not be all here
   std::shared_ptr<BandParams> band_params_;     // of the long band at hand, whose ranges are given
 };
 
@@ -448,6 +474,7 @@ absl::StatusOr<QuantizedTensor> QuantizeAll(const QuantSpec& spec, const TensorD
   inputs.has_ranges = !options.ranges.empty() || options.tensor_range.has_value() ||
                       options.histogram.has_value();
   inputs.importance_elems = std::ssize(options.importance);
+  inputs.codebook_levels = std::ssize(options.codebook);
   inputs.threads = context.executor->workers() + 1;
   QUANTD_ASSIGN_OR_RETURN(result.plan,
                           MakePlan(spec, tensor, context.budget->limit_bytes(), inputs));

@@ -64,7 +64,8 @@ absl::Status CheckRangesTaken(const Plan& plan) {
                      " and calibrated ranges exclude each other; give one"));
   }
   const PackedLayout& layout = plan.resolved.layout;
-  const bool uses = layout.tensor_evidence != kNoEvidence || layout.band_evidence != kNoEvidence;
+  const bool uses = layout.tensor_evidence != kNoEvidence ||
+                    (layout.band_evidence != kNoEvidence && !layout.from_values());
   // What was said of the scheme asked for need not hold of its fallback, which is told of.
   if (uses || !plan.fallback_reason.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -98,6 +99,12 @@ absl::Status CheckRangesFit(const CalibratedRanges& ranges, const Plan& plan) {
                                                    ", and the spec of ", NameOf(tensor),
                                                    " says range=", spec.range,
                                                    "; use the same in both"));
+  }
+  if (found_by->outliers != spec.outliers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(of, " were found with outliers=", found_by->outliers.value_or(0),
+                     ", and the spec of ", NameOf(tensor), " says outliers=",
+                     spec.outliers.value_or(0), "; use the same in both"));
   }
   if (SameGroups(ours, ranges.source.shape, tensor.shape)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(

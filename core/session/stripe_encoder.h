@@ -12,6 +12,7 @@
 #include "core/base/digest.h"
 #include "core/calibrate/calibrator.h"
 #include "core/session/evidence.h"
+#include "core/session/outliers.h"
 #include "core/session/param_buffer.h"
 #include "core/session/planner.h"
 #include "core/session/report.h"
@@ -27,6 +28,7 @@ struct StripeResult {
   int64_t inexact = 0;
   int64_t non_finite = 0;
   std::vector<int64_t> first_non_finite;  // elements of the tensor; at most kMaxNonFiniteListed
+  OutlierEntries outliers;
   DigestPart digest;                      // of the codes
   uint32_t crc32c = 0;                    // of them, if wanted
 
@@ -51,15 +53,22 @@ class StripeEncoder {
                         const ParamPlanes& constants, std::span<std::byte> codes, ParamBuffer& own,
                         StripeResult& result) const;
 
-  // Returns the ranges of `own`'s groups, which have `stats` and are those of `band`: what is given, or what its `values` show, or `counts` of all of them, if there are
+  // Returns the ranges of `own`'s groups, which have `stats` and are those of `band`: what is given,
+  // or what its `values` show, or `counts` of all of them, or the `sketches` of groups, if there are
   // any (then `values` are not looked at). `own` has room for the groups; `constants` are there
   // where ranges are tried out.
   std::vector<Range> RangesOf(std::span<const GroupStats> stats, const Histogram* counts,
-                              const Stripe& band, const ByteRange& values,
+                              std::span<const Sketch> sketches, const Stripe& band,
+                              const ByteRange& values,
                               const ParamPlanes& constants, ParamBuffer& own) const;
 
   // Makes the parameters of `own`'s groups from `found`, their ranges, or, if empty, from given ones.
   void Resolve(const ParamPlanes& constants, std::span<const Range> found, ParamBuffer& own) const;
+
+  // Makes the parameters of `own`'s groups, those of `band`, from its `values`, where the layout's
+  // are from_values.
+  void ResolveValues(const Stripe& band, const ByteRange& values, const ParamPlanes& constants,
+                     ParamBuffer& own) const;
 
   // Returns the range of group `group`, given or from its statistics.
   Range RangeOf(int64_t group, const GroupStats* stats) const;

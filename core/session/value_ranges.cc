@@ -8,14 +8,19 @@
 //
 //   trial -> ranges -> resolve -> | encode, decode, errors | of each tile -> ClipSearch::Take
 //
-// Entries: RangeOfCounts and ValueRanges::Narrow. Tested by
-// tests/core/session/value_ranges_test.cc and same_bytes_test.cc.
+// A group takes 3 to 12 trials, and of many some take the most: within a tile those that are done
+// go out, and the others move together, so that a trial is one call.
+//
+// Entries: RangeOfCounts, ValueRanges::Narrow and ValueRanges::Resolve. Tested by
+// tests/core/session/value_ranges_test.cc, group_values_test.cc and same_bytes_test.cc.
 #include "core/session/value_ranges.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "core/base/checked_math.h"
 #include "core/base/float_env.h"
@@ -42,13 +47,21 @@ std::optional<Resolved> WithoutNoise(const Resolved& resolved) {
   return half_even;
 }
 
-// Tries out ranges of a tensor's one group, on what counts of its values stand for, which are taken
-// for its first elements.
+// Returns how many elements of the group's tensor are tried at once, for `num_points`.
+int64_t ChunkOf(const Resolved& resolved, int64_t num_points) {
+  const PackedLayout& layout = resolved.layout;
+  const int64_t num_elems = resolved.tensor.shape.num_elems();
+  const int64_t most = num_elems <= kTileElems ? num_elems : AtomFloor(layout, kTileElems);
+  return std::min(most, RoundUp(num_points, layout.atom_elems));
+}
+
+// Tries out ranges of one group, on what its values are counted as, which are taken for its first
+// elements.
 template <typename T>
 class CountedPoints {
  public:
   CountedPoints(const Scheme& scheme, const Resolved& resolved, const Range& bounds,
-                const Histogram& histogram);
+                std::span<const CountedValue> counts);
   // Returns the sum of squared errors with a range.
   double ErrorWith(const Range& range);
 
@@ -67,21 +80,19 @@ class CountedPoints {
 
 template <typename T>
 CountedPoints<T>::CountedPoints(const Scheme& scheme, const Resolved& resolved,
-                                const Range& bounds, const Histogram& histogram)
+                                const Range& bounds, std::span<const CountedValue> counts)
     : scheme_(scheme),
       resolved_(resolved),
       coder_(scheme, resolved, nullptr),
-      chunk_(resolved.tensor.shape.num_elems() <= kTileElems
-                 ? resolved.tensor.shape.num_elems()
-                 : AtomFloor(resolved.layout, kTileElems)),
+      chunk_(ChunkOf(resolved, std::ssize(counts))),
       codes_(static_cast<size_t>(resolved.layout.CodeOffset(chunk_))) {
   constexpr double kLargest = std::numeric_limits<T>::max();
-  for (uint32_t bits = 0; bits < Histogram::kNumBuckets; ++bits) {
-    const int64_t count = histogram.counts()[bits];
-    if (count == 0) continue;
-    const double value = ValueOfBucket(static_cast<uint16_t>(bits), bounds);
+  values_.reserve(counts.size());
+  counts_.reserve(counts.size());
+  for (const CountedValue& counted : counts) {
+    const double value = std::clamp(counted.value, bounds.min, bounds.max);
     values_.push_back(static_cast<T>(std::clamp(value, -kLargest, kLargest)));
-    counts_.push_back(static_cast<double>(count));
+    counts_.push_back(static_cast<double>(counted.count));
   }
   const PackedLayout& layout = resolved.layout;
   ParamPlanes constants;
@@ -101,9 +112,9 @@ double CountedPoints<T>::ErrorWith(const Range& range) {
   double sum = 0;
   const auto chunk = static_cast<size_t>(chunk_);
   for (size_t done = 0; done < values_.size(); done += chunk) {
-    T points[kTileElems] = {}, decoded[kTileElems];
+    T points[kTileElems], decoded[kTileElems];
     const size_t count = std::min(chunk, values_.size() - done);
-    std::copy_n(&values_[done], count, points);
+    std::fill(std::copy_n(&values_[done], count, points), points + chunk, T{0});
     Counts clipped;
     coder_.Encode(points, 0, chunk_, params_, codes_, clipped, nullptr);
     coder_.Decode(codes_, 0, chunk_, params_, decoded);
@@ -116,12 +127,45 @@ double CountedPoints<T>::ErrorWith(const Range& range) {
 }
 
 template <typename T>
-Range SearchCounts(const Plan& plan, const Range& bounds, const Histogram& histogram) {
-  const std::optional<Resolved> half_even = WithoutNoise(plan.resolved);
-  CountedPoints<T> points(*plan.scheme, half_even ? *half_even : plan.resolved, bounds, histogram);
+Range SearchCounts(const Plan& plan, const Range& bounds, std::span<const CountedValue> counts) {
+  const Resolved& resolved = plan.counted ? *plan.counted : plan.resolved;
+  const std::optional<Resolved> half_even = WithoutNoise(resolved);
+  CountedPoints<T> points(*plan.scheme, half_even ? *half_even : resolved, bounds, counts);
   ClipSearch search(bounds);
   while (!search.done()) search.Take(points.ErrorWith(search.range()));
   return search.range();
+}
+
+// As the span of a calibrator or a scheme.
+TileSpan SpanOfAll(std::vector<float>& values) {
+  return {values.data(), nullptr, std::ssize(values)};
+}
+TileSpan SpanOfAll(std::vector<double>& values) {
+  return {nullptr, values.data(), std::ssize(values)};
+}
+
+Range RangeOfValues(const Plan& plan, const ChosenCalibrator& calibrator, const Range& bounds,
+                    std::span<const CountedValue> counts) {
+  const bool finite = std::isfinite(bounds.min) && std::isfinite(bounds.max);
+  if (counts.empty() || !finite || !(bounds.min < bounds.max)) return bounds;
+  RangeWish wish = WishOf(plan, calibrator);
+  wish.bounds = bounds;
+  if (!calibrator.tries()) return calibrator.calibrator->range_of_counts(counts, wish);
+  if (plan.resolved.tensor.shape.num_elems() == 0) return bounds;
+  ScopedFloatEnv float_env;
+  return WorksAsF32(plan.resolved.tensor.dtype) ? SearchCounts<float>(plan, bounds, counts)
+                                                : SearchCounts<double>(plan, bounds, counts);
+}
+
+// True if each run of `run_elems` elements has a group of its own, in order, row after row.
+bool AreRuns(const GroupMap& groups) {
+  return groups.band_rows == 1 && groups.row_elems % groups.run_elems == 0;
+}
+
+// True if such runs can be encoded each by itself.
+bool AreWholeAtoms(const PackedLayout& layout) {
+  return AreRuns(layout.groups) && layout.groups.run_elems % layout.atom_elems == 0 &&
+         layout.trailer_bytes == 0;
 }
 
 // Returns the most elements of a group that does not recur.
@@ -133,16 +177,18 @@ int64_t MaxGroupElems(const GroupMap& groups, int64_t num_elems) {
 
 Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
                     const Histogram& counts) {
+  return RangeOfValues(plan, calibrator, calibrator.RangeOf(stats), ValuesOf(counts));
+}
+
+Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
+                    const Sketch& counts) {
   const Range bounds = calibrator.RangeOf(stats);
-  const bool finite = std::isfinite(bounds.min) && std::isfinite(bounds.max);
-  if (counts.num_finite() == 0 || !finite || !(bounds.min < bounds.max)) return bounds;
-  RangeWish wish = WishOf(plan, calibrator);
-  wish.bounds = bounds;
-  if (!calibrator.tries()) return calibrator.calibrator->range_of_counts(counts, wish);
-  if (plan.resolved.tensor.shape.num_elems() == 0) return bounds;
-  ScopedFloatEnv float_env;
-  return WorksAsF32(plan.resolved.tensor.dtype) ? SearchCounts<float>(plan, bounds, counts)
-                                                : SearchCounts<double>(plan, bounds, counts);
+  std::vector<CountedValue> values = ValuesOf(counts);
+  // What counts as 0 for being far below 3e18 may be 5, beside which there is nothing less.
+  for (CountedValue& counted : values) {
+    counted.value = std::max(bounds.min, std::min(bounds.max, counted.value));
+  }
+  return RangeOfValues(plan, calibrator, bounds, values);
 }
 
 template <typename T>
@@ -158,8 +204,11 @@ ValueRanges<T>::ValueRanges(const Plan& plan, const ChosenCalibrator& calibrator
 template <typename T>
 int64_t ValueRanges<T>::ResidentBytes(const PackedLayout& layout, int64_t num_elems) {
   const int64_t groups = MaxGroups(layout.groups, num_elems);
-  int64_t bytes = SaturatingMul(MaxGroupElems(layout.groups, num_elems), sizeof(T));
-  bytes = SaturatingAdd(bytes, SaturatingMul(groups, sizeof(ClipSearch) + sizeof(double)));
+  const int64_t values =
+      std::max(MaxGroupElems(layout.groups, num_elems), std::min(num_elems, kTileElems));
+  int64_t bytes = SaturatingMul(values, sizeof(T));
+  bytes = SaturatingAdd(
+      bytes, SaturatingMul(groups, sizeof(ClipSearch) + sizeof(double) + sizeof(size_t)));
   return SaturatingAdd(bytes, MaxCodeBytes(layout, std::min(num_elems, kTileElems)));
 }
 
@@ -175,8 +224,8 @@ void ValueRanges<T>::Narrow(int64_t from, int64_t to, const PlaceInStripe& place
 }
 
 template <typename T>
-void ValueRanges<T>::Select(int64_t from, int64_t to, TileReader<T>& reader,
-                            std::span<Range> ranges) {
+template <typename Fn>
+void ValueRanges<T>::ForEachGroup(int64_t from, int64_t to, TileReader<T>& reader, Fn fn) {
   const GroupMap& groups = layout_.groups;
   size_t group = 0;
   for (int64_t at = from; at < to;) {
@@ -187,23 +236,41 @@ void ValueRanges<T>::Select(int64_t from, int64_t to, TileReader<T>& reader,
     const int64_t row_end = std::min((row + 1) * groups.row_elems, to);
     for (; at < row_end; at = std::min(at + groups.run_elems, row_end)) {
       const int64_t run_elems = std::min(groups.run_elems, row_end - at);
-      Range& range = ranges[group++];
-      if (!(range.min < range.max)) continue;  // no values, or all the same
-      values_.clear();
-      for (int64_t i = 0; i < end_row - row; ++i) {
-        const int64_t begin = at + i * groups.row_elems;
-        Gather(begin, begin + run_elems, reader);
-      }
-      wish_.bounds = range;
-      const auto count = std::ssize(values_);
-      if constexpr (sizeof(T) == sizeof(float)) {
-        range = calibrator_.calibrator->range_of_values({values_.data(), nullptr, count}, wish_);
-      } else {
-        range = calibrator_.calibrator->range_of_values({nullptr, values_.data(), count}, wish_);
-      }
+      fn(group++, [&] {
+        values_.clear();
+        for (int64_t i = 0; i < end_row - row; ++i) {
+          const int64_t begin = at + i * groups.row_elems;
+          Gather(begin, begin + run_elems, reader);
+        }
+      });
     }
     at += (end_row - row - 1) * groups.row_elems;
   }
+}
+
+template <typename T>
+void ValueRanges<T>::Select(int64_t from, int64_t to, TileReader<T>& reader,
+                            std::span<Range> ranges) {
+  ForEachGroup(from, to, reader, [&](size_t group, auto gather) {
+    Range& range = ranges[group];
+    if (!(range.min < range.max)) return;  // no values, or all the same
+    gather();
+    wish_.bounds = range;
+    range = calibrator_.calibrator->range_of_values(SpanOfAll(values_), wish_);
+  });
+}
+
+template <typename T>
+void ValueRanges<T>::Resolve(int64_t from, int64_t to, TileReader<T>& reader,
+                             const ParamPlanes& constants, ParamBuffer& own) {
+  if (from == to) return;
+  const int64_t first_group = GroupsOf(layout_, from, to).first;
+  ForEachGroup(from, to, reader, [&](size_t group, auto gather) {
+    gather();
+    scheme_.resolve_values(
+        resolved_, SpanOfAll(values_),
+        own.PlanesFrom(layout_, constants, first_group + static_cast<int64_t>(group)));
+  });
 }
 
 template <typename T>
@@ -231,6 +298,12 @@ void ValueRanges<T>::Search(int64_t from, int64_t to, const PlaceInStripe& place
   searches_.clear();
   for (const Range& bounds : ranges) searches_.emplace_back(bounds);
   codes_.resize(static_cast<size_t>(MaxCodeBytes(layout_, std::min(to - from, kTileElems))));
+  const int64_t tile_end = TileEnd(layout_, place.tile_begin, place.stripe_end);
+  if (place.tile_begin < place.stripe_end && to <= tile_end && AreWholeAtoms(layout_)) {
+    const T* tile = reader.Read(place.tile_begin, tile_end);
+    SearchRuns(tile + (from - place.tile_begin), from, to, params, first_group, ranges);
+    return;
+  }
   const auto is_open = [](const ClipSearch& search) { return !search.done(); };
   while (std::any_of(searches_.begin(), searches_.end(), is_open)) {
     for (size_t i = 0; i < ranges.size(); ++i) ranges[i] = searches_[i].range();
@@ -239,7 +312,7 @@ void ValueRanges<T>::Search(int64_t from, int64_t to, const PlaceInStripe& place
     int64_t begin = place.tile_begin, stripe_end = place.stripe_end;
     while (begin < to) {
       if (begin == stripe_end) {
-        stripe_end = to - begin <= kStripeElems ? to : AtomFloor(layout_, begin + kStripeElems);
+        stripe_end = to - begin <= kStripeElems ? to : StripeFloor(layout_, begin + kStripeElems);
       }
       const int64_t end = TileEnd(layout_, begin, stripe_end);
       const T* tile = reader.Read(begin, end);
@@ -248,6 +321,40 @@ void ValueRanges<T>::Search(int64_t from, int64_t to, const PlaceInStripe& place
       begin = end;
     }
     for (size_t i = 0; i < ranges.size(); ++i) searches_[i].Take(errors_[i]);
+  }
+  for (size_t i = 0; i < ranges.size(); ++i) ranges[i] = searches_[i].range();
+}
+
+template <typename T>
+void ValueRanges<T>::SearchRuns(const T* values, int64_t from, int64_t to,
+                                const ParamPlanes& params, int64_t first_group,
+                                std::span<Range> ranges) {
+  const int64_t run_elems = layout_.groups.run_elems;
+  const auto run_at = [run_elems](size_t i) { return static_cast<int64_t>(i) * run_elems; };
+  values_.resize(static_cast<size_t>(to - from));
+  open_.resize(ranges.size());
+  std::iota(open_.begin(), open_.end(), size_t{0});
+  while (true) {
+    const auto is_done = [this](size_t group) { return searches_[group].done(); };
+    const bool moves = std::any_of(open_.begin(), open_.end(), is_done);
+    size_t open = 0;
+    for (size_t i = 0; i < open_.size(); ++i) {
+      if (is_done(open_[i])) continue;
+      if (moves) {
+        std::memmove(&values_[static_cast<size_t>(run_at(open))], values + run_at(i),
+                     static_cast<size_t>(run_elems) * sizeof(T));
+      }
+      open_[open] = open_[i];
+      ranges[open] = searches_[open_[open]].range();
+      ++open;
+    }
+    if (moves) values = values_.data();
+    open_.resize(open);
+    if (open == 0) break;
+    scheme_.resolve(resolved_, ranges.first(open), params);
+    errors_.assign(open, 0);
+    Try(values, from, from + run_at(open), params, first_group);
+    for (size_t i = 0; i < open; ++i) searches_[open_[i]].Take(errors_[i]);
   }
   for (size_t i = 0; i < ranges.size(); ++i) ranges[i] = searches_[i].range();
 }
@@ -262,7 +369,7 @@ void ValueRanges<T>::Try(const T* values, int64_t begin, int64_t end, const Para
   coder_.Encode(values, begin, end, params, codes, clipped, nullptr);
   coder_.Decode(codes, begin, end, params, decoded);
   const GroupMap& groups = layout_.groups;
-  const bool in_rows = groups.band_rows == 1 && groups.row_elems % groups.run_elems == 0;
+  const bool in_rows = AreRuns(groups);
   for (int64_t at = begin; at < end;) {
     const GroupMap::Run run = groups.RunAt(at);
     int64_t run_elems = std::min(run.end_elem, end) - at, num_runs = 1;

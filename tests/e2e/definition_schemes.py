@@ -11,7 +11,7 @@ import definition_iq4
 import definition_k
 import definition_scales
 import numpy as np
-from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, buckets_of, lanes_of, pack_bits, pack_nibbles, ranges_of, run_cuts,
+from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, buckets_of, sketch_of, values_by_group, lanes_of, pack_bits, pack_nibbles, ranges_of, row_of, run_cuts,
                          rounded, saturated, stored_scales, unpack_bits, unpack_nibbles, widen)
 
 f32 = np.float32
@@ -122,12 +122,15 @@ def least_error(scheme, spec, name, x, dtype):
     low, high = ranges_of(x, groups, count, tried)
     if count == 0 or not np.any(low < high):
         return low, high
+    axis = int(spec["axis"]) % x.ndim if "axis" in spec and scheme not in BOOKS else 0
     if count == 1:
         values, numbers = buckets_of(x, (low[0], high[0]))
         cuts = None
+    elif np.prod(x.shape[:axis], dtype=np.int64) > 1:
+        return least_errors_of_columns(scheme, tried, name, x, at, low, high, dtype)
     else:
         units = at // plane[-1] if "block" in spec else at  # that stripes do not part
-        values, cuts = x, run_cuts(at, units, 32 if scheme in MLX else 8 // math.gcd(bits_of(scheme), 8))
+        values, cuts = x, run_cuts(at, units, atom_of(scheme, spec, x.shape), row_of(x, spec))
 
     def errors(f):
         planes = encode(scheme, dict(tried, range=(low * f, high * f)), name, values, dtype)
@@ -140,6 +143,32 @@ def least_error(scheme, spec, name, x, dtype):
             sums[at[begin]] += lanes_of(d[begin:end] * d[begin:end])
         return sums
 
+    return walk_down(errors, low, high)
+
+
+def least_errors_of_columns(scheme, tried, name, x, at, low, high, dtype):
+    """Of groups that come again and again: each by what its values count as, as a row."""
+    flat, finite = x.reshape(-1).astype(np.float64), np.isfinite(x.reshape(-1))
+    points = {g: sketch_of(values, (low[g], high[g]), x.dtype)
+              for g, values in values_by_group(flat[finite], at[finite], low < high)}
+    row = dict(tried, axis="0")
+
+    def errors(f):
+        sums = np.zeros(len(low))
+        for g, (values, numbers) in points.items():
+            values = values.reshape(1, -1)
+            planes = encode(scheme, dict(row, range=(low[g:g + 1] * f[g], high[g:g + 1] * f[g])), name, values, dtype)
+            y = decoded_again(scheme, row, values.shape, planes, dtype, x.dtype.type)
+            d = (values - y).astype(x.dtype).astype(np.float64).reshape(-1)
+            sums[g] = np.cumsum(numbers * (d * d))[-1]
+        return sums
+
+    return walk_down(errors, low, high)
+
+
+def walk_down(errors, low, high):
+    """Returns the parts of [low, high] that range=mse finds, by errors(f) of fractions of each group."""
+    count = len(low)
     least, best = errors(np.ones(count)), np.ones(count)
 
     def walk(fractions, falls):
@@ -168,6 +197,11 @@ def bits_of(scheme):
     return 4 if scheme in BOOKS else {"fbgemm_rowwise4": 4, "fbgemm_rowwise2": 2}.get(scheme, 8)
 
 
+def atom_of(scheme, spec, shape):
+    elems = 32 if scheme in MLX else 8 // math.gcd(bits_of(scheme), 8)
+    return (elems, shape[-1]) if spec.get("layout") == "words" else elems
+
+
 def ranges(x, spec, groups, plane, atom=1, symmetric=None):
     axis = int(spec["axis"]) % x.ndim if "axis" in spec else None
     count = int(np.prod(plane, dtype=np.int64))
@@ -188,17 +222,45 @@ def scale_values(plane, kind):
     return widen(plane, kind, f32) if kind in ("f16", "bf16") else plane
 
 
+def pack_words(codes, bits):
+    rows = codes.reshape(-1, codes.shape[-1]) + (1 << (bits - 1))
+    streams = (rows[:, :, None] >> np.arange(bits) & 1).astype(np.uint8).reshape(len(rows), -1)
+    streams = np.pad(streams, [(0, 0), (0, -streams.shape[1] % 32)])
+    packed = np.packbits(streams, axis=-1, bitorder="little")
+    return packed.view("<i4").reshape(codes.shape[:-1] + (-1,))
+
+
+def unpack_words(words, shape, bits):
+    rows = np.ascontiguousarray(words).reshape(-1, words.shape[-1]).view(np.uint8)
+    streams = np.unpackbits(rows, axis=-1, bitorder="little")[:, : shape[-1] * bits]
+    codes = (streams.reshape(-1, bits).astype(np.int64) << np.arange(bits)).sum(-1)
+    return codes - (1 << (bits - 1))
+
+
 def decode_integers(scheme, spec, shape, planes, u):
     bits, signed = INTEGERS[scheme]
     n = int(np.prod(shape, dtype=np.int64))
+    if spec["dialect"] == "usearch":
+        return planes["codes"].astype(u) / u(127)
+    if spec["dialect"] == "sentence_transformers":
+        at = groups_of(shape, spec)[0]
+        steps = planes["codes"].astype(np.float64) + (128 if signed else 0)
+        return (steps * planes["scale"].reshape(-1)[at] + planes["start"].reshape(-1)[at]).astype(u)
     codes = planes["codes"].reshape(-1).astype(np.int64)
-    if bits < 8:
+    if spec.get("layout") == "words":
+        codes = unpack_words(planes["codes"], shape, bits)
+    elif bits < 8:
         codes = unpack_bits(planes["codes"], n, bits)
         codes = np.where(signed & (codes >= 1 << (bits - 1)), codes - (1 << bits), codes)
     groups = groups_of(shape, spec)[0].reshape(-1)
     zero = 0 if signed or "scale" in spec else 1 << (bits - 1)
     if "zero_point" in planes:
         zero = planes["zero_point"].reshape(-1).astype(np.int64)[groups]
+    if "multiplier" in planes:  # integers only: the product is one of 32 bits
+        steps = (codes - zero) * planes["multiplier"].reshape(-1).astype(np.int64)[groups]
+        assert np.abs(steps).max(initial=0) < 2**31
+        shift = planes["shift"].reshape(-1).astype(np.int32)[groups]
+        return np.ldexp(steps.astype(np.float64), -shift).astype(u).reshape(shape)
     scale = scale_values(planes["scale"].reshape(-1), planes["kind"])[groups]
     return ((codes - zero).astype(u) * scale.astype(u)).reshape(shape)
 
@@ -223,7 +285,7 @@ def toward_zero(value, kind):
     """A positive f64 as a scale of this type."""
     held = value.astype(f32)
     held = np.where(held > value, np.nextafter(held, f32(0)), held).astype(f32)
-    kept = {"f32": 0xFFFFFFFF, "bf16": 0xFFFF0000, "pow2": 0xFF800000}[kind]
+    kept = {"f32": 0xFFFFFFFF, "bf16": 0xFFFF0000, "pow2": 0xFF800000, "dyadic16": 0xFFFFFE00}[kind]
     return (held.view(np.uint32) & np.uint32(kept)).view(f32)
 
 
@@ -237,7 +299,7 @@ def near_the_end(spec, stored, s, z, low, high, lo, hi):
         z = np.where(far, np.clip(np.rint(lo - low / w), lo, hi).astype(np.int64), z)
     most = toward_zero(F32_MAX / np.maximum(hi - z, z - lo), spec["scale_type"])
     s = np.where(far, np.minimum(s, most), s).astype(f32)
-    return (s if spec["scale_type"] != "bf16" else narrow(s, "bf16").astype("<u2")), s, z
+    return (stored_scales(s, spec["scale_type"])[0] if spec["scale_type"] in ("bf16", "dyadic16") else s), s, z
 
 
 def compressed_tensors_params(spec, low, high, lo, hi):
@@ -257,15 +319,19 @@ def compressed_tensors_params(spec, low, high, lo, hi):
 
 def encode_integers(scheme, spec, name, x, clean):
     bits, signed = INTEGERS[scheme]
+    if spec["dialect"] == "usearch":
+        return {"codes": encode_vectors(x)}
     lo, hi, centre = code_range(bits, signed, spec)
     groups, plane = groups_of(x.shape, spec)
+    if spec["dialect"] == "sentence_transformers":
+        return encode_columns(x, clean, groups, plane, signed, *ranges(x, spec, groups, plane))
     count = int(np.prod(plane, dtype=np.int64))
     if "scale" in spec:
         stored, s = stored_scales(np.full(count, float(spec["scale"])), spec["scale_type"])
         z = np.full(count, int(spec.get("zero", 0)))
         has_zeros = int(spec.get("zero", 0)) != 0
     else:
-        low, high = ranges(x, spec, groups, plane, atom=8 // math.gcd(bits, 8))
+        low, high = ranges(x, spec, groups, plane, atom=atom_of(scheme, spec, x.shape))
         stored, s, z = integer_params(bits, spec, low, high, lo, hi, centre)
         if x.dtype == f32:
             stored, s, z = near_the_end(spec, stored, s, z, np.minimum(low, 0), np.maximum(high, 0), lo, hi)
@@ -281,11 +347,39 @@ def encode_integers(scheme, spec, name, x, clean):
         v = np.clip(clean / each_s, (lo - each_z).astype(t), (hi - each_z).astype(t))
         codes = rounded(v, spec["round"], noise).astype(np.int64) + each_z
     kind = np.dtype(("<i" if signed else "<u") + ("2" if bits == 16 else "1"))
-    planes = {"codes": pack_bits(codes.reshape(-1), bits) if bits < 8 else codes.astype(kind),
-              "scale": stored.reshape(plane)}
+    packed = pack_bits(codes.reshape(-1), bits) if bits < 8 else codes.astype(kind)
+    if spec.get("layout") == "words":
+        packed = pack_words(codes, bits)
+    planes = {"codes": packed,
+              **{name: part.reshape(plane)
+                 for name, part in (stored if isinstance(stored, dict) else {"scale": stored}).items()}}
     if has_zeros:
         planes["zero_point"] = z.astype(kind).reshape(plane)
     return planes
+
+
+def encode_columns(x, clean, groups, plane, signed, low, high):
+    low, high = (np.clip(end, -F32_MAX, F32_MAX).astype(f32) for end in (low, high))
+    scale = (high - low) / f32(255)
+    scale = np.where(np.isinf(scale), ((high.astype(np.float64) - low) / 255).astype(f32), scale)
+    scale = np.where(scale == 0, f32(1), scale).astype(f32)
+    t = x.dtype
+    half = np.where(scale >= f32(2.0**119), 0.5, 1)[groups].astype(t)
+    v = (clean * half - low[groups].astype(t) * half) / (scale[groups].astype(t) * half)
+    codes = np.floor(np.clip(v, 0, 255)).astype(np.int64) - (128 if signed else 0)
+    return {"codes": codes.astype("i1" if signed else "u1"), "scale": scale.reshape(plane), "start": low.reshape(plane)}
+
+
+def encode_vectors(x):
+    if x.size == 0:
+        return np.zeros(x.shape, "i1")
+    wide = saturated(x, x.shape[-1]).astype(np.float64)
+    total = np.zeros(x.shape[:-1])
+    for j in range(x.shape[-1]):
+        total = total + wide[..., j] * wide[..., j]
+    norm = np.sqrt(total)[..., None]
+    steps = np.trunc(np.clip(wide * 127 / norm, -127, 127))
+    return np.where((norm > 0) & np.isfinite(norm), steps, 0).astype("i1")
 
 
 # --- Fixed point ---
@@ -328,6 +422,8 @@ def encode_floats(scheme, spec, name, x, clean):
         s = np.minimum(reach / largest, F32_MAX).astype(f32)
         if spec["dialect"] == "compressed_tensors":
             s = np.where(s == 0, f32(2.0**-23), s).astype(f32)
+        elif spec["dialect"] == "modelopt":
+            s = np.where(s == 0, f32(1), s).astype(f32)
         else:
             s = np.where(reach == 0, f32(1), np.maximum(s, f32(2.0**-126))).astype(f32)
         if x.dtype == f32:
@@ -533,7 +629,9 @@ def encode_mlx(width, spec, x, clean, dtype):
 
 def decode_nvfp4(spec, shape, planes, u):
     d = widen(planes["scale"], "e4m3", f32)
-    if spec["dialect"] != "mlx":
+    if spec["dialect"] == "modelopt":
+        d = d * planes["global_scale"].astype(f32)
+    elif spec["dialect"] != "mlx":
         d = d / planes["global_scale"].astype(f32)
     codes = unpack_nibbles(planes["codes"], 2 * planes["codes"].size).reshape(tuple(shape[:-1]) + (-1, 16))
     values = np.where(codes & 8, -1.0, 1.0) * E2M1[codes & 7]
@@ -549,19 +647,27 @@ def encode_nvfp4(spec, x, clean, dtype):
     absmax = blocks.max(axis=-1)
     if spec["dialect"] == "mlx":
         return encode_nvfp4_as_mlx(absmax, x, clean)
-    g = (f32(1) / np.maximum(absmax.max(), f32(2.0**-126))) * f32(2688)
-    g = f32(1) if np.isinf(g) else g
-    s = narrow(np.minimum(g * (absmax / f32(6)), f32(448)), "e4m3").astype("u1")
-    s = np.where(s == 0, 0x20, s).astype("u1")
-    d = widen(s, "e4m3", f32) / g
-    q = blocks_of(clean, 16) / d[..., None].astype(t)
+    if modelopt := spec["dialect"] == "modelopt":
+        g = absmax.max() / f32(2688)
+        g = f32(1) if g == 0 else g
+        ratio = absmax / (f32(6) * g)
+        ratio = np.where(ratio == 0, f32(1), np.clip(ratio, f32(2.0**-9), f32(448))).astype(f32)
+        s = narrow(ratio, "e4m3").astype("u1")
+        d = widen(s, "e4m3", f32) * g
+    else:
+        g = (f32(1) / np.maximum(absmax.max(), f32(2.0**-126))) * f32(2688)
+        g = f32(1) if np.isinf(g) else g
+        s = narrow(np.minimum(g * (absmax / f32(6)), f32(448)), "e4m3").astype("u1")
+        s = np.where(s == 0, 0x20, s).astype("u1")
+        d = widen(s, "e4m3", f32) / g
+    q = np.where(d[..., None] == 0, t.type(0), blocks_of(clean, 16) / d[..., None].astype(t))
     distance = np.abs(np.minimum(np.abs(q), 6)[..., None].astype(np.float64) - E2M1)
     code = distance.argmin(axis=-1)
     following = np.minimum(code + 1, 7)
     at, after = (np.take_along_axis(distance, k[..., None], -1)[..., 0] for k in (code, following))
     code = np.where((at == after) & (code % 2 == 1), following, code) | np.where(q < 0, 8, 0)
     return {"codes": pack_nibbles(code.reshape(-1)).reshape(x.shape[:-1] + (-1,)), "scale": s,
-            "global_scale": np.array([g], f32)}
+            "global_scale": np.array(g if modelopt else [g], f32)}
 
 
 def encode_nvfp4_as_mlx(absmax, x, clean):
@@ -703,29 +809,49 @@ def encode_pow2(spec, x, clean, dtype):
 
 def decode_ternary(spec, shape, planes, u):
     codes = unpack_bits(planes["codes"], int(np.prod(shape, dtype=np.int64)), 2).reshape(shape)
-    return np.array([0, 1, 0, -1], u)[codes] * planes["scale"].astype(u)
+    return np.array([0, 1, 0, -1], u)[codes] * planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
+
+
+def ternary_params(magnitudes, weights):
+    def mean_above(bound):
+        of = magnitudes > bound
+        total = np.cumsum(np.append(0.0, magnitudes[of] * weights[of]))[-1]
+        return float(total) / max(int(weights[of].sum()), 1)
+
+    t = f32(0.7 * mean_above(-1))
+    return t, f32(mean_above(float(t)))
 
 
 def encode_ternary(spec, x, clean, dtype):
-    at, weights = lloyd_points(x, dtype)
+    groups, plane = groups_of(x.shape, spec)
+    if "per" in spec:
+        at, weights = lloyd_points(x, dtype)
+        params = [ternary_params(np.abs(at), weights)]
+    else:
+        params = []
+        for values in values_of_groups(x, groups, plane):
+            magnitudes = np.minimum(np.abs(values), F32_MAX)
+            params.append(ternary_params(magnitudes, np.ones(len(values), int)))
+    t, s = np.array(params, f32).reshape(-1, 2).T
+    bound = t[groups].astype(x.dtype)
+    codes = np.where(clean > bound, 1, np.where(clean < -bound, 3, 0))
+    return {"codes": pack_bits(codes.reshape(-1), 2), "scale": s.reshape(plane), "threshold": t.reshape(plane)}
 
-    def mean_above(bound):
-        total, count = 0.0, 0
-        for magnitude, weight in zip(np.abs(at).tolist(), weights.tolist()):
-            if magnitude > bound:
-                total, count = total + magnitude * weight, count + weight
-        return total / max(count, 1)
 
-    t = f32(0.7 * mean_above(-1))
-    s = f32(mean_above(float(t)))
-    codes = np.where(clean > x.dtype.type(t), 1, np.where(clean < -x.dtype.type(t), 3, 0))
-    return {"codes": pack_bits(codes.reshape(-1), 2), "scale": np.array(s, f32), "threshold": np.array(t, f32)}
+def values_of_groups(x, groups, plane):
+    """The finite values of each group in f64, in the order of elements."""
+    flat, at = x.reshape(-1).astype(np.float64), np.broadcast_to(groups, x.shape).reshape(-1)
+    for group in range(int(np.prod(plane, dtype=np.int64))):
+        values = flat[at == group]
+        yield values[np.isfinite(values)]
 
 
 def decode_lloyd(spec, shape, planes, u):
     bits = int(spec["levels"]).bit_length() - 1
     n = int(np.prod(shape, dtype=np.int64))
-    return planes["codebook"].astype(u)[unpack_bits(planes["codes"], n, bits)].reshape(shape)
+    books = planes["codebook"].reshape(-1, int(spec["levels"])).astype(u)
+    groups = np.broadcast_to(groups_of(shape, spec)[0], shape).reshape(-1)
+    return books[groups, unpack_bits(planes["codes"], n, bits)].reshape(shape)
 
 
 def lloyd_points(x, dtype):
@@ -744,11 +870,8 @@ def lloyd_points(x, dtype):
 
 
 def lloyd_sums(at, weights, cells, count):
-    sums, counts = np.zeros(count), np.zeros(count)
-    for k, point, weight in zip(cells, at, weights):
-        sums[k] += point * weight
-        counts[k] += weight
-    return sums, counts
+    cells = np.asarray(cells, np.int64)  # bincount adds in order
+    return np.bincount(cells, at * weights, count), np.bincount(cells, weights, count)
 
 
 def lloyd_rounds(at, weights, levels):
@@ -782,11 +905,20 @@ def lloyd_levels(at, weights, count):
 
 
 def encode_lloyd(spec, x, clean, dtype):
-    at, weights = lloyd_points(x, dtype)
     count = int(spec["levels"])
-    book = lloyd_levels(at, weights, count).astype(f32)
-    wide = book.astype(np.float64)
-    codes = below(clean.reshape(-1).astype(np.float64), (wide[:-1] + wide[1:]) / 2)
+    groups, plane = groups_of(x.shape, spec)
+    if "per" in spec:
+        points = [lloyd_points(x, dtype)]
+    else:
+        points = [np.unique(np.clip(v, -F32_MAX, F32_MAX) + 0.0, return_counts=True)
+                  for v in values_of_groups(x, groups, plane)]
+    book = np.array([lloyd_levels(at, weights, count) for at, weights in points], np.float64).astype(f32)
+    book = book.reshape(-1, count)
+    wide, flat = book.astype(np.float64), clean.reshape(-1).astype(np.float64)
+    codes = np.zeros(flat.size, np.int64)
+    at = np.broadcast_to(groups, x.shape).reshape(-1)
+    for group, levels in enumerate(wide):
+        codes[at == group] = below(flat[at == group], (levels[:-1] + levels[1:]) / 2)
     bits = count.bit_length() - 1
     padded = np.concatenate([codes, np.zeros(-len(codes) % (8 // np.gcd(8, bits)), codes.dtype)])
-    return {"codes": pack_bits(padded, bits), "codebook": book}
+    return {"codes": pack_bits(padded, bits), "codebook": book.reshape(tuple(plane) + (count,))}

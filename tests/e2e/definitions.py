@@ -136,6 +136,32 @@ def narrow(x, kind, rounding="half_even", propagate=False, noise=None):
     return codes | negative.astype(np.int64) << (exp_bits + man_bits)
 
 
+def take_outliers(x, values, k):
+    """Returns x, in T, with 0 for the outliers of each row, and the planes, of `values` as they were."""
+    rows, stored = x.copy().reshape(-1, x.shape[-1] if x.ndim else 1), values.reshape(-1, x.shape[-1] if x.ndim else 1)
+    index = np.full((len(rows), k), 0xFFFFFFFF, "<u4")
+    kept = np.zeros((len(rows), k), stored.dtype)
+    for row, found in enumerate(rows):
+        order = np.argsort(-np.abs(found), kind="stable")
+        places = np.sort(order[np.isfinite(found[order])][:k])
+        index[row, : len(places)], kept[row, : len(places)] = places, stored[row, places]
+        found[places] = 0
+    shape = x.shape[:-1] + (k,)
+    return rows.reshape(x.shape), {"outlier_index": index.reshape(shape), "outlier_value": kept.reshape(shape)}
+
+
+def restore_outliers(y, planes, dtype, wanted):
+    """Puts them into decoded values."""
+    index = planes["outlier_index"][1].astype(np.int64)
+    rows, index = y.reshape(len(index.reshape(-1, index.shape[-1])), -1), index.reshape(-1, index.shape[-1])
+    stored = planes["outlier_value"][1].reshape(index.shape)
+    wide = working(stored, dtype).astype(np.float64)
+    kept = decoded(lambda u: wide.astype(u), wanted)
+    row, entry = np.nonzero(index != 0xFFFFFFFF)
+    rows[row, index[row, entry]] = kept[row, entry]
+    return rows.reshape(y.shape)
+
+
 def decoded(decode_in, dtype):
     """What a file of `dtype` has of the values that decode_in(U) gives."""
     wide = decode_in(np.float64)
@@ -199,25 +225,25 @@ def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False, s
         return low, high
     if given == "absmean":
         means = [total / count if count else 0.0
-                 for total, count in magnitudes(x.reshape(-1), at, num_groups, atom, recurs, columns)]
+                 for total, count in magnitudes(x.reshape(-1), at, num_groups, atom, recurs, columns, row_of(x, spec))]
         return -np.array(means), np.array(means)
     if given == "entropy":
         for group, values in values_by_group(flat[finite], at[finite], low < high):
             bounds = (low[group], high[group])
-            if num_groups == 1:
-                values = bucket_values(values, bounds, True)
+            if num_groups == 1 or recurs:
+                values = bucket_values(values, bounds, True, num_groups > 1)
             low[group], high[group] = least_divergence(np.abs(values), bounds)
         return low, high
     if given[0] == "p":
         symmetric = spec.get("mode") != "asymmetric" if symmetric is None else symmetric
         for group, values in values_by_group(flat[finite], at[finite], low < high):
             bounds = (low[group], high[group])
-            if num_groups == 1:
-                values = bucket_values(values, bounds, symmetric)
+            if num_groups == 1 or recurs:
+                values = bucket_values(values, bounds, symmetric, num_groups > 1)
             low[group], high[group] = percentile(values, bounds, float(given[1:]), symmetric)
         return low, high
     times = float(given.removesuffix("sigma"))
-    stats = moments(x.reshape(-1), at, num_groups, atom, recurs, columns)
+    stats = moments(x.reshape(-1), at, num_groups, atom, recurs, columns, row_of(x, spec))
     for group, (count, mean, squares) in enumerate(stats):
         if count > 0:
             reach = times * np.sqrt(squares / count)
@@ -278,17 +304,28 @@ def least_divergence(magnitudes, bounds):
     return max(bounds[0], -r), min(bounds[1], r)
 
 
-def bucket_values(values, bounds, symmetric):
-    """What stands for values that are counted by the upper 16 bits of f32."""
+def bucket_values(values, bounds, symmetric, recurs=False):
+    """What stands for values that are counted by the upper 16 bits of f32, or 13 and close to the largest."""
     with np.errstate(over="ignore"):
         narrow = np.clip(values, -F32_MAX, F32_MAX).astype(np.float32)
-    upper = narrow.view(np.uint32) >> 16 & 0x7FFF
-    edges = np.append(np.arange(0x7F80, dtype=np.uint32) << 16, 0).astype(np.uint32).view(np.float32).astype(np.float64)
+    shift = 19 if recurs else 16
+    upper = (narrow.view(np.uint32) & 0x7FFFFFFF) >> shift
+    edges = np.append(np.arange(0x7F80 >> shift - 16, dtype=np.uint32) << shift, 0)
+    edges = edges.astype(np.uint32).view(np.float32).astype(np.float64)
     edges[-1] = 2.0**128
-    middle = np.where(upper == 0, 0, (edges[upper] + edges[upper + 1]) / 2)
-    if symmetric:
+    small = (upper == 0) | (recurs & (upper.max(initial=0).astype(np.int64) - upper >= 512))
+    middle = np.where(small, 0, (edges[upper] + edges[upper + 1]) / 2)
+    if symmetric and not recurs:
         return np.minimum(middle, max(-bounds[0], bounds[1]))
     return np.clip(np.copysign(middle, narrow), *bounds)
+
+
+def sketch_of(values, bounds, dtype):
+    """Returns the same of a group that comes again and again, what counts as 0 first."""
+    counted = bucket_values(values, (-np.inf, np.inf), False, True) + 0.0
+    points, numbers = np.unique(counted, return_counts=True)
+    order = np.lexsort((np.abs(points), points < 0))
+    return np.clip(points[order], *bounds).astype(dtype), numbers[order].astype(np.float64)
 
 
 def buckets_of(x, bounds):
@@ -300,22 +337,47 @@ def buckets_of(x, bounds):
     return bucket_values(finite[first], bounds, False).astype(x.dtype), numbers.astype(np.float64)
 
 
-def run_cuts(at, units, atom):
+def row_of(x, spec):
+    """The elements that stripes have whole multiples of."""
+    return x.shape[-1] if "outliers" in spec else 1
+
+
+def run_cuts(at, units, atom, row=1):
     """Begin and end of each run, of groups that do not recur."""
     cuts = set()
-    bounds = stripe_bounds(units, atom, False)
+    bounds = stripe_bounds(units, atom, False, row)
     for begin, end in zip(bounds, bounds[1:]):
-        cuts.update(range(begin, end, TILE))
+        cuts.update(tile for tile, _ in tiles_of(begin, end, atom))
     cuts.update(np.flatnonzero(at[1:] != at[:-1]) + 1)
     return list(itertools.pairwise(sorted(cuts | {len(at)})))
 
 
-def stripe_bounds(at, atom, recurs):
+def atom_floor(elems, atom):
+    """The last end of an atom up to each of `elems`; an atom that does not cross rows is (elements, L)."""
+    size, row = atom if isinstance(atom, tuple) else (atom, None)
+    begin = 0 if row is None else elems // row * row
+    return begin + (elems - begin) // size * size
+
+
+def cut(begin, end, step, atom):
+    """The beginnings of parts of up to `step` elements of [begin, end)."""
+    while begin < end:
+        yield begin
+        begin = atom_floor(begin + step, atom)
+
+
+def tiles_of(begin, end, atom):
+    return itertools.pairwise([*cut(begin, end, TILE, atom), end])
+
+
+def stripe_bounds(at, atom, recurs, row=1):
     n = len(at)
+    step = 1 if row == 1 else row if isinstance(atom, tuple) else math.lcm(atom, row)
+    longest = STRIPE // step * step or n
     if recurs:
-        return list(range(0, n, STRIPE)) + [n]
+        return [*range(0, n, longest), n] if row > 1 else [*cut(0, n, STRIPE, atom), n]
     ends = np.flatnonzero(np.append(at[1:] != at[:-1], True)) + 1  # of runs
-    ends = ends[(ends % atom == 0) | (ends == n)]
+    ends = ends[(atom_floor(ends, atom) == ends) & (ends % step == 0) | (ends == n)]
     bounds = [0]
     while bounds[-1] < n:
         begin = bounds[-1]
@@ -326,13 +388,14 @@ def stripe_bounds(at, atom, recurs):
             bounds.append(int(within[-1]))
         else:
             band_end = int(ends[ends > begin][0])
-            bounds += list(range(begin + STRIPE, band_end, STRIPE)) + [band_end]
+            cuts = range(begin, band_end, longest) if row > 1 else [*cut(begin, band_end, STRIPE, atom)]
+            bounds += [*cuts[1:], band_end]
     return bounds
 
 
-def moments(flat, at, num_groups, atom, recurs, columns):
+def moments(flat, at, num_groups, atom, recurs, columns, row=1):
     total = [(0, 0.0, 0.0)] * num_groups
-    bounds = stripe_bounds(at, atom, recurs)
+    bounds = stripe_bounds(at, atom, recurs, row)
     for begin, end in zip(bounds, bounds[1:]):
         own = {}
         if columns:
@@ -343,8 +406,8 @@ def moments(flat, at, num_groups, atom, recurs, columns):
                     mean = mean + d / count
                     own[group] = (count, mean, squares + d * (value - mean))
         else:
-            for tile in range(begin, end, TILE):
-                ids = at[tile : min(tile + TILE, end)]
+            for tile, tile_end in tiles_of(begin, end, atom):
+                ids = at[tile:tile_end]
                 cuts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
                 for a, b in zip(cuts, cuts[1:]):
                     run = run_moments(flat[tile + a : tile + b])
@@ -354,19 +417,19 @@ def moments(flat, at, num_groups, atom, recurs, columns):
     return total
 
 
-def magnitudes(flat, at, num_groups, atom, recurs, columns):
+def magnitudes(flat, at, num_groups, atom, recurs, columns, row=1):
     """(sum, count) of each group."""
     total, finite = np.zeros(num_groups), np.isfinite(flat)
     each = np.where(finite, np.minimum(np.abs(flat.astype(np.float64)), F32_MAX), 0)
-    bounds = stripe_bounds(at, atom, recurs)
+    bounds = stripe_bounds(at, atom, recurs, row)
     for begin, end in zip(bounds, bounds[1:]):
         own = np.zeros(num_groups)
         if columns:
             for value, group in zip(each[begin:end], at[begin:end]):
                 own[group] += value
         else:
-            for tile in range(begin, end, TILE):
-                ids = at[tile : min(tile + TILE, end)]
+            for tile, tile_end in tiles_of(begin, end, atom):
+                ids = at[tile:tile_end]
                 cuts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
                 for a, b in zip(cuts, cuts[1:]):
                     own[ids[a]] += lanes_of(each[tile + a : tile + b])
@@ -428,6 +491,11 @@ def stored_scales(scale, kind):
     if kind == "bf16":
         codes = narrow(np.where(scale == 0, 1, np.clip(scale, 2.0**-126, F32_MAX)), "bf16").astype("<u2")
         return codes, widen(codes, "bf16", np.float32)
+    if kind == "dyadic16":
+        f, e = np.frexp(np.where(scale == 0, 1, np.clip(scale, 2.0**-113, 32767 * 2.0**113)))
+        m = np.rint(f * 2**15)
+        m, s = np.where(m == 2**15, 2**14, m).astype("<i2"), np.where(m == 2**15, 14 - e, 15 - e).astype("i1")
+        return {"multiplier": m, "shift": s}, dyadic(m, s)
     if kind == "pow2":
         fraction, exponent = np.frexp(np.minimum(scale, 2.0**127))
         power = np.clip(np.where(fraction == 0.5, exponent - 1, exponent), -126, 127)
@@ -435,6 +503,10 @@ def stored_scales(scale, kind):
         return values, values
     values = np.where(scale == 0, 1, np.clip(scale, 2.0**-126, F32_MAX)).astype(np.float32)
     return values, values
+
+
+def dyadic(multiplier, shift):
+    return np.ldexp(multiplier.astype(np.float64), -shift.astype(np.int32)).astype(np.float32)
 
 
 def rounded(v, rounding, noise=None):

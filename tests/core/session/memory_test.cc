@@ -10,6 +10,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -124,7 +125,8 @@ class SessionMemoryTest : public ::testing::TestWithParam<Case> {
         const auto piece = std::make_shared<std::vector<std::byte>>(size, value);
         if (uneven) MakeUneven(*piece);
         (*session)->Push({*piece, piece});
-        while (!(*session)->WantsInput() && (*session)->Help()) {
+        while (!(*session)->WantsInput() && !(*session)->ended()) {
+          if (!(*session)->Help()) std::this_thread::yield();
         }
       }
       (*session)->EndInput();
@@ -170,6 +172,11 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"groups_of_one", "int8:group=1,nonfinite=saturate", {1'000'001}},
         Case{
             "sigma_groups", "int8:group=3,nonfinite=saturate,range=3sigma,tail=short", {900, 1001}},
+        Case{"ternary_rows", "ternary:axis=0,nonfinite=saturate", {300, 5001}, DType::kF32, true},
+        Case{"ternary_long_rows", "ternary:axis=0,nonfinite=saturate", {2, 1'000'003}},
+        Case{"ternary_groups", "ternary:group=3,nonfinite=saturate,tail=short", {900, 1001}},
+        Case{"lloyd_rows", "lloyd:axis=0,levels=4,nonfinite=saturate", {30, 5001}, DType::kF64,
+             true},
         Case{"percentile", "uint8:range=p99,nonfinite=saturate", {1'000'003}, DType::kF32, true},
         Case{"percentile_rows", "uint8:axis=0,range=p99,nonfinite=saturate", {300, 5001},
              DType::kF32, true},
@@ -180,6 +187,12 @@ INSTANTIATE_TEST_SUITE_P(
              DType::kF32, true},
         Case{"mse_blocks", "int4:block=16x100,range=mse,nonfinite=saturate", {32, 6000},
              DType::kF32, true},
+        Case{"percentile_columns", "uint8:axis=-1,range=p90,nonfinite=saturate", {300, 1001},
+             DType::kF32, true},
+        Case{"mse_columns", "int4:axis=-1,range=mse,nonfinite=saturate", {300, 1001}, DType::kF64,
+             true},
+        Case{"entropy_middle", "int8:axis=1,range=entropy,nonfinite=saturate", {30, 101, 50},
+             DType::kF32, true},
         Case{"entropy_small", "int8:range=entropy,nonfinite=saturate", {300}, DType::kF64, true},
         Case{"ragged_groups", "uint4:group=32767,tail=short,nonfinite=saturate", {9, 50'001}},
         Case{"narrow_blocks", "int8:block=100x1,nonfinite=saturate", {200, 20'000}},
@@ -189,6 +202,12 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"nvfp4", "nvfp4:nonfinite=saturate", {1000, 1600}},
         Case{"f64", "fp16:nonfinite=saturate", {1'000'001}, DType::kF64},
         Case{"small", "int8:nonfinite=saturate", {3, 3}},
+        Case{"outliers", "int8:outliers=20,nonfinite=saturate", {1000, 1001}, DType::kF32, true},
+        Case{"outliers_rows", "int4:axis=0,outliers=500,nonfinite=saturate", {2000, 1000}},
+        Case{"outliers_all", "int8:axis=0,outliers=4096,nonfinite=saturate", {200, 4096},
+             DType::kF64, true},
+        Case{"outliers_long_bands", "int4:axis=0,range=p99,outliers=9,nonfinite=saturate",
+             {3, 100, 3001}, DType::kF32, true},
         Case{"binary_columns", "binary:axis=-1,nonfinite=saturate", {300, 1001}},
         Case{"ternary", "ternary:nonfinite=saturate", {300'003}},
         Case{"lloyd", "lloyd:nonfinite=saturate", {300'003}},

@@ -46,6 +46,7 @@ std::vector<Case> AllCases() {
     cases.push_back({name + "_bf16", name, DType::kBf16, {45, 256}});
     cases.push_back({name + "_int64", name, DType::kInt64, {9, 256}, ValueKind::kWide});
     cases.push_back({name + "_uint8", name, DType::kUint8, {9, 256}, ValueKind::kWide});
+    cases.push_back({name + "_outliers", name + ":outliers=2", DType::kF32, {150, 512}});
     const std::vector<NonFinite>& policies = scheme->info.nonfinites;
     if (std::find(policies.begin(), policies.end(), NonFinite::kSaturate) == policies.end()) {
       continue;
@@ -60,6 +61,9 @@ std::vector<Case> AllCases() {
                        DType dtype = DType::kF32) {
     cases.push_back({std::move(name), std::move(spec), dtype, std::move(dims)});
   };
+  add("outliers_words", "int3:layout=words,group=41,tail=short,outliers=3", {200, 513});
+  add("outliers_values", "ternary:axis=0,outliers=2", {200, 513});
+  add("outliers_sketches", "int8:axis=-1,range=p90,outliers=2", {301, 401});
   add("axis0", "int8:axis=0", {601, 513});
   add("axis0_long_rows", "int8:axis=0,range=3sigma", {3, 300001});
   add("axis1_of_3", "int8:axis=1,range=2.5sigma", {5, 7, 9001});
@@ -92,8 +96,14 @@ std::vector<Case> AllCases() {
   add("mse_group", "uint4:group=7,tail=short,range=mse", {503, 61});
   add("mse_long_rows", "int3:axis=0,range=mse", {2, 70001});
   add("mse_block", "int4:block=16x100,tail=short,range=mse", {20, 5001}, DType::kF64);
+  add("percentile_columns", "uint8:axis=-1,range=p90", {201, 333});
+  add("percentile_middle", "int4:axis=1,range=p90", {20, 70, 61}, DType::kF64);
+  add("mse_columns", "int4:axis=-1,range=mse", {301, 333});
+  add("entropy_columns", "int8:axis=-1,range=entropy", {1001, 120});
   add("entropy", "int8:range=entropy", {100001});
   add("entropy_group", "uint8:group=77,tail=short,range=entropy", {103, 161});
+  add("ternary_group", "ternary:group=7,tail=short", {5003, 61});
+  add("lloyd_rows", "lloyd:axis=0,levels=8", {101, 513});
   add("given", "int8:range=-1..1.5,group=64", {4999, 64});
   add("given_long_rows", "int8:range=-1..1,axis=0", {3, 300000});
   add("outright", "uint4:scale=0.03,zero=7", {300001});
@@ -104,6 +114,15 @@ std::vector<Case> AllCases() {
   add("padded_rows", "q8_0:tail=pad", {5000, 33});
   add("padded_long_rows", "q8_0:tail=pad", {3, 100001});
   add("padded_nvfp4", "nvfp4:tail=pad", {3001, 33});
+  add("outliers_long_bands", "int4:axis=1,outliers=3", {3, 40, 2001}, DType::kF16);
+  add("outliers_columns", "int8:axis=-1,outliers=1,range=2sigma", {801, 401});
+  add("outliers_group_ragged", "uint3:group=7,tail=short,outliers=9", {503, 1001});
+  add("outliers_all", "int8:outliers=65536,axis=0", {3, 65536});
+  add("outliers_percentile", "int8:outliers=2,range=p99", {3, 50001});
+  add("outliers_trailers", "fbgemm_rowwise8:outliers=2", {20, 5001});
+  add("dyadic16", "uint8:scale_type=dyadic16,axis=0", {300, 1001});
+  add("dyadic16_columns", "int16:scale_type=dyadic16,axis=-1,mode=asymmetric", {300, 101},
+      DType::kF64);
   add("nf4_short", "nf4:group=128", {300001});
   add("empty", "int8:axis=0", {0, 5});
   add("scalar", "int8", {});
