@@ -75,7 +75,7 @@ absl::Status CheckKeepsValues(const Plan& plan) {
   const Resolved& resolved = plan.resolved;
   const bool by_scheme = resolved.layout.from_values();
   return absl::InvalidArgumentError(absl::StrCat(
-      by_scheme ? absl::StrCat("scheme ", resolved.info->name)
+      by_scheme ? absl::StrCat("what scheme ", resolved.info->name, " wants")
                 : absl::StrCat("range=", resolved.spec.range),
       " of ", resolved.layout.groups.num_groups,
       " groups is found from their values while they are quantized; calibrate with per=tensor",

@@ -96,7 +96,8 @@ absl::Status DecideValueSource(Plan& plan) {
     if (num_elems == 0 || layout.groups.num_groups == 1 || layout.groups.IsLocal(num_elems)) {
       return absl::OkStatus();
     }
-    return RefuseRecurring(plan, absl::StrCat("scheme ", spec.scheme), "axis=0 or group=");
+    return RefuseRecurring(plan, absl::StrCat("what scheme ", spec.scheme, " wants of values"),
+                           "axis=0 or group=");
   }
   if (!finds || !calibrator.needs_values() || spec.given_range) return absl::OkStatus();
   if (calibrator.tries() && layout.tensor_evidence != kNoEvidence) {
