@@ -34,8 +34,8 @@ struct Options {
   bool no_figures = false, force = false;
 };
 
-// Returns the levels that the one tensor of a file holds, rounded to f32. Whether they will do is the
-// service's to say.
+// Returns the levels that the one tensor of a file holds, rounded to f32. Whether they will do is
+// the service's to say.
 absl::StatusOr<std::vector<float>> ReadCodebook(const std::string& path) {
   constexpr int64_t kMostLevels = 256;
   QUANTD_ASSIGN_OR_RETURN(const Input input, Input::Open({.path = path}));

@@ -66,9 +66,9 @@ Clipped: v of COUNT and more, or of 0 and less, unless 1 / d is infinite.
 )";
 
 constexpr char kWeighted[] = R"(
-*With importance*, a weight p of each column: w = p * sqrt(s + x * x), s = (sum of x * x of the row) / N, N
-being the elements of the row's blocks. The sum goes over the row's finite values in their order, from 0
-on. What fills a block up has p = 0.
+*With importance*, a weight p of each column: w = p * sqrt(s + x * x), s = (sum of x * x of the row) / N,
+N being the elements of the row's blocks. The sum goes over the row's finite values in their order, from
+0 on. What fills a block up has p = 0.
 
 )";
 
@@ -76,23 +76,24 @@ constexpr char kWeightedScale[] =
     R"(    d and the levels are those of search(block, HALF, w) of `q6_k`;  code = level + HALF
     i = 1 / d, 0 where d is 0 or 1 / d infinite
 
-Clipped: x * i of -HALF.5 and less, or of BELOW.5 and more. A block whose d is not finite is encoded as
-without importance. Before i is made, d is 65504 with its sign where |d| is 65520 or more. It is stored and
-decoded as above.
+Clipped: x * i of -HALF.5 and less, or of BELOW.5 and more. A block whose d is not finite is encoded
+as without importance. Before i is made, d is 65504 with its sign where |d| is 65520 or more. It is
+stored and decoded as above.
 )";
 
 constexpr char kWeightedMin[] =
-    R"(    d, lo and the codes are scale, -minimum and codes of search(block; -0.9, 0.05, 36) of `KROW`, r(e) = e * e
+    R"(    d, lo and codes are scale, -minimum and codes of search(block; -0.9, 0.05, 36) of `KROW`,
+    with r(e) = e * e
     i = 1 / d, 0 where d is 0 or 1 / d infinite
 
 Clipped: (x - lo) * i of -0.5 and less, or of TOP.5 and more. A block whose d or lo is not finite is
-encoded as without importance. Before i is made, d and lo are 65504 with their sign where |d| or |lo| is
-65520 or more. They are stored and decoded as above.
+encoded as without importance. Before i is made, d and lo are 65504 with their sign where their magnitude
+is 65520 or more. They are stored and decoded as above.
 )";
 
 constexpr char kTail[] = R"(
-ggml's quantize_row_NAME_ref and, with importance, _impl give the same bytes as long as f16 holds the
-parameters.
+ggml's quantize_row_NAME_ref and, with importance, _impl give the same bytes as long as f16 holds
+the parameters.
 
 | plane | dtype | shape |
 | --- | --- | --- |

@@ -65,8 +65,8 @@ void EncodeBlockRef(const GgmlBlockFormat& format, const float* x, int64_t count
   PackRef(format, codes, block);
 }
 
-// quantize_row_q4_0_impl, _q4_1_impl, _q5_0_impl, _q5_1_impl, for one block, with the weights of its
-// columns and the mean square of its row. False where the search overflows.
+// quantize_row_q4_0_impl, _q4_1_impl, _q5_0_impl, _q5_1_impl, for one block, with the weights of
+// its columns and the mean square of its row. False where the search overflows.
 bool EncodeWeightedRef(const GgmlBlockFormat& format, const float* x, int64_t count,
                        const float* importance, float sigma2, uint8_t* block, Counts* counts) {
   float w[32];
@@ -134,9 +134,8 @@ void EncodeGgmlBlocksRef(const GgmlBlockFormat& format, const Resolved& resolved
       const int64_t row = resolved.layout.groups.RunAt(elem).group - segment.params.first_group;
       float sigma2;
       std::memcpy(&sigma2, &segment.params.working[static_cast<size_t>(4 * row)], 4);
-      if (EncodeWeightedRef(format, x, count, segment.importance->At(elem), sigma2, block, counts)) {
-        continue;
-      }
+      const float* importance = segment.importance->At(elem);
+      if (EncodeWeightedRef(format, x, count, importance, sigma2, block, counts)) continue;
     }
     EncodeBlockRef(format, x, count, block, counts);
   }

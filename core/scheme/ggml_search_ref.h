@@ -12,8 +12,8 @@ int NearestRef(float value);
 // Returns the value of largest magnitude of `n` if that is no less than 1e-15, else 0.
 float MaxRef(int n, const float* x);
 
-// make_qx_quants of `n` values, 32 at most, with rmse_type 1 or weights. Returns the scale; `levels`
-// are its L, from 0.
+// make_qx_quants of `n` values, 32 at most, with rmse_type 1 or weights. Returns the scale;
+// `levels` are its L, from 0.
 float QxRef(int n, int nmax, const float* x, const float* w, int* levels);
 
 struct RunRef {

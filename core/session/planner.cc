@@ -82,8 +82,8 @@ absl::Status RefuseRecurring(const Plan& plan, absl::string_view what, absl::str
       " groups come again and again; use per=tensor, ", others));
 }
 
-// Says where a calibrator, or the scheme itself, has the values from that it needs, if it does; refuses groups that recur:
-// to count the values of each would take 512 KiB a group.
+// Says where a calibrator, or the scheme itself, has the values from that it needs, if it does;
+// refuses groups that recur: to count the values of each would take 512 KiB a group.
 absl::Status DecideValueSource(Plan& plan) {
   const QuantSpec& spec = plan.resolved.spec;
   const PackedLayout& layout = plan.resolved.layout;

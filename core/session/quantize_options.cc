@@ -8,7 +8,7 @@
 #include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
 
-// Tested by tests/core/session/quantize_session_test.cc.
+// Tested by tests/core/session/quantize_session_test.cc and codebook_test.cc.
 
 namespace quantd {
 namespace {

@@ -222,6 +222,7 @@ void ValueRanges<T>::Select(int64_t from, int64_t to, TileReader<T>& reader,
 template <typename T>
 void ValueRanges<T>::Resolve(int64_t from, int64_t to, TileReader<T>& reader,
                              const ParamPlanes& constants, ParamBuffer& own) {
+  if (from == to) return;
   const int64_t first_group = GroupsOf(layout_, from, to).first;
   ForEachGroup(from, to, reader, [&](size_t group, auto gather) {
     gather();

@@ -51,8 +51,8 @@ class ValueRanges {
   void Narrow(int64_t from, int64_t to, const PlaceInStripe& place, TileReader<T>& reader,
               const ParamPlanes& constants, ParamBuffer& own, std::span<Range> ranges);
 
-  // Has the scheme make the parameters of the groups of elements [from, to), whole bands, from their
-  // values, which `reader` has, into `own`.
+  // Has the scheme make the parameters of the groups of elements [from, to), whole bands, from
+  // their values, which `reader` has, into `own`.
   void Resolve(int64_t from, int64_t to, TileReader<T>& reader, const ParamPlanes& constants,
                ParamBuffer& own);
 
@@ -60,8 +60,8 @@ class ValueRanges {
   static int64_t ResidentBytes(const PackedLayout& layout, int64_t num_elems);
 
  private:
-  // Calls fn(i, gather) for the groups of elements [from, to), in order, i from 0; gather() puts the
-  // values of the group into `values_`.
+  // Calls fn(i, gather) for the groups of elements [from, to), in order, i from 0; gather() puts
+  // the values of the group into `values_`.
   template <typename Fn>
   void ForEachGroup(int64_t from, int64_t to, TileReader<T>& reader, Fn fn);
   // Hands the values of each group to the calibrator.

@@ -10,8 +10,8 @@
 
 namespace quantd::testing {
 
-// Writes the parameters of all groups of a tensor whose layout is from_values, from their values, by
-// the scheme's own function.
+// Writes the parameters of all groups of a tensor whose layout is from_values, from their values,
+// by the scheme's own function.
 void ResolveFromValues(const Plan& plan, std::span<const double> values, const ParamPlanes& out);
 
 // The parameters of all groups of a tensor, found by the scheme's own functions from evidence that

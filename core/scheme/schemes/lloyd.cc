@@ -24,8 +24,8 @@
 //   x' = level
 //
 // Rows and groups (axis=0, group=) have a codebook each, from their values, of which each that
-// differs is a point; groups that recur, as columns, are refused. Or the caller gives the codebook of
-// the tensor: then nothing is learned, and values stream by.
+// differs is a point; groups that recur, as columns, are refused. Or the caller gives the codebook
+// of the tensor: then nothing is learned, and values stream by.
 //
 // A value on a middle takes the lower code. The codes of the flat tensor are a stream of bits, the
 // first in the lowest bits of a byte; behind the last one are zeros, until codes and bytes end

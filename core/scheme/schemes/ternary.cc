@@ -40,10 +40,10 @@ constexpr int kBits = 2;
 constexpr double kShare = 0.7;  // of the mean
 
 constexpr char kDefinition[] =
-    R"(Codes of 2 bits, two's complement, with a threshold t and a scale s for the tensor, or for each group.
-For the tensor, points and their weights are those of `lloyd` with `per=tensor`; sums over them are in f64,
-in their order, each |x| * weight first. For groups, points are the finite values in the order of elements,
-each of weight 1, and |x| is at most f32's largest.
+    R"(Codes of 2 bits, two's complement, with a threshold t and a scale s for the tensor, or for each
+group. For the tensor, points and their weights are those of `lloyd` with `per=tensor`; sums over them
+are in f64, in their order, each |x| * weight first. For groups, points are the finite values in the
+order of elements, each of weight 1, and |x| is at most f32's largest.
 
     t = f32(0.7 * (sum of |x| * weight / sum of weights))
     s = f32(the same of the points with |x| > t), 0 where there are none

@@ -97,8 +97,8 @@ bool HasParamsInside(const Plan& plan) {
   return layout.trailer_bytes > 0 || layout.atom_scales || bits != std::floor(bits);
 }
 
-// A learned codebook has levels that are the same, of which more than one code is written: groups of
-// few values have.
+// True where a learned codebook has equal levels, of which more than one code is written, as of
+// groups of few values.
 bool HasEqualLevels(const Plan& plan, const FoundParams& params) {
   if (!plan.resolved.spec.levels.has_value()) return false;
   const size_t num_levels = *plan.resolved.spec.levels;

@@ -70,6 +70,8 @@ std::vector<Case> AllCases() {
       {"q5_0_padded_long", "q5_0:tail=pad", {3, 70001}, DType::kF32, ValueKind::kNormal, 70001},
       {"q5_1_batches", "q5_1", {2, 3, 640}, DType::kF16, ValueKind::kNormal, 2 * 640},
       {"q4_0_stray", "q4_0:nonfinite=saturate", {7, 640}, DType::kF32, ValueKind::kNonFinite, 640},
+      {"q4_0_empty", "q4_0", {0, 64}, DType::kF32, ValueKind::kNormal, 64},
+      {"ternary_empty", "ternary:axis=0", {0, 5}},
       {"ternary_rows", "ternary:axis=0", {601, 513}},
       {"ternary_one_row", "ternary:axis=0", {1, 5000}},
       {"ternary_long_rows", "ternary:axis=0", {3, 150001}},
@@ -300,8 +302,9 @@ TEST(TernaryByGroupTest, FindsTheMeansOfItsPaper) {
   Bench bench(0);
   const std::vector<float> values = {2, -0.25f, 0, 1.5f, -1.5f, 0.75f,  //
                                      0, 0, 0, 0, 0, -0.0f};
-  const auto result = QuantizeAll(*ParseSpec("ternary:axis=0"), MakeTensor("t", DType::kF32, {2, 6}),
-                                  std::as_bytes(std::span(values)), {}, bench.context());
+  const auto result =
+      QuantizeAll(*ParseSpec("ternary:axis=0"), MakeTensor("t", DType::kF32, {2, 6}),
+                  std::as_bytes(std::span(values)), {}, bench.context());
   ASSERT_TRUE(result.ok()) << result.status();
   float scale[2], threshold[2];
   std::memcpy(scale, result->planes[1].data(), sizeof(scale));
