@@ -98,7 +98,8 @@ class QuantizeCall final : public TensorCall {
           "source of ", job_.source->size_bytes(), " bytes for a tensor ",
           NameOf(job_.tensor.dtype), " ", job_.tensor.shape.Text(), " of ", size_bytes));
     }
-    if (job_.plan->pass != Pass::kTwoPass || job_.ranges.has_value()) return absl::OkStatus();
+    const bool finds = job_.plan->pass == Pass::kTwoPass && job_.codebook.empty();
+    if (!finds || job_.ranges.has_value()) return absl::OkStatus();
     if (!job_.source->can_rewind()) {
       return absl::FailedPreconditionError(absl::StrCat(
           FormatSpec(job_.spec), " needs the whole tensor (", size_bytes,
@@ -128,6 +129,7 @@ class QuantizeCall final : public TensorCall {
     FillStart(job_.tensor, job_.spec, region, start);
     if (job_.ranges.has_value()) *start.mutable_ranges() = ToProto(*job_.ranges);
     start.mutable_importance()->Add(job_.importance.begin(), job_.importance.end());
+    start.mutable_codebook()->Add(job_.codebook.begin(), job_.codebook.end());
     start.set_omit_figures(!options().figures);
     return SerializeFrame(request);
   }

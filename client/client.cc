@@ -225,6 +225,9 @@ std::vector<absl::StatusOr<QuantizedInfo>> Client::QuantizeMany(std::vector<Quan
   };
   const auto make = [&](size_t i, QuantizedInfo& info)
       -> absl::StatusOr<std::unique_ptr<TensorCall>> {
+    if (!jobs[i].codebook.empty() && !jobs[i].spec.levels) {
+      jobs[i].spec.levels = static_cast<uint32_t>(jobs[i].codebook.size());
+    }
     if (!jobs[i].plan.has_value()) {
       QUANTD_ASSIGN_OR_RETURN(jobs[i].plan, Plan(jobs[i].tensor, jobs[i].spec, options));
     }

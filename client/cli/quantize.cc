@@ -1,9 +1,13 @@
 #include <stdio.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <set>
+#include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -18,6 +22,7 @@
 #include "client/cli/report_view.h"
 #include "client/cli/text.h"
 #include "core/base/status_macros.h"
+#include "core/simd/convert.h"
 
 namespace quantd::cli {
 namespace {
@@ -25,9 +30,43 @@ namespace {
 struct Options {
   InputOptions input;
   SelectOptions select;
-  std::string output, spec, format, ranges_path, ranges_of;
+  std::string output, spec, format, ranges_path, ranges_of, codebook_path;
   bool no_figures = false, force = false;
 };
+
+// Returns the levels that the one tensor of a file holds, rounded to f32. Whether they will do is
+// the service's to say.
+absl::StatusOr<std::vector<float>> ReadCodebook(const std::string& path) {
+  constexpr int64_t kMostLevels = 256;
+  QUANTD_ASSIGN_OR_RETURN(const Input input, Input::Open({.path = path}));
+  const bool is_one = input.size() == 1;
+  const TensorDesc* const tensor = is_one ? &input.tensor(0) : nullptr;
+  const int64_t levels = is_one ? tensor->shape.num_elems() : 0;
+  if (!is_one || tensor->shape.rank() != 1 || !IsFloat(tensor->dtype) ||
+      !IsQuantizable(tensor->dtype) || levels < 2 || levels > kMostLevels) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": it holds ",
+        is_one ? absl::StrCat("a tensor ", NameOf(tensor->dtype), " ", tensor->shape.Text())
+               : absl::StrCat(input.size(), " tensors"),
+        "; a codebook is one of floats, of rank 1, with 2 to ", kMostLevels, " levels"));
+  }
+  std::vector<std::byte> bytes(static_cast<size_t>(input.size_bytes(0)));
+  const std::unique_ptr<ByteSource> source = input.MakeSource(0);
+  for (size_t done = 0; done < bytes.size();) {
+    QUANTD_ASSIGN_OR_RETURN(const size_t count, source->Read(std::span(bytes).subspan(done)));
+    if (count == 0) return absl::DataLossError(absl::StrCat(path, ": it ends too early"));
+    done += count;
+  }
+  std::vector<double> wide(static_cast<size_t>(levels));
+  std::vector<float> codebook(wide.size());
+  if (WorksAsF32(tensor->dtype)) {
+    WidenToF32(tensor->dtype, bytes.data(), levels, codebook.data());
+  } else {
+    WidenToF64(tensor->dtype, bytes.data(), levels, wide.data());
+    std::copy(wide.begin(), wide.end(), codebook.begin());
+  }
+  return codebook;
+}
 
 // One run of the command. Not thread-safe.
 class Run {
@@ -51,6 +90,11 @@ class Run {
     QUANTD_ASSIGN_OR_RETURN(container_, OutputContainer(options_.output, options_.format));
     if (!options_.ranges_path.empty()) {
       QUANTD_ASSIGN_OR_RETURN(ranges_, ReadRangesFile(options_.ranges_path));
+    }
+    if (!options_.codebook_path.empty()) {
+      QUANTD_ASSIGN_OR_RETURN(codebook_, ReadCodebook(options_.codebook_path));
+      // What a plan is asked for says so, too.
+      if (!spec_.levels) spec_.levels = static_cast<uint32_t>(codebook_.size());
     }
     QUANTD_ASSIGN_OR_RETURN(Input input, Input::Open(options_.input));
     input_ = std::make_unique<Input>(std::move(input));
@@ -149,6 +193,7 @@ class Run {
                       .source = sources.back().get(),
                       .sink = sinks.back().get(),
                       .ranges = {},
+                      .codebook = codebook_,
                       .plan = plans_[i]};
       if (!matches_.empty()) job.ranges = TakeRanges(jobs.size());
       jobs.push_back(std::move(job));
@@ -283,6 +328,7 @@ class Run {
   const Options& options_;
   QuantSpec spec_;
   const Container* container_ = nullptr;
+  std::vector<float> codebook_;                  // of all tensors; none: levels are learned
   NamedRanges ranges_;                           // of the file, until the jobs have them
   std::vector<NamedRanges::iterator> matches_;   // in ranges_, by selected tensor, or none
   std::vector<std::string> unused_ranges_;       // their names
@@ -319,6 +365,9 @@ Command AddQuantize(CLI::App& app, const Globals& globals) {
       ->add_option("--ranges-of", options->ranges_of,
                    "take those of this tensor instead, for all tensors: of a sample, say")
       ->needs(ranges);
+  command->add_option("--codebook", options->codebook_path,
+                      "levels in ascending order, the one tensor of a file, for schemes that would "
+                      "learn them (lloyd)");
   AddForce(*command, options->force);
   command->add_flag("--no-figures", options->no_figures, "leave the error figures out");
   return {command, [options, &globals] { return Run(globals, *options)(); }};

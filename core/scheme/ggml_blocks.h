@@ -28,6 +28,11 @@ namespace quantd {
 // Codes are made with the f32 parameters, then these are rounded to f16. All is f32: f64 values are
 // rounded to it first, beyond its range to the largest. Beyond ggml: parameters that f16 cannot
 // hold become its largest before the codes are made.
+//
+// With importance p of the columns, parameters and codes are those of the K-quants' searches
+// (SearchScales, SearchKRuns) with the weights p * sqrt(s + x^2), s being the mean square of the
+// row: so the groups of such a layout are the rows, and s is what works for each. Nothing of it is
+// stored. Beyond ggml: a block whose search overflows is encoded as without importance.
 struct GgmlBlockFormat {
   int bits;      // 4 or 5
   bool has_min;  // m
@@ -54,8 +59,8 @@ void DecodeGgmlBlocks(const GgmlBlockFormat& format, const std::byte* blocks, in
                       float* values);
 
 // The scalar definitions.
-void EncodeGgmlBlocksRef(const GgmlBlockFormat& format, const Segment& segment,
-                         std::span<std::byte> out, Counts* counts);
+void EncodeGgmlBlocksRef(const GgmlBlockFormat& format, const Resolved& resolved,
+                         const Segment& segment, std::span<std::byte> out, Counts* counts);
 void DecodeGgmlBlocksRef(const GgmlBlockFormat& format, std::span<const std::byte> codes,
                          TileSpan out);
 

@@ -9,7 +9,7 @@
 namespace quantd {
 namespace {
 
-constexpr int kValues[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+constexpr int kLevelValues[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 float ScaleRef(int e) { return std::ldexp(1.0f, e - 128); }
 
@@ -33,22 +33,22 @@ void EncodeBlockRef(const float* x, int64_t count, uint8_t* block, Counts* count
   const int e = amax > 0 ? (FloorLog2Ref(amax) + 125) & 0xFF : 0;
   const float d = ScaleRef(e);
   int last = 7;
-  while (std::isinf(static_cast<float>(kValues[last]) * d) && last > 1) --last;
-  const double step = kValues[last] - kValues[last - 1];
+  while (std::isinf(static_cast<float>(kLevelValues[last]) * d) && last > 1) --last;
+  const double step = kLevelValues[last] - kLevelValues[last - 1];
   block[0] = static_cast<uint8_t>(e);
   uint8_t codes[32];
   for (int i = 0; i < 32; ++i) {
     int best = 0;
     float best_error = std::fabs(x[i]);
     for (int j = 1; j < 16; ++j) {
-      const float error = std::fabs(static_cast<float>(kValues[j]) * d - x[i]);
+      const float error = std::fabs(static_cast<float>(kLevelValues[j]) * d - x[i]);
       if (error < best_error) {
         best_error = error;
         best = j;
       }
     }
     codes[i] = static_cast<uint8_t>(best);
-    const double clip = (kValues[last] + step / 2) * d;
+    const double clip = (kLevelValues[last] + step / 2) * d;
     counts->clipped += i < count && std::fabs(static_cast<double>(x[i])) >= clip;
   }
   for (int i = 0; i < 16; ++i) block[1 + i] = static_cast<uint8_t>(codes[i] | codes[i + 16] << 4);
@@ -78,7 +78,7 @@ void DecodeGgmlMxfp4Ref(std::span<const std::byte> packed, TileSpan out) {
     const uint8_t* block = blocks + i / 32 * 17;
     const int at = static_cast<int>(i % 32);
     const int code = at < 16 ? block[1 + at] & 15 : block[at - 15] >> 4;
-    const float value = static_cast<float>(kValues[code]) * ScaleRef(block[0]);
+    const float value = static_cast<float>(kLevelValues[code]) * ScaleRef(block[0]);
     if (out.f32 != nullptr) {
       out.f32[i] = value;
     } else {

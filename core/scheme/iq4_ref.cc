@@ -11,7 +11,7 @@
 namespace quantd {
 namespace {
 
-constexpr int kValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+constexpr int kLevelValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                              1,    13,   25,  38,  53,  69,  89,  113};
 
 int NearestRef(float value) {
@@ -38,7 +38,7 @@ bool StoreHalfRef(float value, uint8_t* at) {
 int BestIndexRef(float x) {
   int idx = 0;
   for (int j = 1; j < 16; ++j) {
-    if (x + x >= static_cast<float>(kValues[j - 1] + kValues[j])) idx = j;
+    if (x + x >= static_cast<float>(kLevelValues[j - 1] + kLevelValues[j])) idx = j;
   }
   return idx;
 }
@@ -60,7 +60,7 @@ float ScaleRef(const float* x, const float* w) {
     const float id = first ? 1 / (-max / -127) : static_cast<float>(itry - 127) / max;
     float sumqx = 0, sumq2 = 0;
     for (int j = 0; j < 32; ++j) {
-      const auto q = static_cast<float>(kValues[BestIndexRef(id * x[j])]);
+      const auto q = static_cast<float>(kLevelValues[BestIndexRef(id * x[j])]);
       sumqx += w[j] * q * x[j];
       sumq2 += w[j] * q * q;
     }
@@ -158,7 +158,7 @@ void DecodeIq4Ref(const Iq4Format& format, std::span<const std::byte> packed, Ti
       codes = block + 8 + 16 * ib;
     }
     const int code = i % 32 < 16 ? codes[i % 32] & 15 : codes[i % 32 - 16] >> 4;
-    const float value = scale * static_cast<float>(kValues[code]);
+    const float value = scale * static_cast<float>(kLevelValues[code]);
     if (out.f32 != nullptr) {
       out.f32[i] = value;
     } else {

@@ -10,17 +10,11 @@
 #include <cstring>
 
 #include "core/base/minifloat.h"
+#include "core/scheme/ggml_search_ref.h"
 #include "core/scheme/super_block_ref.h"
 
 namespace quantd {
 namespace {
-
-int NearestRef(float value) {
-  int bits;
-  const float shifted = value + 12582912.f;
-  std::memcpy(&bits, &shifted, sizeof(bits));
-  return (bits & 0x007FFFFF) - 0x00400000;
-}
 
 float HalfRef(const uint8_t* at) {
   return WidenFloat<float>(kHalfFormat, static_cast<uint32_t>(at[0] | at[1] << 8));
@@ -33,54 +27,9 @@ void StoreHalfRef(float value, uint8_t* at) {
   at[1] = static_cast<uint8_t>(code >> 8);
 }
 
-// Returns the value of largest magnitude if that is no less than 1e-15, else 0.
-float MaxRef(const float* x) {
-  float max = 0, amax = 0;
-  for (int i = 0; i < 16; ++i) {
-    const float ax = std::fabs(x[i]);
-    if (ax > amax) {
-      amax = ax;
-      max = x[i];
-    }
-  }
-  return amax < 1e-15f ? 0 : max;
-}
-
-// make_qx_quants of 16 values, with rmse_type 1 or weights. `levels` are its L.
-float QxRef(int nmax, const float* x, const float* w, int* levels) {
-  const float max = MaxRef(x);
-  std::fill_n(levels, 16, 0);
-  if (max == 0) return 0;
-  const auto top = static_cast<float>(nmax);
-  float scale = 0, best = 0;
-  for (int is = -10; is <= 9; ++is) {
-    if (is == 0) continue;
-    const bool first = is == -10;
-    const float iscale = first ? -top / max : -(top + 0.1f * static_cast<float>(is)) / max;
-    int tried[16];
-    float sumlx = 0, suml2 = 0;
-    for (int i = 0; i < 16; ++i) {
-      const int l = std::clamp(NearestRef(iscale * x[i]), -nmax, nmax - 1);
-      tried[i] = l + nmax;
-      sumlx += w[i] * x[i] * static_cast<float>(l);
-      suml2 += w[i] * static_cast<float>(l) * static_cast<float>(l);
-    }
-    if (first) {
-      scale = suml2 != 0 ? sumlx / suml2 : 0;
-    } else if (suml2 > 0 && sumlx * sumlx > best * suml2) {
-      scale = sumlx / suml2;
-    } else {
-      continue;
-    }
-    best = scale * sumlx;
-    std::copy_n(tried, 16, levels);
-  }
-  return scale;
-}
-
 // make_q3_quants with do_rmse.
 float Q3Ref(const float* x, int* levels) {
-  const float max = MaxRef(x);
+  const float max = MaxRef(16, x);
   std::fill_n(levels, 16, 0);
   if (max == 0) return 0;
   const float iscale = -4 / max;
@@ -145,7 +94,7 @@ void EncodeQ6KBlock(const float* x, const float* importance, uint8_t* block, Cou
       const float value = x[16 * j + i];
       w[i] = importance == nullptr ? value * value : LoadAt(importance, 16 * j + i);
     }
-    scales[j] = QxRef(32, x + 16 * j, w, levels + 16 * j);
+    scales[j] = QxRef(16, 32, x + 16 * j, w, levels + 16 * j);
   }
   std::fill_n(block, 210, uint8_t{0});
   const float max = FurthestRef(scales);
@@ -201,10 +150,10 @@ void EncodeQ3KBlock(const float* x, const float* importance, uint8_t* block, Cou
       w[i] = LoadAt(importance, 16 * j + i) * std::sqrt(sigma2 + run[i] * run[i]);
       sums[j] += w[i];
     }
-    scales[j] = QxRef(4, run, w, levels + 16 * j);
+    scales[j] = QxRef(16, 4, run, w, levels + 16 * j);
   }
   if (importance != nullptr) {
-    d = QxRef(32, scales, sums, codes);
+    d = QxRef(16, 32, scales, sums, codes);
   } else if (const float max = FurthestRef(scales); max != 0) {
     const float iscale = -32.f / max;
     for (int j = 0; j < 16; ++j) {

@@ -50,6 +50,7 @@ enum Evidence : uint8_t {
   kRange = 1,        // the calibrated range of a group, or of the whole tensor
   kGroupRanges = 2,  // of a tensor: the calibrated ranges of all its groups
   kHistogram = 4,    // of a tensor: the bf16 buckets of all its values
+  kValues = 8,       // of a group: its values; by itself, for `resolve_values`
 };
 
 // Where everything lies in the packed form of one tensor.
@@ -77,6 +78,8 @@ struct PackedLayout {
     return elems / atom_elems * atom_bytes + CeilDiv(elems % atom_elems * atom_bytes, atom_elems);
   }
   int64_t row_bytes() const { return CodeBytes(row_elems) + trailer_bytes; }
+  // True where `resolve_values` makes the parameters of groups.
+  bool from_values() const { return band_evidence == kValues; }
   // Returns where the codes of element `elem`, the first of an atom or the tensor's end, begin.
   int64_t CodeOffset(int64_t elem) const {
     const int64_t row = row_elems == 0 ? 0 : elem / row_elems;
@@ -128,6 +131,7 @@ struct SchemeInfo {
   bool takes_range = false;  // range=, given ranges
   bool takes_scale = false;  // scale=, zero=
   bool takes_importance = false;  // weights of the columns
+  bool takes_codebook = false;    // levels that are given, instead of learned ones
 };
 
 // A completed spec for one tensor, with everything that kernels want to know.
@@ -193,6 +197,7 @@ struct TensorEvidence {
   Range range;                         // kRange
   std::span<const Range> groups;       // kGroupRanges
   const Histogram* histogram = nullptr;  // kHistogram
+  std::span<const float> codebook;       // instead of it: given levels
 };
 
 // Weights of the columns (the last axis): [columns], or [batch, columns] where all dimensions but
@@ -223,9 +228,9 @@ struct Counts {
   int64_t clipped = 0;  // beyond the outermost code by half a step or more
 };
 
-// One row of the registry. Every function is thread-safe; only `complete` and `plan` can fail or
-// allocate. Codes of values that are not finite count only under nonfinite=propagate; `encode` may
-// meet such values all the same, and what it then writes is thrown away.
+// One row of the registry. Every function is thread-safe; only `complete` and `plan` can fail or,
+// unless said, allocate. Codes of values that are not finite count only under nonfinite=propagate;
+// `encode` may meet such values all the same, and what it then writes is thrown away.
 struct Scheme {
   SchemeInfo info;
   // Fills what is still open after the dialect's defaults and before the scheme's, by the tensor's
@@ -236,11 +241,17 @@ struct Scheme {
   // Gives the planes and the map of groups of a non-empty tensor, or kInvalidArgument for a shape
   // that the scheme cannot take. `spec` is complete.
   absl::StatusOr<PackedLayout> (*plan)(const SchemeInfo&, const QuantSpec& spec, const TensorDesc&);
+  // Changes the groups, working parameters and band evidence of a layout, not its planes, to those
+  // of tensors with importance. Null: they stay.
+  void (*plan_importance)(const TensorDesc&, PackedLayout&) = nullptr;
   // Writes the kConstant planes. Null: none.
   void (*resolve_constants)(const Resolved&, const TensorEvidence&, ParamPlanes out);
   // Writes what is kept of groups [out.first_group, + ranges.size()): the kPerGroup planes and the
   // working parameters. kConstant planes are already written. Null: none.
   void (*resolve)(const Resolved&, std::span<const Range> ranges, ParamPlanes out);
+  // The same of one group, out.first_group, from its finite values in the order of elements, which
+  // it may put in another one. For layouts whose band evidence is kValues. May allocate.
+  void (*resolve_values)(const Resolved&, TileSpan finite, ParamPlanes out) = nullptr;
   // Writes the codes of whole atoms to `out`, which begins at CodeOffset(first_elem), and the
   // trailer of a row that ends with the segment; adds to `counts`. Adds the values and what decoding
   // gives of the codes to `meter`, cut as ForEachRun has it, unless it is null.

@@ -72,10 +72,14 @@ void AddAll(const std::vector<T>& from, std::vector<T>& into) {
 // A state holds no values of groups.
 absl::Status CheckKeepsValues(const Plan& plan) {
   if (plan.value_source != ValueSource::kBands) return absl::OkStatus();
+  const Resolved& resolved = plan.resolved;
+  const bool by_scheme = resolved.layout.from_values();
   return absl::InvalidArgumentError(absl::StrCat(
-      "range=", plan.resolved.spec.range, " of ", plan.resolved.layout.groups.num_groups,
-      " groups is found from their values while they are quantized; calibrate with per=tensor, or "
-      "with range=minmax or Nsigma"));
+      by_scheme ? absl::StrCat("what scheme ", resolved.info->name, " wants")
+                : absl::StrCat("range=", resolved.spec.range),
+      " of ", resolved.layout.groups.num_groups,
+      " groups is found from their values while they are quantized; calibrate with per=tensor",
+      by_scheme ? "" : ", or with range=minmax or Nsigma"));
 }
 
 }  // namespace

@@ -28,6 +28,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/base/checked_math.h"
 #include "core/base/digest.h"
 #include "core/base/status_detail.h"
@@ -73,16 +74,32 @@ absl::Status CheckLayout(const PackedLayout& layout) {
   return absl::OkStatus();
 }
 
-// Says where a calibrator has the values from that it needs, if it does; refuses groups that recur:
-// to count the values of each would take 512 KiB a group.
+absl::Status RefuseRecurring(const Plan& plan, absl::string_view what, absl::string_view others) {
+  const Granularity granularity = plan.resolved.spec.granularity.value_or(Granularity{});
+  return absl::InvalidArgumentError(absl::StrCat(
+      what, " is not found for axis=", granularity.axis, " of shape ",
+      plan.resolved.tensor.shape.Text(), ", whose ", plan.resolved.layout.groups.num_groups,
+      " groups come again and again; use per=tensor, ", others));
+}
+
+// Says where a calibrator, or the scheme itself, has the values from that it needs, if it does;
+// refuses groups that recur: to count the values of each would take 512 KiB a group.
 absl::Status DecideValueSource(Plan& plan) {
   const QuantSpec& spec = plan.resolved.spec;
   const PackedLayout& layout = plan.resolved.layout;
   QUANTD_ASSIGN_OR_RETURN(const ChosenCalibrator calibrator, FindCalibrator(spec.range));
   const bool finds = (layout.band_evidence | layout.tensor_evidence) != kNoEvidence;
-  plan.value_source = ValueSource::kNone;
-  if (!finds || !calibrator.needs_values() || spec.given_range) return absl::OkStatus();
   const int64_t num_elems = plan.resolved.tensor.shape.num_elems();
+  plan.value_source = ValueSource::kNone;
+  if (layout.from_values()) {
+    plan.value_source = ValueSource::kBands;
+    if (num_elems == 0 || layout.groups.num_groups == 1 || layout.groups.IsLocal(num_elems)) {
+      return absl::OkStatus();
+    }
+    return RefuseRecurring(plan, absl::StrCat("what scheme ", spec.scheme, " wants of values"),
+                           "axis=0 or group=");
+  }
+  if (!finds || !calibrator.needs_values() || spec.given_range) return absl::OkStatus();
   if (calibrator.tries() && layout.tensor_evidence != kNoEvidence) {
     return absl::InvalidArgumentError(absl::StrCat(
         "range=", spec.range, " tries out one group at a time, and by spec ", FormatSpec(spec),
@@ -93,32 +110,61 @@ absl::Status DecideValueSource(Plan& plan) {
       layout.groups.IsLocal(num_elems)) {
     return absl::OkStatus();
   }
-  const Granularity granularity = spec.granularity.value_or(Granularity{});
-  return absl::InvalidArgumentError(absl::StrCat(
-      "range=", spec.range, " is not found for axis=", granularity.axis, " of shape ",
-      plan.resolved.tensor.shape.Text(), ", whose ", layout.groups.num_groups,
-      " groups come again and again; use per=tensor, axis=0, group=, block=, or range=minmax or "
-      "Nsigma"));
+  return RefuseRecurring(plan, absl::StrCat("range=", spec.range),
+                         "axis=0, group=, block=, or range=minmax or Nsigma");
+}
+
+// Has a spec that is open about levels have as many as are given.
+absl::Status TakeLevels(const SchemeInfo& info, int64_t levels, QuantSpec& spec) {
+  if (levels == 0 || !info.takes_codebook) return absl::OkStatus();  // CheckOptions refuses these
+  if (spec.granularity.has_value() && spec.granularity->kind != GranularityKind::kTensor) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a codebook that is given is the whole tensor's, and spec ", FormatSpec(spec),
+        " wants one for each group; use per=tensor"));
+  }
+  if (spec.levels.has_value() && *spec.levels != levels) {
+    return absl::InvalidArgumentError(absl::StrCat("codebook holds ", levels, " levels, and spec ",
+                                                   FormatSpec(spec), " says levels=",
+                                                   *spec.levels, "; use the same in both"));
+  }
+  if (std::find(info.levels.begin(), info.levels.end(), levels) == info.levels.end()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "codebook holds ", levels, " levels; scheme ", info.name, " has ",
+        absl::StrJoin(info.levels, ", "), "; repeat the last one to fill it up"));
+  }
+  spec.levels = static_cast<uint32_t>(levels);
+  return absl::OkStatus();
 }
 
 // Fills in the scheme, the completed spec and the layout.
-absl::Status Resolve(const QuantSpec& spec, const TensorDesc& tensor, Plan& plan) {
+absl::Status Resolve(const QuantSpec& spec, const TensorDesc& tensor, const PlanInputs& inputs,
+                     Plan& plan) {
   QUANTD_ASSIGN_OR_RETURN(plan.scheme, FindScheme(spec.scheme));
   Resolved& resolved = plan.resolved;
   resolved.info = &plan.scheme->info;
-  QUANTD_ASSIGN_OR_RETURN(resolved.spec, CompleteSpec(spec, *plan.scheme, tensor));
+  QuantSpec wanted = spec;
+  QUANTD_RETURN_IF_ERROR(
+      WithField(TakeLevels(*resolved.info, inputs.codebook_levels, wanted), "codebook"));
+  QUANTD_ASSIGN_OR_RETURN(resolved.spec, CompleteSpec(wanted, *plan.scheme, tensor));
   QUANTD_RETURN_IF_ERROR(FindCalibrator(resolved.spec.range).status());
   resolved.tensor = tensor;
   resolved.name_hash = HashName(tensor.name);
   QUANTD_ASSIGN_OR_RETURN(resolved.layout,
                           plan.scheme->plan(*resolved.info, resolved.spec, tensor));
   QUANTD_RETURN_IF_ERROR(CheckLayout(resolved.layout));
+  if (inputs.importance_elems > 0 && plan.scheme->plan_importance != nullptr) {
+    plan.scheme->plan_importance(tensor, resolved.layout);
+  }
+  if (inputs.codebook_levels > 0 && resolved.info->takes_codebook) {
+    resolved.layout.tensor_evidence = kNoEvidence;  // there is nothing to learn
+  }
   return DecideValueSource(plan);
 }
 
 // Takes the spec's fallback where the scheme refuses the shape.
-absl::Status ResolveOrFallBack(const QuantSpec& spec, const TensorDesc& tensor, Plan& plan) {
-  const absl::Status status = Resolve(spec, tensor, plan);
+absl::Status ResolveOrFallBack(const QuantSpec& spec, const TensorDesc& tensor,
+                               const PlanInputs& inputs, Plan& plan) {
+  const absl::Status status = Resolve(spec, tensor, inputs, plan);
   const bool may_fall_back = absl::IsInvalidArgument(status) && plan.scheme != nullptr &&
                              !plan.resolved.spec.scheme.empty() && !spec.incompatible.empty() &&
                              spec.incompatible != "reject" && spec.incompatible != "keep";
@@ -131,7 +177,7 @@ absl::Status ResolveOrFallBack(const QuantSpec& spec, const TensorDesc& tensor, 
     fallback.nonfinite = spec.nonfinite;  // what was said of the values still holds
   }
   plan = Plan{.input_bytes = plan.input_bytes};
-  QUANTD_RETURN_IF_ERROR(Resolve(fallback, tensor, plan));
+  QUANTD_RETURN_IF_ERROR(Resolve(fallback, tensor, inputs, plan));
   plan.fallback_reason = std::string(status.message());
   return absl::OkStatus();
 }
@@ -223,6 +269,7 @@ int64_t ResidentBytes(const Plan& plan, const PlanInputs& inputs, int64_t stripe
   }
   add(std::min(plan.input_bytes, PieceQueue::kBlockBytes));
   add(SaturatingMul(inputs.importance_elems, sizeof(float)));
+  add(SaturatingMul(inputs.codebook_levels, sizeof(float)));
   return bytes;
 }
 
@@ -263,7 +310,7 @@ absl::StatusOr<Plan> MakePlan(const QuantSpec& spec, const TensorDesc& tensor, i
   QUANTD_RETURN_IF_ERROR(CheckTensor(tensor));
   Plan plan;
   QUANTD_ASSIGN_OR_RETURN(plan.input_bytes, SizeBytes(tensor));
-  QUANTD_RETURN_IF_ERROR(ResolveOrFallBack(spec, tensor, plan));
+  QUANTD_RETURN_IF_ERROR(ResolveOrFallBack(spec, tensor, inputs, plan));
   const PackedLayout& layout = plan.resolved.layout;
   for (const PlaneDesc& plane : layout.planes) {
     QUANTD_ASSIGN_OR_RETURN(plan.output_bytes, CheckedAdd(plan.output_bytes, plane.size_bytes));

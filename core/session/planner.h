@@ -21,17 +21,18 @@ enum class Pass : uint8_t {
 };
 absl::string_view NameOf(Pass pass);
 
-// Where the values are from that a calibrator needs, such as those of percentiles.
+// Where the values are from that a calibrator needs, such as those of percentiles, or a scheme.
 enum class ValueSource : uint8_t {
   kNone,    // it needs none, or there are ranges
   kCounts,  // one group has all values: they are counted
-  kBands,   // groups do not recur: their values are at hand
+  kBands,   // groups do not recur: their values are at hand; schemes may want them too
 };
 
 // What is known before the values, beside the spec.
 struct PlanInputs {
   bool has_ranges = false;      // what Calibrate finds is given
   int64_t importance_elems = 0;  // weights that are given
+  int64_t codebook_levels = 0;   // levels that are given
   int threads = 1;              // that work on a session
 };
 

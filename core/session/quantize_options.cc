@@ -6,8 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/checked_math.h"
 #include "core/base/status_detail.h"
+#include "core/base/status_macros.h"
 
-// Tested by tests/core/session/quantize_session_test.cc.
+// Tested by tests/core/session/quantize_session_test.cc and codebook_test.cc.
 
 namespace quantd {
 namespace {
@@ -16,12 +17,46 @@ absl::Status BadField(absl::string_view field, absl::string_view what) {
   return WithField(absl::InvalidArgumentError(what), field);
 }
 
+// Codebooks are checked when the plan is made, but for what they hold.
+absl::Status CheckCodebook(const QuantizeOptions& options, const Plan& plan) {
+  const std::vector<float>& codebook = options.codebook;
+  const SchemeInfo& info = plan.scheme->info;
+  if (codebook.empty()) {
+    const PackedLayout& layout = plan.resolved.layout;
+    const bool learns = layout.tensor_evidence != kNoEvidence || layout.from_values();
+    if (!info.takes_codebook || learns) return absl::OkStatus();
+    return BadField("codebook", "the plan counts on a codebook and none is given");
+  }
+  if (!info.takes_codebook) {
+    return BadField("codebook", absl::StrCat("scheme ", info.name, " takes no codebook"));
+  }
+  if (std::ssize(codebook) != int64_t{*plan.resolved.spec.levels}) {
+    return BadField("codebook", absl::StrCat("codebook holds ", codebook.size(),
+                                             " levels, and the plan counts on ",
+                                             *plan.resolved.spec.levels));
+  }
+  for (size_t i = 0; i < codebook.size(); ++i) {
+    if (!std::isfinite(codebook[i])) {
+      return BadField("codebook", absl::StrCat("codebook[", i, "] is ", codebook[i],
+                                               "; levels are finite"));
+    }
+    if (i > 0 && codebook[i] < codebook[i - 1]) {
+      return BadField("codebook", absl::StrCat("codebook[", i, "] is ", codebook[i], " behind ",
+                                               codebook[i - 1], "; levels are in ascending order"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckImportance(const QuantizeOptions& options, const Plan& plan) {
   if (options.importance.empty()) return absl::OkStatus();
   const Shape& shape = plan.resolved.tensor.shape;
   if (!plan.scheme->info.takes_importance) {
     return BadField("importance",
                     absl::StrCat("scheme ", plan.scheme->info.name, " takes no importance"));
+  }
+  if (plan.scheme->plan_importance != nullptr && !plan.resolved.layout.from_values()) {
+    return BadField("importance", "the plan counts on no importance and it is given");
   }
   const int64_t columns = shape.last_dim();
   const int64_t rows = shape.rank() < 2 ? 1 : shape.dim(shape.rank() - 2);
@@ -65,6 +100,11 @@ absl::Status CheckOptions(const Plan& plan, QuantizeOptions& options) {
                                            " groups; the tensor has ", num_groups));
   }
   const bool given = resolved.spec.given_range.has_value();
+  if (layout.from_values() && plan.known_params) {
+    return BadField("ranges", absl::StrCat("scheme ", plan.scheme->info.name,
+                                           " finds the parameters of its groups from their values, "
+                                           "and takes no ranges"));
+  }
   if (plan.known_constants && (layout.tensor_evidence & kRange) != 0 && !given &&
       !options.tensor_range) {
     return BadField(
@@ -77,6 +117,7 @@ absl::Status CheckOptions(const Plan& plan, QuantizeOptions& options) {
     return BadField("ranges", "the plan counts on ranges and none are given");
   }
   if (!wants_groups) options.ranges.clear();
+  QUANTD_RETURN_IF_ERROR(CheckCodebook(options, plan));
   return CheckImportance(options, plan);
 }
 

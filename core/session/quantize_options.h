@@ -17,6 +17,7 @@ struct QuantizeOptions {
   std::optional<Range> tensor_range;     // where the layout needs it
   std::optional<Histogram> histogram;    // likewise
   std::vector<float> importance;         // weights: [columns] or [batch, columns]; none: all the same
+  std::vector<float> codebook;           // levels, ascending; none: the scheme finds them
 };
 
 // Drops what the plan's layout does not want. kInvalidArgument: ranges, a histogram or weights that do

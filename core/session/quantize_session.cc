@@ -339,7 +339,12 @@ class Session final : public QuantizeSession {
       if (!of_groups) return;
     }
     held.evidence.reset();
-    encoder_.Resolve(constants_, ranges, params->params);
+    if (layout_.from_values()) {
+      encoder_.ResolveValues({.begin = held.begin, .end = held.end}, held.whole, constants_,
+                             params->params);
+    } else {
+      encoder_.Resolve(constants_, ranges, params->params);
+    }
     held.params = std::move(params);
   }
 
@@ -366,6 +371,7 @@ class Session final : public QuantizeSession {
       evidence.range = calibrator_.RangeOf(stats[0]);
     }
     evidence.histogram = options_.histogram.has_value() ? &*options_.histogram : histogram;
+    evidence.codebook = options_.codebook;
     plan_.scheme->resolve_constants(resolved_, evidence, constants_);
   }
 
@@ -448,6 +454,7 @@ absl::StatusOr<QuantizedTensor> QuantizeAll(const QuantSpec& spec, const TensorD
   inputs.has_ranges = !options.ranges.empty() || options.tensor_range.has_value() ||
                       options.histogram.has_value();
   inputs.importance_elems = std::ssize(options.importance);
+  inputs.codebook_levels = std::ssize(options.codebook);
   inputs.threads = context.executor->workers() + 1;
   QUANTD_ASSIGN_OR_RETURN(result.plan,
                           MakePlan(spec, tensor, context.budget->limit_bytes(), inputs));

@@ -64,7 +64,8 @@ absl::Status CheckRangesTaken(const Plan& plan) {
                      " and calibrated ranges exclude each other; give one"));
   }
   const PackedLayout& layout = plan.resolved.layout;
-  const bool uses = layout.tensor_evidence != kNoEvidence || layout.band_evidence != kNoEvidence;
+  const bool uses = layout.tensor_evidence != kNoEvidence ||
+                    (layout.band_evidence != kNoEvidence && !layout.from_values());
   // What was said of the scheme asked for need not hold of its fallback, which is told of.
   if (uses || !plan.fallback_reason.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(

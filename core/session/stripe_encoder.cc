@@ -4,7 +4,8 @@
 //   |  tile  |  tile  |  tile  | ...      values, in place where a piece has all of a tile
 //   |group|group|group|group|  ...
 //
-//   1 ranges of the groups up to the tile's end, and parameters from them, unless they are known
+//   1 ranges of the groups up to the tile's end, and parameters from them, unless they are known;
+//     or parameters from the values of the groups
 //   2 codes and, in the same pass, sums for the figures (Scheme::encode)
 //   3 CRC32C and digest of the codes, every kHashTiles
 //
@@ -95,7 +96,7 @@ std::vector<Range> StripeEncoder::RangesOf(std::span<const GroupStats> stats,
   for (const GroupStats& group : stats) {
     ranges.push_back(RangeOf(own.groups().first + std::ssize(ranges), &group));
   }
-  if (plan_.known_params || ranges.empty()) return ranges;
+  if (plan_.known_params || plan_.resolved.layout.from_values() || ranges.empty()) return ranges;
   switch (plan_.value_source) {
     case ValueSource::kNone:
       break;
@@ -121,6 +122,19 @@ void StripeEncoder::Narrow(const Stripe& band, const ByteRange& values,
   ValueRanges<T>(plan_, calibrator_)
       .Narrow(band.begin, band.end, {.tile_begin = band.begin, .stripe_end = band.begin}, reader,
               constants, own, ranges);
+}
+
+void StripeEncoder::ResolveValues(const Stripe& band, const ByteRange& values,
+                                  const ParamPlanes& constants, ParamBuffer& own) const {
+  const DType dtype = plan_.resolved.tensor.dtype;
+  const auto resolve = [&]<typename T>(TileReader<T> reader) {
+    ValueRanges<T>(plan_, calibrator_).Resolve(band.begin, band.end, reader, constants, own);
+  };
+  if (WorksAsF32(dtype)) {
+    resolve(TileReader<float>(dtype, values, band.begin));
+  } else {
+    resolve(TileReader<double>(dtype, values, band.begin));
+  }
 }
 
 void StripeEncoder::Resolve(const ParamPlanes& constants, std::span<const Range> found,
@@ -191,6 +205,10 @@ class StripeEncoder::Run {
   // and makes their parameters.
   void FindParams(int64_t from, int64_t to, int64_t begin, int64_t end,
                   const ParamPlanes& constants, ParamBuffer& own) {
+    if (layout_.from_values()) {
+      value_ranges_.Resolve(from, to, reader_, constants, own);
+      return;
+    }
     const GroupMap& groups = layout_.groups;
     const GroupSpan span = GroupsOf(layout_, from, to);
     const int64_t tile_begin = begin;

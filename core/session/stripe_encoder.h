@@ -61,6 +61,11 @@ class StripeEncoder {
   // Makes the parameters of `own`'s groups from `found`, their ranges, or, if empty, from given ones.
   void Resolve(const ParamPlanes& constants, std::span<const Range> found, ParamBuffer& own) const;
 
+  // Makes the parameters of `own`'s groups, those of `band`, from its `values`, where the layout's
+  // are from_values.
+  void ResolveValues(const Stripe& band, const ByteRange& values, const ParamPlanes& constants,
+                     ParamBuffer& own) const;
+
   // Returns the range of group `group`, given or from its statistics.
   Range RangeOf(int64_t group, const GroupStats* stats) const;
 

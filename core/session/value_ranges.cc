@@ -8,8 +8,8 @@
 //
 //   trial -> ranges -> resolve -> | encode, decode, errors | of each tile -> ClipSearch::Take
 //
-// Entries: RangeOfCounts and ValueRanges::Narrow. Tested by
-// tests/core/session/value_ranges_test.cc and same_bytes_test.cc.
+// Entries: RangeOfCounts, ValueRanges::Narrow and ValueRanges::Resolve. Tested by
+// tests/core/session/value_ranges_test.cc, group_values_test.cc and same_bytes_test.cc.
 #include "core/session/value_ranges.h"
 
 #include <algorithm>
@@ -124,6 +124,14 @@ Range SearchCounts(const Plan& plan, const Range& bounds, const Histogram& histo
   return search.range();
 }
 
+// As the span of a calibrator or a scheme.
+TileSpan SpanOfAll(std::vector<float>& values) {
+  return {values.data(), nullptr, std::ssize(values)};
+}
+TileSpan SpanOfAll(std::vector<double>& values) {
+  return {nullptr, values.data(), std::ssize(values)};
+}
+
 // Returns the most elements of a group that does not recur.
 int64_t MaxGroupElems(const GroupMap& groups, int64_t num_elems) {
   return std::min(num_elems, SaturatingMul(groups.run_elems, groups.band_rows));
@@ -175,8 +183,8 @@ void ValueRanges<T>::Narrow(int64_t from, int64_t to, const PlaceInStripe& place
 }
 
 template <typename T>
-void ValueRanges<T>::Select(int64_t from, int64_t to, TileReader<T>& reader,
-                            std::span<Range> ranges) {
+template <typename Fn>
+void ValueRanges<T>::ForEachGroup(int64_t from, int64_t to, TileReader<T>& reader, Fn fn) {
   const GroupMap& groups = layout_.groups;
   size_t group = 0;
   for (int64_t at = from; at < to;) {
@@ -187,23 +195,41 @@ void ValueRanges<T>::Select(int64_t from, int64_t to, TileReader<T>& reader,
     const int64_t row_end = std::min((row + 1) * groups.row_elems, to);
     for (; at < row_end; at = std::min(at + groups.run_elems, row_end)) {
       const int64_t run_elems = std::min(groups.run_elems, row_end - at);
-      Range& range = ranges[group++];
-      if (!(range.min < range.max)) continue;  // no values, or all the same
-      values_.clear();
-      for (int64_t i = 0; i < end_row - row; ++i) {
-        const int64_t begin = at + i * groups.row_elems;
-        Gather(begin, begin + run_elems, reader);
-      }
-      wish_.bounds = range;
-      const auto count = std::ssize(values_);
-      if constexpr (sizeof(T) == sizeof(float)) {
-        range = calibrator_.calibrator->range_of_values({values_.data(), nullptr, count}, wish_);
-      } else {
-        range = calibrator_.calibrator->range_of_values({nullptr, values_.data(), count}, wish_);
-      }
+      fn(group++, [&] {
+        values_.clear();
+        for (int64_t i = 0; i < end_row - row; ++i) {
+          const int64_t begin = at + i * groups.row_elems;
+          Gather(begin, begin + run_elems, reader);
+        }
+      });
     }
     at += (end_row - row - 1) * groups.row_elems;
   }
+}
+
+template <typename T>
+void ValueRanges<T>::Select(int64_t from, int64_t to, TileReader<T>& reader,
+                            std::span<Range> ranges) {
+  ForEachGroup(from, to, reader, [&](size_t group, auto gather) {
+    Range& range = ranges[group];
+    if (!(range.min < range.max)) return;  // no values, or all the same
+    gather();
+    wish_.bounds = range;
+    range = calibrator_.calibrator->range_of_values(SpanOfAll(values_), wish_);
+  });
+}
+
+template <typename T>
+void ValueRanges<T>::Resolve(int64_t from, int64_t to, TileReader<T>& reader,
+                             const ParamPlanes& constants, ParamBuffer& own) {
+  if (from == to) return;
+  const int64_t first_group = GroupsOf(layout_, from, to).first;
+  ForEachGroup(from, to, reader, [&](size_t group, auto gather) {
+    gather();
+    scheme_.resolve_values(
+        resolved_, SpanOfAll(values_),
+        own.PlanesFrom(layout_, constants, first_group + static_cast<int64_t>(group)));
+  });
 }
 
 template <typename T>

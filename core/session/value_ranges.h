@@ -15,8 +15,8 @@
 #include "core/session/tiles.h"
 #include "core/stats/histogram.h"
 
-// Ranges that take more than extremes and moments: percentiles and their like. Where they come from
-// follows from the layout alone:
+// Ranges that take more than extremes and moments: percentiles and their like; and parameters that
+// schemes make of values themselves. Where they come from follows from the layout alone:
 //
 //   one group has all values   from counts of them (Histogram), which merge in any order
 //   groups that do not recur   from the values themselves, which a stripe or a held band has
@@ -51,10 +51,19 @@ class ValueRanges {
   void Narrow(int64_t from, int64_t to, const PlaceInStripe& place, TileReader<T>& reader,
               const ParamPlanes& constants, ParamBuffer& own, std::span<Range> ranges);
 
+  // Has the scheme make the parameters of the groups of elements [from, to), whole bands, from
+  // their values, which `reader` has, into `own`.
+  void Resolve(int64_t from, int64_t to, TileReader<T>& reader, const ParamPlanes& constants,
+               ParamBuffer& own);
+
   // Returns the most memory that this takes for bands of `num_elems` together.
   static int64_t ResidentBytes(const PackedLayout& layout, int64_t num_elems);
 
  private:
+  // Calls fn(i, gather) for the groups of elements [from, to), in order, i from 0; gather() puts
+  // the values of the group into `values_`.
+  template <typename Fn>
+  void ForEachGroup(int64_t from, int64_t to, TileReader<T>& reader, Fn fn);
   // Hands the values of each group to the calibrator.
   void Select(int64_t from, int64_t to, TileReader<T>& reader, std::span<Range> ranges);
   // Tries out ranges on all groups at once.

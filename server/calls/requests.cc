@@ -39,9 +39,11 @@ absl::StatusOr<QuantizeHead> ReadHead(const v1::QuantizeStart& start,
     QUANTD_ASSIGN_OR_RETURN(ranges, FromProto(start.ranges()));
   }
   head.options.importance.assign(start.importance().begin(), start.importance().end());
+  head.options.codebook.assign(start.codebook().begin(), start.codebook().end());
   PlanInputs inputs;
   inputs.has_ranges = start.has_ranges();
   inputs.importance_elems = start.importance_size();
+  inputs.codebook_levels = start.codebook_size();
   QUANTD_ASSIGN_OR_RETURN(head.plan, PlanFor(spec, tensor, context, inputs));
   if (start.has_ranges()) {
     const absl::Status fit = CheckRangesFit(ranges, head.plan);

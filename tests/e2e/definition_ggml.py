@@ -2,6 +2,8 @@
 by that page alone."""
 
 import numpy as np
+import definition_k
+import definition_scales
 from definitions import F32_MAX, narrow, widen
 
 f32 = np.float32
@@ -18,12 +20,18 @@ def decode(scheme, shape, planes, u):
     return values.astype(u).reshape(tuple(shape[:-1]) + (-1,))[..., : shape[-1]]
 
 
-def encode(scheme, x):
-    """The codes plane of x in T, of which none is NaN or infinite."""
+def encode(scheme, x, importance=None):
+    """The codes plane of x in T, of which none is NaN or infinite; `importance` has a weight for each
+    value, or is None."""
     x = np.clip(x, -F32_MAX, F32_MAX).astype(f32)
     size = BLOCKS[scheme]
     pad = np.zeros(x.shape[:-1] + (-x.shape[-1] % size,), f32)
     blocks = np.concatenate([x, pad], axis=-1).reshape(x.shape[:-1] + (-1, size))
+    if importance is not None:
+        weights = np.concatenate([importance, pad], axis=-1).astype(f32).reshape(blocks.shape)
+        energy = definition_k.total(x * x) / f32(x.shape[-1] + pad.shape[-1])
+        weights = weights * np.sqrt(energy[..., None, None] + blocks * blocks)
+        return encode_weighted(scheme, blocks, weights).astype("u1").reshape(x.shape[:-1] + (-1,))
     made = globals()["encode_" + ("simple" if scheme in SIMPLE else scheme)](scheme, blocks)
     assert made.shape[-1] == BLOCK_BYTES[scheme]
     return made.astype("u1").reshape(x.shape[:-1] + (-1,))
@@ -84,6 +92,24 @@ def encode_simple(scheme, x):
     if bits == 5:
         parts.append(np.packbits((codes >> 4).astype("u1"), axis=-1, bitorder="little"))
     return np.concatenate([*parts, nibbles(codes)], axis=-1)
+
+
+def encode_weighted(scheme, x, w):
+    bits, has_min = SIMPLE[scheme]
+    half, top_code = 1 << (bits - 1), (1 << bits) - 1
+    rows, weights = x.reshape(-1, 32), w.reshape(-1, 32)
+    if has_min:
+        d, low, _, codes = definition_k.search(rows, weights, top_code, lambda e: e * e, -0.9, 0.05, 36)
+        lo = -low
+    else:
+        d, codes = definition_scales.search(rows, half, weights)
+        lo, codes = np.zeros_like(d), codes + half
+    parts = [half_bytes(held(v)[:, None]) for v in ([d, lo] if has_min else [d])]
+    if bits == 5:
+        parts.append(np.packbits((codes >> 4).astype("u1"), axis=-1, bitorder="little"))
+    made = np.concatenate([*parts, nibbles(codes)], axis=-1)
+    finite = np.isfinite(d) & np.isfinite(lo)
+    return np.where(finite[:, None], made, encode_simple(scheme, rows))
 
 
 # --- Ternary ---

@@ -703,29 +703,49 @@ def encode_pow2(spec, x, clean, dtype):
 
 def decode_ternary(spec, shape, planes, u):
     codes = unpack_bits(planes["codes"], int(np.prod(shape, dtype=np.int64)), 2).reshape(shape)
-    return np.array([0, 1, 0, -1], u)[codes] * planes["scale"].astype(u)
+    return np.array([0, 1, 0, -1], u)[codes] * planes["scale"].reshape(-1)[groups_of(shape, spec)[0]].astype(u)
+
+
+def ternary_params(magnitudes, weights):
+    def mean_above(bound):
+        of = magnitudes > bound
+        total = np.cumsum(np.append(0.0, magnitudes[of] * weights[of]))[-1]
+        return float(total) / max(int(weights[of].sum()), 1)
+
+    t = f32(0.7 * mean_above(-1))
+    return t, f32(mean_above(float(t)))
 
 
 def encode_ternary(spec, x, clean, dtype):
-    at, weights = lloyd_points(x, dtype)
+    groups, plane = groups_of(x.shape, spec)
+    if "per" in spec:
+        at, weights = lloyd_points(x, dtype)
+        params = [ternary_params(np.abs(at), weights)]
+    else:
+        params = []
+        for values in values_of_groups(x, groups, plane):
+            magnitudes = np.minimum(np.abs(values), F32_MAX)
+            params.append(ternary_params(magnitudes, np.ones(len(values), int)))
+    t, s = np.array(params, f32).reshape(-1, 2).T
+    bound = t[groups].astype(x.dtype)
+    codes = np.where(clean > bound, 1, np.where(clean < -bound, 3, 0))
+    return {"codes": pack_bits(codes.reshape(-1), 2), "scale": s.reshape(plane), "threshold": t.reshape(plane)}
 
-    def mean_above(bound):
-        total, count = 0.0, 0
-        for magnitude, weight in zip(np.abs(at).tolist(), weights.tolist()):
-            if magnitude > bound:
-                total, count = total + magnitude * weight, count + weight
-        return total / max(count, 1)
 
-    t = f32(0.7 * mean_above(-1))
-    s = f32(mean_above(float(t)))
-    codes = np.where(clean > x.dtype.type(t), 1, np.where(clean < -x.dtype.type(t), 3, 0))
-    return {"codes": pack_bits(codes.reshape(-1), 2), "scale": np.array(s, f32), "threshold": np.array(t, f32)}
+def values_of_groups(x, groups, plane):
+    """The finite values of each group in f64, in the order of elements."""
+    flat, at = x.reshape(-1).astype(np.float64), np.broadcast_to(groups, x.shape).reshape(-1)
+    for group in range(int(np.prod(plane, dtype=np.int64))):
+        values = flat[at == group]
+        yield values[np.isfinite(values)]
 
 
 def decode_lloyd(spec, shape, planes, u):
     bits = int(spec["levels"]).bit_length() - 1
     n = int(np.prod(shape, dtype=np.int64))
-    return planes["codebook"].astype(u)[unpack_bits(planes["codes"], n, bits)].reshape(shape)
+    books = planes["codebook"].reshape(-1, int(spec["levels"])).astype(u)
+    groups = np.broadcast_to(groups_of(shape, spec)[0], shape).reshape(-1)
+    return books[groups, unpack_bits(planes["codes"], n, bits)].reshape(shape)
 
 
 def lloyd_points(x, dtype):
@@ -744,11 +764,8 @@ def lloyd_points(x, dtype):
 
 
 def lloyd_sums(at, weights, cells, count):
-    sums, counts = np.zeros(count), np.zeros(count)
-    for k, point, weight in zip(cells, at, weights):
-        sums[k] += point * weight
-        counts[k] += weight
-    return sums, counts
+    cells = np.asarray(cells, np.int64)  # bincount adds in order
+    return np.bincount(cells, at * weights, count), np.bincount(cells, weights, count)
 
 
 def lloyd_rounds(at, weights, levels):
@@ -782,11 +799,20 @@ def lloyd_levels(at, weights, count):
 
 
 def encode_lloyd(spec, x, clean, dtype):
-    at, weights = lloyd_points(x, dtype)
     count = int(spec["levels"])
-    book = lloyd_levels(at, weights, count).astype(f32)
-    wide = book.astype(np.float64)
-    codes = below(clean.reshape(-1).astype(np.float64), (wide[:-1] + wide[1:]) / 2)
+    groups, plane = groups_of(x.shape, spec)
+    if "per" in spec:
+        points = [lloyd_points(x, dtype)]
+    else:
+        points = [np.unique(np.clip(v, -F32_MAX, F32_MAX), return_counts=True)
+                  for v in values_of_groups(x, groups, plane)]
+    book = np.array([lloyd_levels(at, weights, count) for at, weights in points], np.float64).astype(f32)
+    book = book.reshape(-1, count)
+    wide, flat = book.astype(np.float64), clean.reshape(-1).astype(np.float64)
+    codes = np.zeros(flat.size, np.int64)
+    at = np.broadcast_to(groups, x.shape).reshape(-1)
+    for group, levels in enumerate(wide):
+        codes[at == group] = below(flat[at == group], (levels[:-1] + levels[1:]) / 2)
     bits = count.bit_length() - 1
     padded = np.concatenate([codes, np.zeros(-len(codes) % (8 // np.gcd(8, bits)), codes.dtype)])
-    return {"codes": pack_bits(padded, bits), "codebook": book}
+    return {"codes": pack_bits(padded, bits), "codebook": book.reshape(tuple(plane) + (count,))}

@@ -47,7 +47,8 @@ SPECS = [
     "fbgemm_rowwise8:range=-1..1", "fbgemm_rowwise4:range=-1..1",
     "mlx_q3:group=32", "mlx_q3:group=128", "mlx_q3:range=-1..2", "mlx_q5:group=128",
     "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
-    "lloyd:levels=2", "lloyd:levels=8", "lloyd:levels=64", "lloyd:levels=256",
+    "lloyd:levels=2", "lloyd:levels=8", "lloyd:levels=64", "lloyd:levels=256", "lloyd:axis=0", "lloyd:group=64,levels=4",
+    "lloyd:axis=0,levels=128", "ternary:axis=0", "ternary:group=32",
     "bits:dialect=sentence_transformers",
     *(f"{s}:{k}" for s in ("binary", "pow2") for k in ("axis=0", "axis=-1", "group=32", "range=minmax", "range=-0.5..0.25")),
 ]
@@ -71,7 +72,7 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s
        *(f"int8:axis=0,mode=asymmetric,scale_type={t}" for t in ("f16", "bf16", "pow2")),
        "int4:group=64,scale_type=f16",
        *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
-       "int4:axis=0,range=mse", "uint8:range=mse", "uint8:axis=0,range=p90", "int8:range=entropy",
+       "ternary:axis=0", "lloyd:group=128,levels=4", "int4:axis=0,range=mse", "uint8:range=mse", "uint8:axis=0,range=p90", "int8:range=entropy",
        "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32",
        "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx"]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
@@ -80,7 +81,8 @@ ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,t
        "fp4_e2m1:axis=1", "int64:axis=1", "mxfp4:dialect=ggml,tail=pad", "nvfp4:tail=pad", "fp4",
        *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "lloyd:levels=8", "lloyd:levels=128",
        "fbgemm_rowwise8", "fbgemm_rowwise4", "fbgemm_rowwise2", "bits", "bits:dialect=sentence_transformers",
-       "ternary", "binary", "binary:axis=1", "binary:group=7,tail=short", "pow2", "pow2:axis=1", "pow2:group=7,tail=short"]
+       "ternary", "ternary:axis=0", "ternary:group=7,tail=short", "lloyd:axis=0,levels=8", "lloyd:group=10,levels=4,tail=short",
+       "binary", "binary:axis=1", "binary:group=7,tail=short", "pow2", "pow2:axis=1", "pow2:group=7,tail=short"]
 
 
 def write_file(path, tensors):
@@ -237,7 +239,7 @@ def test_every_type(inputs, call, spec):
 
 @pytest.mark.parametrize("spec", ODD)
 def test_odd_shapes(inputs, call, spec):
-    call(inputs["odd"], spec, only="" if "per" in spec or spec.partition(":")[0] in ("lloyd", "ternary", "nf4", "fp4") else "ü")
+    call(inputs["odd"], spec, only="" if "per" in spec or spec in ("lloyd", "lloyd:levels=8", "lloyd:levels=128", "ternary", "nf4", "fp4") else "ü")
 
 
 @pytest.mark.parametrize("spec", SIGMAS)
@@ -267,7 +269,8 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
 
 @pytest.mark.parametrize("spec", ["int8:nonfinite=saturate", "uint4:axis=0,nonfinite=saturate",
                                   "int4:group=32,range=3sigma,nonfinite=saturate", "lloyd:nonfinite=saturate",
-                                  "bits:nonfinite=saturate", "binary:axis=0,nonfinite=saturate", "ternary:nonfinite=saturate", "pow2:axis=0,nonfinite=saturate",
+                                  "bits:nonfinite=saturate", "binary:axis=0,nonfinite=saturate", "ternary:nonfinite=saturate", "ternary:axis=0,nonfinite=saturate",
+                                  "lloyd:axis=0,nonfinite=saturate", "pow2:axis=0,nonfinite=saturate",
                                   "nf4:nonfinite=saturate", "q8_0:nonfinite=saturate", "q4_0:nonfinite=saturate",
                                   "q5_1:nonfinite=saturate", "tq2_0:nonfinite=saturate",
                                   "mxfp4:dialect=ggml,nonfinite=saturate", "nvfp4:nonfinite=saturate",
@@ -300,19 +303,25 @@ def test_real_model(scheme, tmp_path):
     check_file(MODEL, f"{scheme}:incompatible=keep{tail}", tmp_path, ["f32"])
 
 
-@pytest.mark.parametrize("scheme", SEARCHED)
-def test_importance(stubs, server, scheme):
+@pytest.mark.parametrize("text", [*SEARCHED, *(f"{s}{t}" for s in definition_ggml.SIMPLE for t in ("", ":tail=pad"))])
+def test_importance(stubs, server, text):
     pb, services = stubs
     rng = np.random.default_rng(5)
-    x = (rng.standard_normal((12, 512)) * 10.0 ** rng.integers(-3, 3, (12, 1))).astype(np.float32)
+    scheme, padded = text.partition(":")[::2]
+    columns = 500 if padded else 512
+    x = (rng.standard_normal((12, columns)) * 10.0 ** rng.integers(-3, 3, (12, 1))).astype(np.float32)
     x[3] = 0
-    weights = rng.random(512).astype(np.float32)
+    if scheme in definition_ggml.SIMPLE:
+        x[4, 40:50] *= 1e7  # beyond f16
+        x[5, 40] = 1e25  # whose energy is infinite
+    weights = rng.random(columns).astype(np.float32)
     start = pb.QuantizeStart(tensor=pb.TensorDescriptor(name="w", data_type=pb.DATA_TYPE_F32, shape=x.shape),
-                             spec=pb.QuantizationSpec(text=scheme), importance=weights)
+                             spec=pb.QuantizationSpec(text=text), importance=weights)
     with grpc.insecure_channel(server.address) as channel:
         stub = services.QuantizationServiceStub(channel)
         response = stub.Quantize(pb.QuantizeRequest(start=start, data=x.tobytes()))
-    assert SEARCHED[scheme].encode(scheme, x, np.tile(weights, (12, 1))).tobytes() == response.planes[0].data
+    by_page = SEARCHED.get(scheme, definition_ggml)
+    assert by_page.encode(scheme, x, np.tile(weights, (12, 1))).tobytes() == response.planes[0].data
 
 
 def test_schemes_are_defined_wherever_they_are_listed(stubs, server):

@@ -225,6 +225,8 @@ def error_cases(pb):
     yield "Quantize", quantize(ranges=backward, text="int8:axis=0"), "INVALID_ARGUMENT", "ranges"
     yield "Quantize", quantize(importance=[1.0]), "INVALID_ARGUMENT", "importance"
     yield "Quantize", quantize(shape=(1, 256), text="q4_k", importance=[1.0]), "INVALID_ARGUMENT", "importance"
+    for codebook, text in (([1.0, 2.0], "int8"), ([2.0, 1.0], "lloyd"), ([1.0, 2.0, 3.0], "lloyd")):
+        yield "Quantize", quantize(codebook=codebook, text=text), "INVALID_ARGUMENT", "codebook"
     yield "Quantize", quantize(max_chunk_bytes=3), "INVALID_ARGUMENT", "max_chunk_bytes"
     yield "Quantize", quantize(nan), "INVALID_ARGUMENT", None
     yield "Quantize", quantize(floats(17)), "OUT_OF_RANGE", None

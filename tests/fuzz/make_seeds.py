@@ -31,7 +31,7 @@ SPECS = [
 ROWS = re.findall(r"^QUANTD_SCHEME\((\w+)\)", (ROOT / "core/scheme/schemes.def").read_text(), re.M) + [
     "mxfp4:dialect=ggml", "mxfp4:dialect=mlx", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
     "nvfp4:dialect=compressed_tensors", "int4:dialect=compressed_tensors,group=128",
-    "nf4:scale_type=nested8", "lloyd:levels=256", "lloyd:levels=2"]
+    "nf4:scale_type=nested8", "lloyd:levels=256", "lloyd:levels=2", "lloyd:group=32,levels=4", "ternary:axis=0"]
 SHAPES = [(6, 64), (5, 3, 32), (700,), (130, 160), (1, 20000), (2, 9001), (), (0, 5), (33, 33)]
 
 

@@ -120,6 +120,8 @@ def make_simple(scheme):
         assert np.isfinite(decoded).all(), label
         spec = "mxfp4:dialect=ggml" if scheme == "mxfp4" else scheme
         file.add(label, spec, x.shape, x, planes=planes, decoded=decoded, digest=True)
+    if scheme.startswith(("q4", "q5")):
+        add_weighted(file, scheme, rng)
     file.write()
 
 
@@ -152,17 +154,15 @@ def make_importance(kind, columns, rng):
     return np.ones(columns)
 
 
-def make_searched(scheme):
-    """Formats whose scales are searched for, with importance and without."""
-    rng = random_values(20240605)
-    file = golden_file(scheme)
+def searched_inputs(scheme, rng):
+    """Rows for searches of scales."""
     hard = hard_groups(32, rng)
     hard = np.where(np.abs(hard) > 1e7, np.sign(hard) * 1e6, hard)  # so that the scale fits f16
     runs = hard[rng.permutation(np.resize(np.arange(len(hard)), 40))]
     mixed = rng.standard_normal((6, 256))
     mixed[:, 64:96] = hard[np.arange(6) * 3]
     levels = rng.integers(-8, 8, (4, 256)) * rng.choice([0.25, 0.1, 3.0], (4, 1))
-    inputs = {
+    return {
         "random": rng.standard_normal((2, 512)) * np.exp(rng.uniform(-2, 2, (2, 1))),
         "uniform": rng.uniform(-1, 1, (2, 256)) * np.array([[1e-3], [50]]),
         "positive": np.abs(rng.standard_normal((2, 256))) + 0.5,
@@ -179,14 +179,19 @@ def make_searched(scheme):
         "overflow": rng.standard_normal((4, 256)) * np.array(
             [[1e8], [1e9], [1e10], [1e11]] if "iq4" in scheme else [[1e8], [1e10], [1e13], [1e16]]),
     }
+
+
+def add_searched(file, scheme, inputs, kinds, rng):
+    """Adds `inputs` with importance of some kinds, or None: all of them for some inputs."""
     for label, x in inputs.items():
         x = x * 0.25 if scheme == "q2_k" else x  # for which 1e6 is too much
         x = np.ascontiguousarray(x.astype(np.float32))
         key = file.share(f"inputs/{label}", x)
-        for kind in [None, "equal", "random", "wide", "zeros", "one"]:
+        for kind in kinds:
             if label == "overflow" and kind not in (None, "random"):
                 continue
-            if kind in ("equal", "wide", "one") and label not in ("runs", "mixed", "levels"):
+            short = label.removeprefix("weighted_")
+            if kind in ("equal", "wide", "one") and short not in ("runs", "mixed", "levels", "uneven"):
                 continue
             importance = kind and make_importance(kind, x.shape[1], rng).astype(np.float32)
             planes, decoded = run_ggml(scheme, x, importance)
@@ -197,6 +202,32 @@ def make_searched(scheme):
                 decoded = None
             file.add(f"{label}_{kind or 'plain'}", scheme, x.shape, shared=key, planes=planes,
                      decoded=decoded, digest=True)
+
+
+def add_weighted(file, scheme, rng):
+    """Adds cases with importance of formats whose scales are searched for with that alone."""
+    inputs = {f"weighted_{label}": np.clip(x, -4e4, 4e4)  # so that the parameters fit f16
+              for label, x in searched_inputs(scheme, rng).items() if label != "overflow"}
+    # The energy is that of the row, of which some blocks are small; a row of more than a tile.
+    inputs["weighted_uneven"] = rng.standard_normal((3, 256)) * np.repeat(10.0 ** np.arange(-6, 2), 32)
+    inputs["weighted_long"] = rng.standard_normal((1, 4256))
+    inputs["weighted_zeros"] = np.where(rng.random((2, 256)) < 0.5, -0.0, 0.0)
+    add_searched(file, scheme, inputs, ["equal", "random", "wide", "zeros", "one"], rng)
+    # A row that is no whole blocks is ggml's of zeros and weights of 0 behind it.
+    x = rng.standard_normal((3, 80)).astype(np.float32)
+    importance = rng.uniform(0, 1, 80).astype(np.float32)
+    planes, decoded = run_ggml(scheme, np.pad(x, ((0, 0), (0, 16))), np.pad(importance, (0, 16)))
+    planes["importance"] = importance
+    file.add("weighted_pad", f"{scheme}:tail=pad", x.shape, x, planes=planes,
+             decoded=np.ascontiguousarray(decoded[:, :80]), digest=True)
+
+
+def make_searched(scheme):
+    """Formats whose scales are searched for, with importance and without."""
+    rng = random_values(20240605)
+    file = golden_file(scheme)
+    inputs = searched_inputs(scheme, rng)
+    add_searched(file, scheme, inputs, [None, "equal", "random", "wide", "zeros", "one"], rng)
     file.write()
 
 

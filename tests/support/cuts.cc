@@ -87,6 +87,7 @@ absl::StatusOr<QuantizedTensor> QuantizeCut(const QuantSpec& spec, const TensorD
   inputs.has_ranges = !options.ranges.empty() || options.tensor_range.has_value() ||
                       options.histogram.has_value();
   inputs.importance_elems = std::ssize(options.importance);
+  inputs.codebook_levels = std::ssize(options.codebook);
   inputs.threads = context.executor->workers() + 1;
   QUANTD_ASSIGN_OR_RETURN(result.plan, MakePlan(spec, tensor, session_budget, inputs));
   MemorySink sink(PlaneBytes(result.plan.resolved.layout));

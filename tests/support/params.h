@@ -10,6 +10,10 @@
 
 namespace quantd::testing {
 
+// Writes the parameters of all groups of a tensor whose layout is from_values, from their values,
+// by the scheme's own function.
+void ResolveFromValues(const Plan& plan, std::span<const double> values, const ParamPlanes& out);
+
 // The parameters of all groups of a tensor, found by the scheme's own functions from evidence that
 // plain loops gather: what sessions should find.
 class FoundParams {
@@ -26,7 +30,7 @@ class FoundParams {
 
  private:
   void Resolve(const Plan& plan, std::span<const Range> groups, const Range& tensor,
-               const Histogram* histogram);
+               const Histogram* histogram, std::span<const double> values = {});
 
   std::array<std::vector<std::byte>, kMaxPlanes> memory_;
   std::vector<std::byte> working_;

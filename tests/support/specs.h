@@ -18,6 +18,12 @@ std::vector<std::string> SpecsOf(const SchemeInfo& info);
 // Returns spec texts with each value of each key beside each value of every other one.
 std::vector<std::string> SpecPairsOf(const SchemeInfo& info);
 
+// True of ggml's formats that search for their scales, with importance and without; the simple ones
+// search with it alone.
+inline bool AlwaysSearches(const Scheme& scheme) {
+  return scheme.info.takes_importance && scheme.plan_importance == nullptr;
+}
+
 }  // namespace quantd::testing
 
 #endif  // QUANTD_TESTS_SUPPORT_SPECS_H_

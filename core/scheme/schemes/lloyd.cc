@@ -23,6 +23,10 @@
 //   levels rounded to f32,  code = how many of the L - 1 middles (in double) are below x
 //   x' = level
 //
+// Rows and groups (axis=0, group=) have a codebook each, from their values, of which each that
+// differs is a point; groups that recur, as columns, are refused. Or the caller gives the codebook
+// of the tensor: then nothing is learned, and values stream by.
+//
 // A value on a middle takes the lower code. The codes of the flat tensor are a stream of bits, the
 // first in the lowest bits of a byte; behind the last one are zeros, until codes and bytes end
 // together. Up to 16 levels lie in registers; more are gathered, which is slower.
@@ -36,6 +40,8 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "core/base/checked_math.h"
@@ -52,13 +58,15 @@ namespace {
 constexpr size_t kCodebookPlane = 1;
 
 constexpr char kDefinition[] =
-    R"(L levels (`levels`) for the whole tensor, learned from a histogram of its finite values. The
-buckets of the histogram are the upper 16 bits of the value as f32 (f64: rounded to it, beyond it its
-largest). A bucket with values is a point with their number as its weight. It lies at 0 where the edge
+    R"(L levels (`levels`) for the tensor, or for each group, learned from the finite values. The codebook of
+the tensor may be given instead, in ascending order; else it is learned from a histogram. The buckets
+of the histogram are the upper 16 bits of the value as f32 (f64: rounded to it, beyond it its largest).
+A bucket with values is a point with their number as its weight. It lies at 0 where the edge
 of the bucket nearer to zero is 0; else at that edge where the original is bf16, int8 or uint8, and in
-the middle between both edges where it is not; the edge behind the last bucket is 2^128. Points are
-taken in ascending order, first those of the buckets with the sign bit, then those without; all in
-f64, W being the sum of all weights:
+the middle between both edges where it is not; the edge behind the last bucket is 2^128. Of groups,
+the values that differ are the points, each at most f32's largest in magnitude, with their number as
+weight. Points are taken in ascending order, of buckets first those with the sign bit, then those
+without; all in f64, W being the sum of all weights:
 
     first     level j = the first point with which the weights so far are at least
               (2 * j + 1) / (2 * L) * W
@@ -78,12 +86,12 @@ rounded to f32, are the codebook.
     x' = codebook[code]
 
 Clipped: beyond an outermost level by half of the way to the next one that differs, or more. A tensor
-without finite values has levels of 0.
+or group without finite values has levels of 0. Axes whose groups recur are refused.
 
 | plane | dtype | shape |
 | --- | --- | --- |
 | codes | uint8 | [ceil(n / A) * A * b / 8], b = log2(L), A = 8 / gcd(8, b) |
-| codebook | f32 | [L] |
+| codebook | f32 | [L], of groups [.., L], .. being the shape of a scale |
 
 The codes of the flat tensor are one stream: bit j of code i is bit b * i + j of it, bit k of it is bit
 k mod 8 of byte k / 8; what is behind the last code is 0.
@@ -92,34 +100,73 @@ k mod 8 of byte k / 8; what is behind the last code is 0.
 // How many levels there are, and what a code of them takes.
 size_t NumLevels(const QuantSpec& spec) { return *spec.levels; }
 int BitsOf(const QuantSpec& spec) { return std::countr_zero(*spec.levels); }
+bool IsOfTensor(const QuantSpec& spec) {
+  return spec.granularity->kind == GranularityKind::kTensor;
+}
 
 absl::StatusOr<PackedLayout> PlanLloyd(const SchemeInfo&, const QuantSpec& spec,
                                        const TensorDesc& tensor) {
+  QUANTD_ASSIGN_OR_RETURN(Grouping grouping,
+                          MakeGrouping(*spec.granularity, *spec.tail, tensor.shape));
+  const bool of_tensor = IsOfTensor(spec);
   const int64_t num_elems = tensor.shape.num_elems();
   const int64_t bits = BitsOf(spec), num_levels = static_cast<int64_t>(NumLevels(spec));
   PackedLayout layout;
   layout.row_elems = num_elems;
   layout.atom_elems = 8 / std::gcd<int64_t>(8, bits);
   layout.atom_bytes = layout.atom_elems * bits / 8;
-  layout.groups.row_elems = layout.groups.run_elems = std::max<int64_t>(num_elems, 1);
-  layout.tensor_evidence = kHistogram;
+  layout.groups = grouping.map;
+  (of_tensor ? layout.tensor_evidence : layout.band_evidence) = of_tensor ? kHistogram : kValues;
   QUANTD_ASSIGN_OR_RETURN(
       int64_t code_bytes,
       CheckedMul(CeilDiv(num_elems, layout.atom_elems), layout.atom_bytes));
   QUANTD_ASSIGN_OR_RETURN(Shape code_shape, Shape::Make({code_bytes}));
-  QUANTD_ASSIGN_OR_RETURN(Shape codebook_shape, Shape::Make({num_levels}));
+  const std::span<const int64_t> of_groups = grouping.plane_shape.dims();
+  std::vector<int64_t> dims(of_groups.begin(), of_groups.end());
+  dims.push_back(num_levels);
+  QUANTD_ASSIGN_OR_RETURN(Shape codebook_shape, Shape::Make(std::move(dims)));
+  QUANTD_ASSIGN_OR_RETURN(const int64_t codebook_bytes,
+                          CheckedMul(codebook_shape.num_elems(), sizeof(float)));
   layout.planes = {{"codes", PlaneRole::kCodes, DType::kUint8, code_shape, code_bytes},
-                   {"codebook", PlaneRole::kConstant, DType::kF32, codebook_shape,
-                    num_levels * int64_t{sizeof(float)}}};
+                   {"codebook", of_tensor ? PlaneRole::kConstant : PlaneRole::kPerGroup,
+                    DType::kF32, codebook_shape, codebook_bytes}};
   return layout;
 }
 
-void LearnLevels(const Resolved& resolved, const TensorEvidence& tensor, ParamPlanes out) {
-  const std::vector<double> levels =
-      LloydLevels(*tensor.histogram, resolved.tensor.dtype, NumLevels(resolved.spec));
+void StoreLevels(const std::vector<double>& levels, ParamPlanes out) {
   for (size_t k = 0; k < levels.size(); ++k) {
     const auto rounded = static_cast<float>(levels[k]);
     std::memcpy(&out.planes[kCodebookPlane][k * sizeof(float)], &rounded, sizeof(float));
+  }
+}
+
+void LearnLevels(const Resolved& resolved, const TensorEvidence& tensor, ParamPlanes out) {
+  if (!IsOfTensor(resolved.spec)) return;  // which groups learn themselves
+  const std::span<const float> given = tensor.codebook;
+  StoreLevels(given.empty() ? LloydLevels(*tensor.histogram, resolved.tensor.dtype,
+                                          NumLevels(resolved.spec))
+                            : std::vector<double>(given.begin(), given.end()),
+              out);
+}
+
+void LearnLevelsOfValues(const Resolved& resolved, TileSpan finite, ParamPlanes out) {
+  StoreLevels(LloydLevels(finite, NumLevels(resolved.spec)), out);
+}
+
+const float* LevelsOf(const Resolved& resolved, const ParamView& params, int64_t entry) {
+  return reinterpret_cast<const float*>(params.planes[kCodebookPlane].data()) +
+         entry * static_cast<int64_t>(NumLevels(resolved.spec));
+}
+
+// Calls fn(entry, begin, count) for the runs of elements [first_elem, + num_elems), counted from
+// there, with the entry of `params` that they have.
+template <typename Fn>
+void ForEachEntry(const Resolved& resolved, const ParamView& params, int64_t first_elem,
+                  int64_t num_elems, Fn fn) {
+  if (IsOfTensor(resolved.spec)) return fn(int64_t{0}, int64_t{0}, num_elems);
+  RunWalker run(resolved.layout.groups, first_elem, first_elem + num_elems);
+  for (; !run.done(); run.Next()) {
+    fn(run.group() - params.first_group, run.elem() - first_elem, run.num_elems());
   }
 }
 
@@ -134,10 +181,9 @@ T RoundDown(double x) {
 
 // Compared with values of type T, the bounds are as good as in double.
 template <typename T>
-WideCodebook<T> BookOf(const Resolved& resolved, const ParamView& params) {
+WideCodebook<T> BookOf(const Resolved& resolved, const float* levels) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   const size_t last = NumLevels(resolved.spec) - 1;
-  const auto* const levels = reinterpret_cast<const float*>(params.planes[kCodebookPlane].data());
   const auto level = [&](size_t k) { return double{LoadAt(levels, static_cast<int64_t>(k))}; };
   WideCodebook<T> book;
   book.bits = BitsOf(resolved.spec);
@@ -166,78 +212,125 @@ Codebook<T> Narrow(const WideCodebook<T>& wide) {
   return book;
 }
 
+// Writes what the codes of elements next to each other with one codebook stand for.
+template <typename T>
+void DecodeRun(const Resolved& resolved, const float* codebook, const uint8_t* codes,
+               int64_t num_elems, T* values) {
+  const size_t num_levels = NumLevels(resolved.spec);
+  std::array<float, 256> levels = {};
+  std::memcpy(levels.data(), codebook, num_levels * sizeof(float));
+  if (num_levels <= 16) {
+    std::array<float, 16> few;
+    std::copy_n(levels.begin(), few.size(), few.begin());
+    const CodebookRun<T> run = {num_elems, 1, 1};
+    return CodebookTable().Of<T>().decode(few, {&run, 1}, codes, values);
+  }
+  for (int64_t i = 0; i < num_elems; ++i) {
+    const T level = static_cast<T>(levels[codes[i]]);
+    CopyBytes(values + i, &level, sizeof(level));
+  }
+}
+
+template <typename T>
+void DecodeCodes(const Resolved& resolved, const ParamView& params, int64_t first_elem,
+                 int64_t num_elems, const uint8_t* codes, T* values) {
+  ForEachEntry(resolved, params, first_elem, num_elems,
+               [&](int64_t entry, int64_t begin, int64_t count) {
+                 DecodeRun(resolved, LevelsOf(resolved, params, entry), codes + begin, count,
+                           values + begin);
+               });
+}
+
+// Writes the codes of elements next to each other with one codebook; returns how many are clipped.
+template <typename T>
+int64_t EncodeRun(const Resolved& resolved, const float* levels, const T* values,
+                  int64_t num_elems, uint8_t* codes, MeterLanes<T>* lanes) {
+  const WideCodebook<T> book = BookOf<T>(resolved, levels);
+  const CodebookKernels<T>& kernels = CodebookTable().Of<T>();
+  if (book.bits > 4) return kernels.encode_wide(book, values, num_elems, codes, lanes);
+  const CodebookRun<T> run = {num_elems, 1, 1};
+  return kernels.encode(Narrow(book), {&run, 1}, values, codes, lanes);
+}
+
 void EncodeLloyd(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                  Counts* counts, Meter* meter) {
-  const TileView& values = segment.values;
-  const int bits = BitsOf(resolved.spec);
+  const int64_t num_elems = segment.values.num_elems, first_elem = segment.first_elem;
+  const ParamView& params = segment.params;
+  const bool one_run = IsOfTensor(resolved.spec);  // which its kernel measures
   uint8_t codes[kTileElems];
-  counts->clipped += values.Visit([&]<typename T>(const T* from) {
-    const WideCodebook<T> book = BookOf<T>(resolved, segment.params);
-    const CodebookKernels<T>& kernels = CodebookTable().Of<T>();
-    if (bits > 4) {
-      return kernels.encode_wide(book, from, values.num_elems, codes, LanesOf<T>(meter));
-    }
-    const CodebookRun<T> run = {values.num_elems, 1, 1};
-    return kernels.encode(Narrow(book), {&run, 1}, from, codes, LanesOf<T>(meter));
+  segment.values.Visit([&]<typename T>(const T* values) {
+    ForEachEntry(resolved, params, first_elem, num_elems,
+                 [&](int64_t entry, int64_t begin, int64_t count) {
+                   counts->clipped += EncodeRun(resolved, LevelsOf(resolved, params, entry),
+                                                values + begin, count, codes + begin,
+                                                one_run ? LanesOf<T>(meter) : nullptr);
+                 });
+    if (meter == nullptr || one_run) return;
+    T decoded[kTileElems];
+    DecodeCodes(resolved, params, first_elem, num_elems, codes, decoded);
+    ForEachRun(resolved.layout.groups, first_elem, num_elems, [&](int64_t begin, int64_t count) {
+      MeasureSegment(values + begin, decoded + begin, count, meter->lanes<T>());
+    });
   });
-  const int64_t padded = RoundUp(values.num_elems, resolved.layout.atom_elems);
-  std::fill(codes + values.num_elems, codes + padded, uint8_t{0});
-  PackBits(codes, padded, bits, reinterpret_cast<uint8_t*>(out.data()));
+  const int64_t padded = RoundUp(num_elems, resolved.layout.atom_elems);
+  std::fill(codes + num_elems, codes + padded, uint8_t{0});
+  PackBits(codes, padded, BitsOf(resolved.spec), reinterpret_cast<uint8_t*>(out.data()));
 }
 
 void DecodeLloyd(const Resolved& resolved, std::span<const std::byte> packed,
-                 const ParamView& params, int64_t, TileSpan out) {
+                 const ParamView& params, int64_t first_elem, TileSpan out) {
   uint8_t codes[kTileElems];
   UnpackBits(reinterpret_cast<const uint8_t*>(packed.data()), out.num_elems,
              BitsOf(resolved.spec), codes);
-  std::array<float, 256> levels = {};
-  std::memcpy(levels.data(), params.planes[kCodebookPlane].data(),
-              NumLevels(resolved.spec) * sizeof(float));
-  out.Visit([&]<typename T>(T* to) {
-    if (NumLevels(resolved.spec) <= 16) {
-      std::array<float, 16> few;
-      std::copy_n(levels.begin(), few.size(), few.begin());
-      const CodebookRun<T> run = {out.num_elems, 1, 1};
-      return CodebookTable().Of<T>().decode(few, {&run, 1}, codes, to);
-    }
-    for (int64_t i = 0; i < out.num_elems; ++i) {
-      const T level = static_cast<T>(levels[codes[i]]);
-      CopyBytes(to + i, &level, sizeof(level));
-    }
+  out.Visit([&](auto* to) {
+    DecodeCodes(resolved, params, first_elem, out.num_elems, codes, to);
   });
 }
 
 // --- The scalar definitions ---
 
-double LevelRef(const ParamView& params, int code) {
-  float level;
-  std::memcpy(&level, &params.planes[kCodebookPlane][static_cast<size_t>(code) * 4], 4);
-  return level;
-}
+// The codebook of an element.
+struct BookRef {
+  BookRef(const Resolved& resolved, const ParamView& params, int64_t elem)
+      : num_levels(*resolved.spec.levels), levels(params.planes[kCodebookPlane]) {
+    if (resolved.spec.granularity->kind == GranularityKind::kTensor) return;
+    const int64_t entry = resolved.layout.groups.RunAt(elem).group - params.first_group;
+    levels = levels.subspan(static_cast<size_t>(entry) * num_levels * 4);
+  }
+  double operator[](int code) const {
+    float level;
+    std::memcpy(&level, &levels[static_cast<size_t>(code) * 4], 4);
+    return level;
+  }
 
-int EncodeOne(double x, const ParamView& params, int last, Counts* counts) {
-  const double lowest = LevelRef(params, 0), highest = LevelRef(params, last);
+  size_t num_levels;
+  std::span<const std::byte> levels;
+};
+
+int EncodeOne(double x, const BookRef& book, Counts* counts) {
+  const int last = static_cast<int>(book.num_levels) - 1;
+  const double lowest = book[0], highest = book[last];
   int above = 1, below = last - 1;  // the neighbours of the outermost levels
-  while (above < last && LevelRef(params, above) == lowest) ++above;
-  while (below > 0 && LevelRef(params, below) == highest) --below;
+  while (above < last && book[above] == lowest) ++above;
+  while (below > 0 && book[below] == highest) --below;
   if (lowest < highest) {
-    counts->clipped += x <= lowest - (LevelRef(params, above) - lowest) / 2 ||
-                       x >= highest + (highest - LevelRef(params, below)) / 2;
+    counts->clipped += x <= lowest - (book[above] - lowest) / 2 ||
+                       x >= highest + (highest - book[below]) / 2;
   }
   int code = 0;
-  while (code < last && x > (LevelRef(params, code) + LevelRef(params, code + 1)) / 2) ++code;
+  while (code < last && x > (book[code] + book[code + 1]) / 2) ++code;
   return code;
 }
 
 void EncodeLloydRef(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                     Counts* counts) {
   const TileView& values = segment.values;
-  const int last = static_cast<int>(*resolved.spec.levels) - 1;
-  const auto bits = static_cast<int64_t>(std::log2(last + 1));
+  const auto bits = static_cast<int64_t>(std::log2(*resolved.spec.levels));
   std::fill(out.begin(), out.end(), std::byte{0});
   for (int64_t i = 0; i < values.num_elems; ++i) {
     const double x = values.Visit([&](const auto* from) { return double{LoadAt(from, i)}; });
-    const int code = EncodeOne(x, segment.params, last, counts);
+    const BookRef book(resolved, segment.params, segment.first_elem + i);
+    const int code = EncodeOne(x, book, counts);
     for (int64_t bit = 0; bit < bits; ++bit) {
       const auto at = static_cast<size_t>(i * bits + bit);
       out[at / 8] |= static_cast<std::byte>((code >> bit & 1) << at % 8);
@@ -246,7 +339,7 @@ void EncodeLloydRef(const Resolved& resolved, const Segment& segment, std::span<
 }
 
 void DecodeLloydRef(const Resolved& resolved, std::span<const std::byte> packed,
-                    const ParamView& params, int64_t, TileSpan out) {
+                    const ParamView& params, int64_t first_elem, TileSpan out) {
   const auto bits = static_cast<int64_t>(std::log2(*resolved.spec.levels));
   for (int64_t i = 0; i < out.num_elems; ++i) {
     int code = 0;
@@ -254,7 +347,7 @@ void DecodeLloydRef(const Resolved& resolved, std::span<const std::byte> packed,
       const auto at = static_cast<size_t>(i * bits + bit);
       code |= (std::to_integer<int>(packed[at / 8]) >> at % 8 & 1) << bit;
     }
-    const double level = LevelRef(params, code);
+    const double level = BookRef(resolved, params, first_elem + i)[code];
     out.Visit([&]<typename T>(T* to) { to[i] = static_cast<T>(level); });
   }
 }
@@ -267,19 +360,24 @@ const Scheme& lloyd_scheme() {
                      .plan = PlanLloyd,
                      .resolve_constants = LearnLevels,
                      .resolve = nullptr,
+                     .resolve_values = LearnLevelsOfValues,
                      .encode = EncodeLloyd,
                      .decode = DecodeLloyd,
                      .encode_ref = EncodeLloydRef,
                      .decode_ref = DecodeLloydRef};
     SchemeInfo& info = scheme.info;
     info.name = "lloyd";
-    info.summary = "codes of 16 levels, or 2 to 256, that are learned from the tensor";
+    info.summary = "codes of 16 levels, or 2 to 256, that are learned from the values, or given";
     info.source = "nobody else's; the method of Lloyd 1982, Max 1960";
     info.definition = kDefinition;
     info.bits_per_code = info.bits = 4;
-    info.granularities = {{.kind = GranularityKind::kTensor}};
+    info.granularities = {{.kind = GranularityKind::kTensor},
+                          {.kind = GranularityKind::kAxis},
+                          {.kind = GranularityKind::kGroup}};
     info.levels = {16, 2, 4, 8, 32, 64, 128, 256};
     info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
+    info.tails = {Tail::kReject, Tail::kShort};
+    info.takes_codebook = true;
     return scheme;
   }();
   return kScheme;

@@ -11,7 +11,8 @@ namespace quantd {
 const Scheme& q4_0_scheme() {
   static const Scheme kScheme =
       GgmlBlockScheme("q4_0", "ggml blocks of 32 in 4 bits with an f16 scale inside",
-                      "ggml quantize_row_q4_0_ref, while f16 holds the parameters",
+                      "ggml 0.20.2 quantize_row_q4_0_ref, _impl, built without FMA, while f16 "
+                      "holds the parameters",
                       {.bits = 4, .has_min = false});
   return kScheme;
 }

@@ -10,7 +10,8 @@ namespace quantd {
 const Scheme& q4_1_scheme() {
   static const Scheme kScheme =
       GgmlBlockScheme("q4_1", "ggml blocks of 32 in 4 bits with an f16 scale and minimum inside",
-                      "ggml quantize_row_q4_1_ref, while f16 holds the parameters",
+                      "ggml 0.20.2 quantize_row_q4_1_ref, _impl, built without FMA, while f16 "
+                      "holds the parameters",
                       {.bits = 4, .has_min = true});
   return kScheme;
 }

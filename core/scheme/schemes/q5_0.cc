@@ -10,7 +10,8 @@ namespace quantd {
 const Scheme& q5_0_scheme() {
   static const Scheme kScheme =
       GgmlBlockScheme("q5_0", "ggml blocks of 32 in 5 bits with an f16 scale inside",
-                      "ggml quantize_row_q5_0_ref, while f16 holds the parameters",
+                      "ggml 0.20.2 quantize_row_q5_0_ref, _impl, built without FMA, while f16 "
+                      "holds the parameters",
                       {.bits = 5, .has_min = false});
   return kScheme;
 }

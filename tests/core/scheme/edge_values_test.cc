@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/scheme/registry.h"
 #include "tests/support/cuts.h"
+#include "tests/support/specs.h"
 
 namespace quantd {
 namespace {
@@ -61,9 +62,8 @@ class EdgeValuesTest : public ::testing::TestWithParam<const Scheme*> {
   // equal. What becomes of such values is bad, but it is told.
   bool OverflowsAsItsProjectDoes() const {
     const absl::string_view name = GetParam()->info.name;
-    // ggml searches for the scales of those that take importance.
     return name == "fbgemm_rowwise8" || absl::StartsWith(name, "mlx_q") ||
-           GetParam()->info.takes_importance;
+           testing::AlwaysSearches(*GetParam());
   }
   // True if the last values have become what they are, or the figures say that they have not.
   void ExpectReached(const std::vector<double>& decoded) {

@@ -178,11 +178,10 @@ TEST_P(SearchedValuesTest, InfinitiesAsInGgmlAreCounted) {
   }
 }
 
-// ggml searches for the scales of those that take importance.
 std::vector<const Scheme*> SchemesThatSearch(bool search) {
   std::vector<const Scheme*> schemes;
   for (const Scheme* scheme : AllSchemes()) {
-    if (scheme->info.takes_importance == search) schemes.push_back(scheme);
+    if (testing::AlwaysSearches(*scheme) == search) schemes.push_back(scheme);
   }
   return schemes;
 }

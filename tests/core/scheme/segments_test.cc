@@ -16,6 +16,7 @@
 #include "core/scheme/registry.h"
 #include "core/session/planner.h"
 #include "core/simd/targets.h"
+#include "tests/support/params.h"
 #include "tests/support/values.h"
 
 namespace quantd {
@@ -86,6 +87,7 @@ void Resolve(Subject& subject, const T* values, bool narrow) {
   Range whole;
   Histogram histogram;
   std::vector<float> narrowed;
+  std::vector<double> widened;
   for (int64_t i = 0; i < subject.num_elems(); ++i) {
     const double x = static_cast<double>(values[i]) * (narrow ? 0.7 : 1.0);
     const auto group = static_cast<size_t>(layout.groups.RunAt(i).group);
@@ -94,6 +96,7 @@ void Resolve(Subject& subject, const T* values, bool narrow) {
     ranges[group] = {std::min(ranges[group].min, x), std::max(ranges[group].max, x)};
     whole = {std::min(whole.min, x), std::max(whole.max, x)};
     narrowed.push_back(static_cast<float>(values[i]));
+    widened.push_back(x);
   }
   histogram.Add(narrowed);
   ParamPlanes out;
@@ -109,6 +112,7 @@ void Resolve(Subject& subject, const T* values, bool narrow) {
         resolved, {.range = whole, .groups = ranges, .histogram = &histogram}, out);
   }
   if (scheme.resolve) scheme.resolve(resolved, ranges, out);
+  if (layout.from_values()) testing::ResolveFromValues(subject.plan, widened, out);
 }
 
 class SegmentsTest : public ::testing::TestWithParam<std::tuple<const Scheme*, std::string>> {
@@ -214,14 +218,16 @@ class SegmentsTest : public ::testing::TestWithParam<std::tuple<const Scheme*, s
   template <typename T>
   void CheckTensor(const QuantSpec& spec, const std::vector<int64_t>& dims, ValueKind kind) {
     const TensorDesc tensor = MakeTensor("t", sizeof(T) == 4 ? DType::kF32 : DType::kF64, dims);
-    absl::StatusOr<Plan> plan = MakePlan(spec, tensor, kBudgetBytes);
+    const bool weighted = rng_() % 2 == 0 && std::get<0>(GetParam())->info.takes_importance;
+    absl::StatusOr<Plan> plan = MakePlan(spec, tensor, kBudgetBytes,
+                                         {.importance_elems = weighted ? dims.back() : 0});
     if (!plan.ok()) return;  // a shape that the scheme does not take
     ++checked_;
     Subject subject = {.plan = *std::move(plan)};
     const std::vector<std::byte> bytes = MakeValues(tensor, kind, seed_);
     subject.values = OddBytes(bytes);
     Resolve(subject, reinterpret_cast<const T*>(bytes.data()), /*narrow=*/rng_() % 2 == 0);
-    if (rng_() % 2 == 0) {
+    if (weighted) {
       subject.importance.columns = dims.back();
       subject.importance.batch_elems = subject.num_elems();
       for (int64_t i = 0; i < dims.back(); ++i) {

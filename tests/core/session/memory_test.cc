@@ -170,6 +170,11 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"groups_of_one", "int8:group=1,nonfinite=saturate", {1'000'001}},
         Case{
             "sigma_groups", "int8:group=3,nonfinite=saturate,range=3sigma,tail=short", {900, 1001}},
+        Case{"ternary_rows", "ternary:axis=0,nonfinite=saturate", {300, 5001}, DType::kF32, true},
+        Case{"ternary_long_rows", "ternary:axis=0,nonfinite=saturate", {2, 1'000'003}},
+        Case{"ternary_groups", "ternary:group=3,nonfinite=saturate,tail=short", {900, 1001}},
+        Case{"lloyd_rows", "lloyd:axis=0,levels=4,nonfinite=saturate", {30, 5001}, DType::kF64,
+             true},
         Case{"percentile", "uint8:range=p99,nonfinite=saturate", {1'000'003}, DType::kF32, true},
         Case{"percentile_rows", "uint8:axis=0,range=p99,nonfinite=saturate", {300, 5001},
              DType::kF32, true},

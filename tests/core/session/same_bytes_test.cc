@@ -94,6 +94,8 @@ std::vector<Case> AllCases() {
   add("mse_block", "int4:block=16x100,tail=short,range=mse", {20, 5001}, DType::kF64);
   add("entropy", "int8:range=entropy", {100001});
   add("entropy_group", "uint8:group=77,tail=short,range=entropy", {103, 161});
+  add("ternary_group", "ternary:group=7,tail=short", {5003, 61});
+  add("lloyd_rows", "lloyd:axis=0,levels=8", {101, 513});
   add("given", "int8:range=-1..1.5,group=64", {4999, 64});
   add("given_long_rows", "int8:range=-1..1,axis=0", {3, 300000});
   add("outright", "uint4:scale=0.03,zero=7", {300001});
