@@ -12,6 +12,7 @@
 #include "absl/strings/substitute.h"
 #include "core/base/philox.h"
 #include "core/base/status_macros.h"
+#include "core/scheme/embeddings.h"
 #include "core/simd/affine.h"
 #include "core/simd/bits.h"
 
@@ -25,6 +26,12 @@ constexpr size_t kZeroPlane = 2;  // where there is one
 
 using CodeRange = AffineCodeRange;
 
+// Returns the row of a dialect that is not affine; null: it is.
+const Scheme* RowOf(const QuantSpec& spec) {
+  if (spec.dialect == "sentence_transformers") return &SentenceTransformersRow();
+  return spec.dialect == "usearch" ? &UsearchRow() : nullptr;
+}
+
 bool HasZeroPlane(const SchemeInfo& info, const QuantSpec& spec) {
   if (spec.scale.has_value()) return spec.zero_point.value_or(0) != 0;
   return !info.is_signed || spec.mode == Mode::kAsymmetric;
@@ -36,31 +43,69 @@ DType CodeType(const SchemeInfo& info) {
   return info.is_signed ? DType::kInt8 : DType::kUint8;
 }
 
+// Codes as rows of words of 32 bits.
+bool IsWords(const QuantSpec& spec) { return spec.layout == "words"; }
+
 // Codes that share bytes, as one stream of bits over the flat tensor.
 bool IsStream(const SchemeInfo& info) { return info.bits < 8; }
 
-absl::StatusOr<PackedLayout> PlanAffine(const SchemeInfo& info, const QuantSpec& spec,
-                                        const TensorDesc& tensor) {
-  QUANTD_ASSIGN_OR_RETURN(Grouping grouping,
-                          MakeGrouping(*spec.granularity, *spec.tail, tensor.shape));
+// Returns the layout of the codes, without their plane.
+PackedLayout AtomsOf(const SchemeInfo& info) {
   PackedLayout layout;
-  layout.groups = grouping.map;
-  layout.row_elems = tensor.shape.num_elems();
   const int shared = std::gcd(info.bits, 8);  // an atom ends where a code and a byte do
   layout.atom_elems = 8 / shared;
   layout.atom_bytes = info.bits / shared;
   layout.cut_atoms = IsStream(info);
-  if (!spec.scale.has_value()) layout.band_evidence = kRange;
-  Shape code_shape = tensor.shape;
+  return layout;
+}
+
+// Rows that do not end with a word have what is left of it behind their codes.
+absl::StatusOr<PackedLayout> PlanWords(const SchemeInfo& info, const Shape& shape) {
+  if (shape.rank() == 0) {
+    return absl::InvalidArgumentError("shape [] has no rows; layout=words needs rank 1 or more");
+  }
+  constexpr int64_t kWordBytes = 4;
+  QUANTD_ASSIGN_OR_RETURN(const int64_t row_bits, CheckedMul(shape.last_dim(), info.bits));
+  const int64_t row_words = CeilDiv(row_bits, 8 * kWordBytes);
+  PackedLayout layout = AtomsOf(info);
+  const bool flat = row_bits % (8 * kWordBytes) == 0;
+  layout.row_elems = flat ? shape.num_elems() : shape.last_dim();
+  if (!flat) layout.trailer_bytes = row_words * kWordBytes - CeilDiv(row_bits, 8);
+  std::vector<int64_t> dims(shape.dims().begin(), shape.dims().end());
+  dims.back() = row_words;
+  QUANTD_ASSIGN_OR_RETURN(Shape code_shape, Shape::Make(std::move(dims)));
+  QUANTD_ASSIGN_OR_RETURN(const int64_t code_bytes,
+                          CheckedMul(code_shape.num_elems(), kWordBytes));
+  layout.planes.push_back(
+      {"codes", PlaneRole::kCodes, DType::kInt32, std::move(code_shape), code_bytes});
+  return layout;
+}
+
+absl::StatusOr<PackedLayout> PlanFlat(const SchemeInfo& info, const Shape& shape) {
+  PackedLayout layout = AtomsOf(info);
+  layout.row_elems = shape.num_elems();
   QUANTD_RETURN_IF_ERROR(
       CheckedMul(CeilDiv(layout.row_elems, layout.atom_elems), layout.atom_bytes).status());
   const int64_t code_bytes = layout.row_bytes();
+  Shape code_shape = shape;
   if (IsStream(info)) {
     QUANTD_ASSIGN_OR_RETURN(code_shape, Shape::Make({code_bytes}));
   }
   layout.planes.push_back({"codes", PlaneRole::kCodes,
                            IsStream(info) ? DType::kUint8 : CodeType(info), std::move(code_shape),
                            code_bytes});
+  return layout;
+}
+
+absl::StatusOr<PackedLayout> PlanAffine(const SchemeInfo& info, const QuantSpec& spec,
+                                        const TensorDesc& tensor) {
+  if (const Scheme* row = RowOf(spec)) return row->plan(info, spec, tensor);
+  QUANTD_ASSIGN_OR_RETURN(Grouping grouping,
+                          MakeGrouping(*spec.granularity, *spec.tail, tensor.shape));
+  QUANTD_ASSIGN_OR_RETURN(PackedLayout layout, IsWords(spec) ? PlanWords(info, tensor.shape)
+                                                             : PlanFlat(info, tensor.shape));
+  layout.groups = grouping.map;
+  if (!spec.scale.has_value()) layout.band_evidence = kRange;
   const auto add_param = [&](const char* name, DType dtype) -> absl::Status {
     QUANTD_ASSIGN_OR_RETURN(int64_t size_bytes, CheckedMul(grouping.map.num_groups, SizeOf(dtype)));
     layout.planes.push_back({name, PlaneRole::kPerGroup, dtype, grouping.plane_shape, size_bytes});
@@ -102,6 +147,11 @@ class SegmentParams {
   int32_t ends_[kMaxRuns];
 };
 
+// Adds half of the codes to each: what is above the lowest `bits` does not count.
+void FlipSigns(int bits, int64_t num_codes, uint8_t* codes) {
+  for (int64_t i = 0; i < num_codes; ++i) codes[i] ^= static_cast<uint8_t>(1 << (bits - 1));
+}
+
 template <typename T>
 int64_t EncodeAs(const Resolved& resolved, const Segment& segment, const T* values,
                  std::span<std::byte> out, MeterLanes<T>* lanes) {
@@ -124,18 +174,24 @@ int64_t EncodeAs(const Resolved& resolved, const Segment& segment, const T* valu
     return EncodeAffine(rule, params.view(), values, num_elems,
                         reinterpret_cast<uint16_t*>(out.data()), lanes);
   }
-  if (resolved.info->bits == 8) {
+  const bool words = IsWords(resolved.spec);
+  if (resolved.info->bits == 8 && !words) {
     return EncodeAffine(rule, params.view(), values, num_elems, bytes, lanes);
   }
   uint8_t unpacked[kTileElems];
   const int64_t clipped =
       EncodeAffine(rule, params.view(), values, num_elems, unpacked, lanes);
+  if (words) FlipSigns(resolved.info->bits, num_elems, unpacked);
   PackBits(unpacked, num_elems, resolved.info->bits, bytes);
+  std::fill(bytes + CeilDiv(num_elems * resolved.info->bits, 8), bytes + out.size(), uint8_t{0});
   return clipped;
 }
 
 void EncodeAffineScheme(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                         Counts* counts, Meter* meter) {
+  if (const Scheme* row = RowOf(resolved.spec)) {
+    return row->encode(resolved, segment, out, counts, meter);
+  }
   counts->clipped += segment.values.Visit([&]<typename T>(const T* values) {
     return EncodeAs(resolved, segment, values, out, LanesOf<T>(meter));
   });
@@ -143,6 +199,9 @@ void EncodeAffineScheme(const Resolved& resolved, const Segment& segment, std::s
 
 void DecodeAffineScheme(const Resolved& resolved, std::span<const std::byte> codes,
                         const ParamView& params, int64_t first_elem, TileSpan out) {
+  if (const Scheme* row = RowOf(resolved.spec)) {
+    return row->decode(resolved, codes, params, first_elem, out);
+  }
   const SchemeInfo& info = *resolved.info;
   const SegmentParams segment(resolved, params, first_elem, out.num_elems);
   const bool wide = info.bits == 16;
@@ -150,9 +209,15 @@ void DecodeAffineScheme(const Resolved& resolved, std::span<const std::byte> cod
                                          : (wide ? AffineCode::kUint16 : AffineCode::kUint8);
   const void* from = codes.data();
   uint8_t unpacked[kTileElems];
-  if (IsStream(info)) {
+  if (const bool words = IsWords(resolved.spec); words || IsStream(info)) {
     const uint8_t* packed = reinterpret_cast<const uint8_t*>(codes.data());
-    if (info.is_signed) {
+    if (words) {
+      UnpackBits(packed, out.num_elems, info.bits, unpacked);
+      const int middle = 1 << (info.bits - 1);
+      for (int64_t i = 0; i < out.num_elems; ++i) {
+        unpacked[i] = static_cast<uint8_t>(unpacked[i] - middle);
+      }
+    } else if (info.is_signed) {
       UnpackSignedBits(packed, out.num_elems, info.bits, reinterpret_cast<int8_t*>(unpacked));
     } else {
       UnpackBits(packed, out.num_elems, info.bits, unpacked);
@@ -164,7 +229,8 @@ void DecodeAffineScheme(const Resolved& resolved, std::span<const std::byte> cod
 
 // compressed-tensors has no codes from -(2^(b-1)-1).
 // A scale that is given becomes what is stored.
-absl::Status CompleteAffine(const SchemeInfo& info, const TensorDesc&, QuantSpec& spec) {
+absl::Status CompleteAffine(const SchemeInfo& info, const TensorDesc& tensor, QuantSpec& spec) {
+  if (const Scheme* row = RowOf(spec)) return row->complete(info, tensor, spec);
   if (spec.scale) {
     QUANTD_ASSIGN_OR_RETURN(
         spec.scale, NearestScale(*spec.scale, spec.scale_type.value_or(info.scale_types.front())));
@@ -237,6 +303,17 @@ holds here as well. Clipped: x / s + z at
 most $0 - 0.5, or at least $1 + 0.5.
 )";
 
+// True of widths that compressed-tensors has in words alone; bytes of 8 are its int-quantized, and
+// int4's were flat before there were words.
+bool PrefersWords(int bits) { return bits != 4 && bits != 8; }
+
+constexpr absl::string_view kWordsDefinition = R"(
+`layout=words`, the default of dialect compressed_tensors for 2, 3, 5 and 6 bits, is that project's
+pack-quantized: each row of the last axis is a stream of bits of its own, of codes with $0 added, and
+ends with a whole word of 32 bits, filled with 0. The project packs zero points likewise, down the
+columns; here they are int8.
+)";
+
 // Returns dtype and shape of the plane.
 std::string CodesPlaneOf(const SchemeInfo& info) {
   if (!IsStream(info)) return absl::StrCat(NameOf(CodeType(info)), " | the tensor's");
@@ -258,6 +335,9 @@ std::string DefinitionOf(const SchemeInfo& info) {
                        info.bits < 4 ? "two thirds" : "half");
   const absl::string_view type = NameOf(CodeType(info));
   absl::StrAppend(&text, "| codes | ", CodesPlaneOf(info),
+                  info.layouts.empty()
+                      ? ""
+                      : absl::StrCat("; words: int32 [.., ceil(", info.bits, " * L / 32)]"),
                   " |\n| scale | by scale_type | of the groups |\n| zero_point | ", type,
                   " | of the groups; only ",
                   info.is_signed ? "in mode asymmetric" : "without `scale=`",
@@ -270,8 +350,15 @@ std::string DefinitionOf(const SchemeInfo& info) {
   } else {
     absl::StrAppend(&text, "\n");
   }
-  if (info.dialects.size() > 1) {
+  if (!info.layouts.empty()) {
     absl::SubstituteAndAppend(&text, kCompressedTensorsDefinition, low, high, steps, half_steps);
+    absl::SubstituteAndAppend(&text, kWordsDefinition, middle);
+  }
+  if (info.bits == 8) {
+    absl::SubstituteAndAppend(&text, kSentenceTransformersDefinition,
+                              info.is_signed ? " - 128" : "",
+                              info.is_signed ? "(code + 128)" : "code");
+    if (info.is_signed) absl::StrAppend(&text, kUsearchDefinition);
   }
   return text;
 }
@@ -304,13 +391,17 @@ SchemeInfo AffineInfo(absl::string_view name, absl::string_view summary, int bit
                     Rounding::kCeil,     Rounding::kStochastic};
   info.scale_types = {ScaleType::kF32, ScaleType::kF16, ScaleType::kBf16, ScaleType::kPow2};
   info.dialects = {{.name = "onnx"}};
-  if (is_signed && (bits == 4 || bits == 8)) {
+  if (is_signed && bits <= 8) {
+    info.layouts = {"flat", "words"};
     info.dialects.push_back({.name = kCompressedTensors,
                              .defaults = {.mode = Mode::kFull,
                                           .rounding = Rounding::kHalfEven,
-                                          .scale_type = ScaleType::kF32},
+                                          .scale_type = ScaleType::kF32,
+                                          .layout = PrefersWords(bits) ? "words" : ""},
                              .fixed = {"round", "scale_type"}});
   }
+  if (bits == 8) info.dialects.push_back(SentenceTransformersDialect(is_signed));
+  if (bits == 8 && is_signed) info.dialects.push_back(UsearchDialect());
   info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
   info.tails = {Tail::kReject, Tail::kShort};
   info.takes_range = info.takes_scale = true;
@@ -323,11 +414,26 @@ Scheme AffineScheme(SchemeInfo info) {
           .complete = CompleteAffine,
           .plan = PlanAffine,
           .resolve_constants = nullptr,
-          .resolve = ResolveAffine,
+          .resolve =
+              [](const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out) {
+                const Scheme* row = RowOf(resolved.spec);
+                (row != nullptr ? row->resolve : ResolveAffine)(resolved, ranges, out);
+              },
           .encode = EncodeAffineScheme,
           .decode = DecodeAffineScheme,
-          .encode_ref = EncodeAffineRef,
-          .decode_ref = DecodeAffineRef};
+          .encode_ref =
+              [](const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
+                 Counts* counts) {
+                const Scheme* row = RowOf(resolved.spec);
+                (row != nullptr ? row->encode_ref : EncodeAffineRef)(resolved, segment, out, counts);
+              },
+          .decode_ref =
+              [](const Resolved& resolved, std::span<const std::byte> codes,
+                 const ParamView& params, int64_t first_elem, TileSpan out) {
+                const Scheme* row = RowOf(resolved.spec);
+                (row != nullptr ? row->decode_ref : DecodeAffineRef)(resolved, codes, params,
+                                                                     first_elem, out);
+              }};
 }
 
 }  // namespace quantd

@@ -25,7 +25,7 @@ namespace quantd {
 // beyond the last code are clipped. Of inputs that work as f64 the products are f64's. Found scales
 // are at least 2^-126, in f16 2^-24: below these, ONNX Runtime's quantizer (1.32) takes 1.
 //
-// Dialect `compressed_tensors` (0.20.0), of the signed ones of 4 and 8 bits, differs: the zero
+// Dialect `compressed_tensors` (0.20.0), of the signed ones of up to 8 bits, differs: the zero
 // point is added before rounding, code = round(clamp(x / scale + zero_point)), which for 0.5 and a
 // zero point of 1 gives 2 where onnx gives 1; "full" is the default; scales are made in f32, kept
 // where they are subnormal, and 2^-23 for 0.
@@ -34,6 +34,11 @@ namespace quantd {
 // "zero_point" (one per group, in the type of the codes). Codes of fewer than 8 bits are one stream
 // of bits over the flat tensor, the lowest first: those of 4 bits lie two to a byte, the first in
 // the low nibble, and those of 3 bits cross bytes (simd/bits.h). The last byte is filled with 0.
+//
+// Under layout=words signed codes lie as compressed-tensors' pack-quantized has them (pack_to_int32
+// of 0.20.0; earlier ones cut codes of 3, 5 and 6 bits at words): each row of the last axis is a
+// stream of bits of its own, with 2^(b-1) added to codes, in words of 32 bits, the last one filled
+// with 0. In dialect compressed_tensors that is the default of 2, 3, 5 and 6 bits.
 
 inline constexpr absl::string_view kCompressedTensors = "compressed_tensors";
 

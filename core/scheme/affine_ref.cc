@@ -42,6 +42,11 @@ int ZeroPointOf(const Resolved& resolved, const ParamView& params, int64_t group
   return ReadEntry<uint8_t>(params, 2, group);
 }
 
+// Returns what is added to codes.
+int OffsetOf(const Resolved& resolved) {
+  return resolved.spec.layout == "words" ? 1 << (resolved.info->bits - 1) : 0;
+}
+
 template <typename T>
 int CodeOf(const Resolved& resolved, T value, T scale, int zero_point, int64_t elem,
            Counts* counts) {
@@ -71,7 +76,7 @@ int CodeOf(const Resolved& resolved, T value, T scale, int zero_point, int64_t e
 void EncodeAffineRef(const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                      Counts* counts) {
   const int bits = resolved.info->bits;
-  if (bits < 8) std::fill(out.begin(), out.end(), std::byte{0});
+  std::fill(out.begin(), out.end(), std::byte{0});
   for (int64_t i = 0; i < segment.values.num_elems; ++i) {
     const int64_t elem = segment.first_elem + i;
     const int64_t group = resolved.layout.groups.RunAt(elem).group;
@@ -82,12 +87,9 @@ void EncodeAffineRef(const Resolved& resolved, const Segment& segment, std::span
             ? CodeOf(resolved, LoadAt(segment.values.f32, i), scale, zero_point, elem, counts)
             : CodeOf(resolved, LoadAt(segment.values.f64, i), double{scale}, zero_point, elem,
                      counts);
-    if (bits < 8) {
-      for (int64_t bit = 0, at = i * bits; bit < bits; ++bit, ++at) {
-        out[static_cast<size_t>(at / 8)] |= static_cast<std::byte>((code >> bit & 1) << at % 8);
-      }
-    } else {  // little-endian, two's complement
-      std::memcpy(out.data() + i * (bits / 8), &code, static_cast<size_t>(bits / 8));
+    const int stored = code + OffsetOf(resolved);
+    for (int64_t bit = 0, at = i * bits; bit < bits; ++bit, ++at) {
+      out[static_cast<size_t>(at / 8)] |= static_cast<std::byte>((stored >> bit & 1) << at % 8);
     }
   }
 }
@@ -102,6 +104,7 @@ void DecodeAffineRef(const Resolved& resolved, std::span<const std::byte> codes,
     for (int64_t bit = 0, at = i * info.bits; bit < info.bits; ++bit, ++at) {
       code |= (std::to_integer<int>(codes[static_cast<size_t>(at / 8)]) >> at % 8 & 1) << bit;
     }
+    code -= OffsetOf(resolved);
     if (info.is_signed && code >= 1 << (info.bits - 1)) code -= 1 << info.bits;
     const int steps = code - ZeroPointOf(resolved, params, group);
     if (out.f32 != nullptr) {

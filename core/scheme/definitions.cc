@@ -67,7 +67,9 @@ largest) in f64, over the finite values. m, M and A are summed in this order:
    place within 65,536 elements of its beginning where a run (`block`: a band of R rows; `nested8`:
    256 groups) and an atom end together, or at the tensor's end. Where there is none, what lies up
    to the first such place is cut into stripes of 65,536. An atom is 1 element, of mlx_q2 to mlx_q8
-   32, and of other codes of b < 8 bits the fewest that fill whole bytes: 8 / gcd(b, 8).
+   32, and of other codes of b < 8 bits the fewest that fill whole bytes: 8 / gcd(b, 8). Under
+   `layout=words` atoms are counted in each row of the last axis, and what is left at its end is one;
+   stripes and tiles then have as many whole atoms as fit.
 2. *Tiles* are 4,096 elements of a stripe, from its beginning. *Runs* are elements of a tile that
    lie next to each other and have one group.
 3. *Of a run*, element j goes to lane j mod 16; lane sums are in T: S of x, Q of x * x (product, then

@@ -85,6 +85,8 @@ float ScaleOf(const MiniFormat& format, const Resolved& resolved, double reach) 
   float scale = static_cast<float>(std::min<double>(reach / largest, Limits::max()));
   if (resolved.spec.dialect == "compressed_tensors") {  // small scales stay, if they are not 0
     if (scale == 0) return Limits::epsilon();
+  } else if (resolved.spec.dialect == "modelopt") {  // so do they there, which has no scale of 0
+    if (scale == 0) return 1;
   } else {
     if (reach == 0) return 1;
     scale = std::max(scale, Limits::min());

@@ -39,9 +39,16 @@ void FindScales(const Habits& habits, const float* HWY_RESTRICT absmax, int64_t 
     float pad[kWidth] = {};
     uint8_t codes[kWidth];
     std::memcpy(pad, absmax + i, bytes * sizeof(float));
-    const auto step = hn::Div(hn::LoadU(d, pad), hn::Set(d, nvfp4::kMaxCode));
-    const auto scale =
-        hn::Min(hn::Mul(hn::Set(d, global), step), hn::Set(d, float{nvfp4::kMaxScale}));
+    const auto reach = hn::LoadU(d, pad);
+    auto scale = hn::Zero(d);
+    if (habits.multiplies) {  // what is not 0 stays so
+      scale = hn::Div(reach, hn::Set(d, nvfp4::kMaxCode * global));
+      const auto least = hn::Max(scale, hn::Set(d, 0x1p-9f));
+      scale = hn::IfThenZeroElse(hn::Eq(scale, hn::Zero(d)), least);
+    } else {
+      scale = hn::Mul(hn::Set(d, global), hn::Div(reach, hn::Set(d, nvfp4::kMaxCode)));
+    }
+    scale = hn::Min(scale, hn::Set(d, float{nvfp4::kMaxScale}));
     const auto stored = NarrowQuickVec<kE4m3Format, false>(d, scale);
     const auto is_zero = hn::RebindMask(du, hn::Eq(stored.value, hn::Zero(d)));
     const auto code = hn::IfThenElse(is_zero, hn::Set(du, habits.zero_scale), stored.code);
@@ -50,8 +57,8 @@ void FindScales(const Habits& habits, const float* HWY_RESTRICT absmax, int64_t 
   }
 }
 
-void FindFactors(const std::byte* HWY_RESTRICT scales, int64_t num_blocks, float global,
-                   Factors& factors) {
+void FindFactors(const Habits& habits, const std::byte* HWY_RESTRICT scales, int64_t num_blocks,
+                 float global, Factors& factors) {
   const hn::CappedTag<float, 16> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   constexpr int64_t kWidth = hn::MaxLanes(d);
@@ -59,7 +66,9 @@ void FindFactors(const std::byte* HWY_RESTRICT scales, int64_t num_blocks, float
     uint8_t codes[kWidth] = {};
     std::memcpy(codes, scales + i, static_cast<size_t>(std::min(num_blocks - i, kWidth)));
     const auto scale = WidenFloatVec<kE4m3Format>(d, LoadWide(du, codes));
-    hn::StoreU(hn::Div(scale, hn::Set(d, global)), d, factors.values + i);
+    const auto above = hn::Set(d, global);
+    const auto factor = habits.multiplies ? hn::Mul(scale, above) : hn::Div(scale, above);
+    hn::StoreU(factor, d, factors.values + i);
   }
 }
 
@@ -69,9 +78,7 @@ HWY_INLINE V EncodeVec(D d, V x, T of_block, V& reach, uint8_t* packed, int64_t 
   const hn::RebindToUnsigned<D> du;
   const V factor = hn::Set(d, of_block);
   V divisor = factor;
-  if constexpr (kMlx) {
-    if (of_block == 0) divisor = hn::Set(d, std::numeric_limits<T>::infinity());
-  }
+  if (of_block == 0) divisor = hn::Set(d, std::numeric_limits<T>::infinity());
   const V q = hn::Div(x, divisor);
   V magnitude = hn::Abs(q);
   reach = hn::Max(reach, magnitude);

@@ -17,11 +17,12 @@ inline constexpr int64_t kBlockElems = 16;
 inline constexpr int64_t kTileBlocks = kTileElems / kBlockElems;
 inline constexpr int kMaxCode = 6, kMaxScale = 448;
 
-// What an all-zero block has as its scale, and whether codes are made as MLX makes them: ties
-// toward zero, no sign beside code 0.
+// What an all-zero block has as its scale; whether codes are made as MLX makes them: ties toward zero,
+// no sign beside code 0; whether the global scale is one to multiply by, as ModelOpt's is.
 struct Habits {
   uint8_t zero_scale = 0x20;  // 0.125
   bool mlx = false;
+  bool multiplies = false;
 };
 
 // What blocks next to each other are multiplied by.
@@ -44,7 +45,8 @@ struct Table : KernelTable<Kernels> {
   // Both up to kTileBlocks.
   void (*find_scales)(const Habits&, const float* absmax, int64_t num_blocks, float global,
                       std::byte* scales);
-  void (*find_factors)(const std::byte* scales, int64_t num_blocks, float global, Factors&);
+  void (*find_factors)(const Habits&, const std::byte* scales, int64_t num_blocks, float global,
+                       Factors&);
 };
 
 // Returns the kernels of the SIMD target in use.

@@ -20,8 +20,8 @@
 
 namespace quantd {
 
-// Elements that are widened, encoded and measured at once, so that they live in the L1 cache. A whole
-// number of atoms of every scheme.
+// Elements that are widened, encoded and measured at once, so that they live in the L1 cache. At least
+// an atom of every scheme.
 inline constexpr int64_t kTileElems = 4096;
 // Parameters of runs from this length on are taken run by run, those of shorter ones element by
 // element.

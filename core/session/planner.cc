@@ -67,7 +67,7 @@ absl::Status CheckTensor(const TensorDesc& tensor) {
 
 // Our schemes keep to what sessions can carry.
 absl::Status CheckLayout(const PackedLayout& layout) {
-  if (std::ssize(layout.planes) > kMaxPlanes || kTileElems % layout.atom_elems != 0) {
+  if (std::ssize(layout.planes) > kMaxPlanes || layout.atom_elems > kTileElems) {
     return absl::InternalError(absl::StrCat("a layout of ", layout.planes.size(), " planes, atoms of ",
                                             layout.atom_elems));
   }

@@ -127,7 +127,7 @@ def least_error(scheme, spec, name, x, dtype):
         cuts = None
     else:
         units = at // plane[-1] if "block" in spec else at  # that stripes do not part
-        values, cuts = x, run_cuts(at, units, 32 if scheme in MLX else 8 // math.gcd(bits_of(scheme), 8))
+        values, cuts = x, run_cuts(at, units, atom_of(scheme, spec, x.shape))
 
     def errors(f):
         planes = encode(scheme, dict(tried, range=(low * f, high * f)), name, values, dtype)
@@ -168,6 +168,11 @@ def bits_of(scheme):
     return 4 if scheme in BOOKS else {"fbgemm_rowwise4": 4, "fbgemm_rowwise2": 2}.get(scheme, 8)
 
 
+def atom_of(scheme, spec, shape):
+    elems = 32 if scheme in MLX else 8 // math.gcd(bits_of(scheme), 8)
+    return (elems, shape[-1]) if spec.get("layout") == "words" else elems
+
+
 def ranges(x, spec, groups, plane, atom=1, symmetric=None):
     axis = int(spec["axis"]) % x.ndim if "axis" in spec else None
     count = int(np.prod(plane, dtype=np.int64))
@@ -188,11 +193,34 @@ def scale_values(plane, kind):
     return widen(plane, kind, f32) if kind in ("f16", "bf16") else plane
 
 
+def pack_words(codes, bits):
+    rows = codes.reshape(-1, codes.shape[-1]) + (1 << (bits - 1))
+    streams = (rows[:, :, None] >> np.arange(bits) & 1).astype(np.uint8).reshape(len(rows), -1)
+    streams = np.pad(streams, [(0, 0), (0, -streams.shape[1] % 32)])
+    packed = np.packbits(streams, axis=-1, bitorder="little")
+    return packed.view("<i4").reshape(codes.shape[:-1] + (-1,))
+
+
+def unpack_words(words, shape, bits):
+    rows = np.ascontiguousarray(words).reshape(-1, words.shape[-1]).view(np.uint8)
+    streams = np.unpackbits(rows, axis=-1, bitorder="little")[:, : shape[-1] * bits]
+    codes = (streams.reshape(-1, bits).astype(np.int64) << np.arange(bits)).sum(-1)
+    return codes - (1 << (bits - 1))
+
+
 def decode_integers(scheme, spec, shape, planes, u):
     bits, signed = INTEGERS[scheme]
     n = int(np.prod(shape, dtype=np.int64))
+    if spec["dialect"] == "usearch":
+        return planes["codes"].astype(u) / u(127)
+    if spec["dialect"] == "sentence_transformers":
+        at = groups_of(shape, spec)[0]
+        steps = planes["codes"].astype(np.float64) + (128 if signed else 0)
+        return (steps * planes["scale"].reshape(-1)[at] + planes["start"].reshape(-1)[at]).astype(u)
     codes = planes["codes"].reshape(-1).astype(np.int64)
-    if bits < 8:
+    if spec.get("layout") == "words":
+        codes = unpack_words(planes["codes"], shape, bits)
+    elif bits < 8:
         codes = unpack_bits(planes["codes"], n, bits)
         codes = np.where(signed & (codes >= 1 << (bits - 1)), codes - (1 << bits), codes)
     groups = groups_of(shape, spec)[0].reshape(-1)
@@ -257,15 +285,19 @@ def compressed_tensors_params(spec, low, high, lo, hi):
 
 def encode_integers(scheme, spec, name, x, clean):
     bits, signed = INTEGERS[scheme]
+    if spec["dialect"] == "usearch":
+        return {"codes": encode_vectors(x)}
     lo, hi, centre = code_range(bits, signed, spec)
     groups, plane = groups_of(x.shape, spec)
+    if spec["dialect"] == "sentence_transformers":
+        return encode_columns(x, clean, groups, plane, signed, *ranges(x, spec, groups, plane))
     count = int(np.prod(plane, dtype=np.int64))
     if "scale" in spec:
         stored, s = stored_scales(np.full(count, float(spec["scale"])), spec["scale_type"])
         z = np.full(count, int(spec.get("zero", 0)))
         has_zeros = int(spec.get("zero", 0)) != 0
     else:
-        low, high = ranges(x, spec, groups, plane, atom=8 // math.gcd(bits, 8))
+        low, high = ranges(x, spec, groups, plane, atom=atom_of(scheme, spec, x.shape))
         stored, s, z = integer_params(bits, spec, low, high, lo, hi, centre)
         if x.dtype == f32:
             stored, s, z = near_the_end(spec, stored, s, z, np.minimum(low, 0), np.maximum(high, 0), lo, hi)
@@ -281,11 +313,37 @@ def encode_integers(scheme, spec, name, x, clean):
         v = np.clip(clean / each_s, (lo - each_z).astype(t), (hi - each_z).astype(t))
         codes = rounded(v, spec["round"], noise).astype(np.int64) + each_z
     kind = np.dtype(("<i" if signed else "<u") + ("2" if bits == 16 else "1"))
-    planes = {"codes": pack_bits(codes.reshape(-1), bits) if bits < 8 else codes.astype(kind),
-              "scale": stored.reshape(plane)}
+    packed = pack_bits(codes.reshape(-1), bits) if bits < 8 else codes.astype(kind)
+    if spec.get("layout") == "words":
+        packed = pack_words(codes, bits)
+    planes = {"codes": packed, "scale": stored.reshape(plane)}
     if has_zeros:
         planes["zero_point"] = z.astype(kind).reshape(plane)
     return planes
+
+
+def encode_columns(x, clean, groups, plane, signed, low, high):
+    low, high = (np.clip(end, -F32_MAX, F32_MAX).astype(f32) for end in (low, high))
+    scale = (high - low) / f32(255)
+    scale = np.where(np.isinf(scale), ((high.astype(np.float64) - low) / 255).astype(f32), scale)
+    scale = np.where(scale == 0, f32(1), scale).astype(f32)
+    t = x.dtype
+    half = np.where(scale >= f32(2.0**119), 0.5, 1)[groups].astype(t)
+    v = (clean * half - low[groups].astype(t) * half) / (scale[groups].astype(t) * half)
+    codes = np.floor(np.clip(v, 0, 255)).astype(np.int64) - (128 if signed else 0)
+    return {"codes": codes.astype("i1" if signed else "u1"), "scale": scale.reshape(plane), "start": low.reshape(plane)}
+
+
+def encode_vectors(x):
+    if x.size == 0:
+        return np.zeros(x.shape, "i1")
+    wide = saturated(x, x.shape[-1]).astype(np.float64)
+    total = np.zeros(x.shape[:-1])
+    for j in range(x.shape[-1]):
+        total = total + wide[..., j] * wide[..., j]
+    norm = np.sqrt(total)[..., None]
+    steps = np.trunc(np.clip(wide * 127 / norm, -127, 127))
+    return np.where((norm > 0) & np.isfinite(norm), steps, 0).astype("i1")
 
 
 # --- Fixed point ---
@@ -328,6 +386,8 @@ def encode_floats(scheme, spec, name, x, clean):
         s = np.minimum(reach / largest, F32_MAX).astype(f32)
         if spec["dialect"] == "compressed_tensors":
             s = np.where(s == 0, f32(2.0**-23), s).astype(f32)
+        elif spec["dialect"] == "modelopt":
+            s = np.where(s == 0, f32(1), s).astype(f32)
         else:
             s = np.where(reach == 0, f32(1), np.maximum(s, f32(2.0**-126))).astype(f32)
         if x.dtype == f32:
@@ -533,7 +593,9 @@ def encode_mlx(width, spec, x, clean, dtype):
 
 def decode_nvfp4(spec, shape, planes, u):
     d = widen(planes["scale"], "e4m3", f32)
-    if spec["dialect"] != "mlx":
+    if spec["dialect"] == "modelopt":
+        d = d * planes["global_scale"].astype(f32)
+    elif spec["dialect"] != "mlx":
         d = d / planes["global_scale"].astype(f32)
     codes = unpack_nibbles(planes["codes"], 2 * planes["codes"].size).reshape(tuple(shape[:-1]) + (-1, 16))
     values = np.where(codes & 8, -1.0, 1.0) * E2M1[codes & 7]
@@ -549,19 +611,27 @@ def encode_nvfp4(spec, x, clean, dtype):
     absmax = blocks.max(axis=-1)
     if spec["dialect"] == "mlx":
         return encode_nvfp4_as_mlx(absmax, x, clean)
-    g = (f32(1) / np.maximum(absmax.max(), f32(2.0**-126))) * f32(2688)
-    g = f32(1) if np.isinf(g) else g
-    s = narrow(np.minimum(g * (absmax / f32(6)), f32(448)), "e4m3").astype("u1")
-    s = np.where(s == 0, 0x20, s).astype("u1")
-    d = widen(s, "e4m3", f32) / g
-    q = blocks_of(clean, 16) / d[..., None].astype(t)
+    if modelopt := spec["dialect"] == "modelopt":
+        g = absmax.max() / f32(2688)
+        g = f32(1) if g == 0 else g
+        ratio = absmax / (f32(6) * g)
+        ratio = np.where(ratio == 0, f32(1), np.clip(ratio, f32(2.0**-9), f32(448))).astype(f32)
+        s = narrow(ratio, "e4m3").astype("u1")
+        d = widen(s, "e4m3", f32) * g
+    else:
+        g = (f32(1) / np.maximum(absmax.max(), f32(2.0**-126))) * f32(2688)
+        g = f32(1) if np.isinf(g) else g
+        s = narrow(np.minimum(g * (absmax / f32(6)), f32(448)), "e4m3").astype("u1")
+        s = np.where(s == 0, 0x20, s).astype("u1")
+        d = widen(s, "e4m3", f32) / g
+    q = np.where(d[..., None] == 0, t.type(0), blocks_of(clean, 16) / d[..., None].astype(t))
     distance = np.abs(np.minimum(np.abs(q), 6)[..., None].astype(np.float64) - E2M1)
     code = distance.argmin(axis=-1)
     following = np.minimum(code + 1, 7)
     at, after = (np.take_along_axis(distance, k[..., None], -1)[..., 0] for k in (code, following))
     code = np.where((at == after) & (code % 2 == 1), following, code) | np.where(q < 0, 8, 0)
     return {"codes": pack_nibbles(code.reshape(-1)).reshape(x.shape[:-1] + (-1,)), "scale": s,
-            "global_scale": np.array([g], f32)}
+            "global_scale": np.array(g if modelopt else [g], f32)}
 
 
 def encode_nvfp4_as_mlx(absmax, x, clean):

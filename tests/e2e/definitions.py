@@ -305,17 +305,35 @@ def run_cuts(at, units, atom):
     cuts = set()
     bounds = stripe_bounds(units, atom, False)
     for begin, end in zip(bounds, bounds[1:]):
-        cuts.update(range(begin, end, TILE))
+        cuts.update(tile for tile, _ in tiles_of(begin, end, atom))
     cuts.update(np.flatnonzero(at[1:] != at[:-1]) + 1)
     return list(itertools.pairwise(sorted(cuts | {len(at)})))
+
+
+def atom_floor(elems, atom):
+    """The last end of an atom up to each of `elems`; an atom that does not cross rows is (elements, L)."""
+    size, row = atom if isinstance(atom, tuple) else (atom, None)
+    begin = 0 if row is None else elems // row * row
+    return begin + (elems - begin) // size * size
+
+
+def cut(begin, end, step, atom):
+    """The beginnings of parts of up to `step` elements of [begin, end)."""
+    while begin < end:
+        yield begin
+        begin = atom_floor(begin + step, atom)
+
+
+def tiles_of(begin, end, atom):
+    return itertools.pairwise([*cut(begin, end, TILE, atom), end])
 
 
 def stripe_bounds(at, atom, recurs):
     n = len(at)
     if recurs:
-        return list(range(0, n, STRIPE)) + [n]
+        return [*cut(0, n, STRIPE, atom), n]
     ends = np.flatnonzero(np.append(at[1:] != at[:-1], True)) + 1  # of runs
-    ends = ends[(ends % atom == 0) | (ends == n)]
+    ends = ends[(atom_floor(ends, atom) == ends) | (ends == n)]
     bounds = [0]
     while bounds[-1] < n:
         begin = bounds[-1]
@@ -326,7 +344,7 @@ def stripe_bounds(at, atom, recurs):
             bounds.append(int(within[-1]))
         else:
             band_end = int(ends[ends > begin][0])
-            bounds += list(range(begin + STRIPE, band_end, STRIPE)) + [band_end]
+            bounds += [*cut(begin, band_end, STRIPE, atom)][1:] + [band_end]
     return bounds
 
 
@@ -343,8 +361,8 @@ def moments(flat, at, num_groups, atom, recurs, columns):
                     mean = mean + d / count
                     own[group] = (count, mean, squares + d * (value - mean))
         else:
-            for tile in range(begin, end, TILE):
-                ids = at[tile : min(tile + TILE, end)]
+            for tile, tile_end in tiles_of(begin, end, atom):
+                ids = at[tile:tile_end]
                 cuts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
                 for a, b in zip(cuts, cuts[1:]):
                     run = run_moments(flat[tile + a : tile + b])
@@ -365,8 +383,8 @@ def magnitudes(flat, at, num_groups, atom, recurs, columns):
             for value, group in zip(each[begin:end], at[begin:end]):
                 own[group] += value
         else:
-            for tile in range(begin, end, TILE):
-                ids = at[tile : min(tile + TILE, end)]
+            for tile, tile_end in tiles_of(begin, end, atom):
+                ids = at[tile:tile_end]
                 cuts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
                 for a, b in zip(cuts, cuts[1:]):
                     own[ids[a]] += lanes_of(each[tile + a : tile + b])

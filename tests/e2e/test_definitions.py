@@ -38,6 +38,8 @@ SPECS = [
     "int4:scale=0.3,scale_type=pow2", "int8:range=-1.5..2", "uint4:axis=0,range=0.5..2",
     *(f"{s}:dialect=compressed_tensors,{k}" for s in ("int8", "int4")
       for k in ("axis=0", "group=32,mode=asymmetric", "per=tensor,mode=asymmetric,range=-1..3")),
+    *(f"int{b}:layout=words,{k}" for b in (2, 3, 4, 5, 6, 8) for k in ("axis=0", "group=32,mode=asymmetric")),
+    *(f"int{b}:dialect=compressed_tensors,group=32" for b in (2, 3, 5, 6)), "int3:layout=words,scale=0.02,zero=3",
     *(f"{s}:round={r}" for s in ("fp16", "bf16", "fp8_e4m3") for r in ROUNDINGS),
     "fp8_e4m3:per=tensor", "fp8_e4m3:axis=0,round=stochastic,seed=3", "fp8_e4m3:block=4x100",
     "fp8_e4m3:group=32,dialect=compressed_tensors", "fp8_e4m3:range=-1..1",
@@ -49,13 +51,17 @@ SPECS = [
     "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
     "lloyd:levels=2", "lloyd:levels=8", "lloyd:levels=64", "lloyd:levels=256", "lloyd:axis=0", "lloyd:group=64,levels=4",
     "lloyd:axis=0,levels=128", "ternary:axis=0", "ternary:group=32",
-    "bits:dialect=sentence_transformers",
+    "bits:dialect=sentence_transformers", "bits:dialect=usearch", "int8:dialect=usearch",
+    *(f"{s}:dialect=sentence_transformers{k}" for s in ("int8", "uint8") for k in ("", ",range=-1..0.5", ",group=32")),
+    "nvfp4:dialect=modelopt", "fp8_e4m3:dialect=modelopt", "fp8_e4m3:dialect=modelopt,block=4x100",
     *(f"{s}:{k}" for s in ("binary", "pow2") for k in ("axis=0", "axis=-1", "group=32", "range=minmax", "range=-0.5..0.25")),
 ]
 SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,range=3sigma", "int8:axis=1,range=1sigma",
           "int4:group=10,range=2sigma,tail=short", "fp8_e4m3:per=tensor,range=3sigma", "nf4:range=2sigma",
           "fbgemm_rowwise8:range=3sigma", "fbgemm_rowwise2:range=2sigma", "int3:group=10,range=2sigma,tail=short", "int32:range=3sigma",
-          "uint6:range=3sigma", "fp6_e2m3:group=10,range=2sigma,tail=short",
+          "uint6:range=3sigma", *(f"int3:layout=words,{k}range=2sigma" for k in ("", "axis=0,")),
+          "int5:layout=words,group=10,range=absmean,tail=short", "int6:layout=words,axis=1,range=2sigma",
+          "int8:dialect=sentence_transformers,axis=0,range=2sigma", "fp6_e2m3:group=10,range=2sigma,tail=short",
           *(f"binary:{k}" for k in ("per=tensor", "axis=0", "axis=-1", "axis=1", "group=10,tail=short", "range=3sigma")),
           "pow2:range=2sigma"]
 PERCENTILES = ["int8:range=p99", "uint8:range=p99.9", "uint8:mode=full,range=p90", "int8:axis=0,range=p99.9",
@@ -64,7 +70,8 @@ PERCENTILES = ["int8:range=p99", "uint8:range=p99.9", "uint8:mode=full,range=p90
 ERRORS = ["int4:range=mse,group=128", "int4:range=mse,axis=0", "uint4:range=mse", "int3:range=mse,group=512,round=truncate",
           "int8:range=mse,axis=0,round=stochastic,seed=3", "fp4_e2m1:range=mse,group=64", "nf4:range=mse", "fp4:range=mse",
           "mlx_q2:range=mse", "fbgemm_rowwise2:range=mse", "fbgemm_rowwise8:range=mse", "int4:block=4x128,range=mse",
-          "int32:range=mse,axis=0", "int4:range=mse,axis=0,scale_type=f16", "fp8_e4m3:per=tensor,range=mse"]
+          "int32:range=mse,axis=0", "int4:range=mse,axis=0,scale_type=f16",
+          "int3:layout=words,range=mse,group=128", "fp8_e4m3:per=tensor,range=mse"]
 DIVERGENCES = ["int8:range=entropy", "uint8:range=entropy,axis=0", "int8:range=entropy,group=128",
                "fp8_e4m3:block=4x100,range=entropy", "fbgemm_rowwise8:range=entropy"]
 FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s in SMALL_FLOATS),
@@ -74,11 +81,15 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s
        *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
        "ternary:axis=0", "lloyd:group=128,levels=4", "int4:axis=0,range=mse", "uint8:range=mse", "uint8:axis=0,range=p90", "int8:range=entropy",
        "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32",
-       "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx"]
+       "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
+       "nvfp4:dialect=modelopt", "fp8_e4m3:dialect=modelopt", "int8:dialect=usearch",
+       *(f"{s}:dialect=sentence_transformers" for s in ("int8", "uint8"))]
 ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
        "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "q4_0:tail=pad", "q5_1:tail=pad", "tq1_0:tail=pad",
+       "int3:layout=words,axis=1", "int5:layout=words,group=7,tail=short", "int8:layout=words",
        "int3:axis=1", "uint5:group=7,tail=short", "int6:per=tensor", "fp6_e2m3", "fp6_e3m2:block=2x5",
        "fp4_e2m1:axis=1", "int64:axis=1", "mxfp4:dialect=ggml,tail=pad", "nvfp4:tail=pad", "fp4",
+       "nvfp4:dialect=modelopt,tail=pad", "int8:dialect=usearch", "int8:dialect=sentence_transformers", "uint8:dialect=sentence_transformers,group=7,tail=short",
        *(f"{s}:tail=pad" for s in MX), "nf4", "lloyd", "lloyd:levels=8", "lloyd:levels=128",
        "fbgemm_rowwise8", "fbgemm_rowwise4", "fbgemm_rowwise2", "bits", "bits:dialect=sentence_transformers",
        "ternary", "ternary:axis=0", "ternary:group=7,tail=short", "lloyd:axis=0,levels=8", "lloyd:group=10,levels=4,tail=short",
@@ -276,6 +287,8 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
                                   "mxfp4:dialect=ggml,nonfinite=saturate", "nvfp4:nonfinite=saturate",
                                   *(f"{s}:nonfinite=saturate" for s in MX),
                                   "fp8_e4m3:axis=0,nonfinite=saturate",
+                                  "int3:layout=words,axis=0,nonfinite=saturate", "nvfp4:dialect=modelopt,nonfinite=saturate",
+                                  *(f"int8:dialect={d},nonfinite=saturate" for d in ("usearch", "sentence_transformers")),
                                   "int32:nonfinite=saturate", "fp4_e2m1:axis=0,nonfinite=saturate",
                                   *(f"{s}:nonfinite={p}" for s in ("fp16", "bf16", "f32", "f64", "fp8_e4m3", "fp8_e5m2")
                                     for p in ("saturate", "propagate"))])

@@ -1,7 +1,7 @@
-"""Makes the golden files of nvfp4, int4 and fp8_e4m3 with compressed-tensors (see make_golden.py).
+"""Makes the golden files of nvfp4, int4, int_words and fp8_e4m3 with compressed-tensors (see make_golden.py).
 
     python3 -m venv venv && venv/bin/pip install -r tests/golden/requirements-compressed_tensors.txt
-    venv/bin/python tests/golden/make_compressed_tensors.py [nvfp4 int4 fp8_e4m3]
+    venv/bin/python tests/golden/make_compressed_tensors.py [nvfp4 int4 int_words fp8_e4m3]
 
 All on the CPU and from f32: from f16 or bf16 the package computes scales in that type.
 """
@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import torch
 from compressed_tensors.compressors.nvfp4.helpers import pack_fp4_to_uint8
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.lifecycle.forward import dequantize, quantize
 from compressed_tensors.quantization.quant_scheme import FP8_BLOCK, NVFP4A16
@@ -125,10 +126,14 @@ def make_nvfp4():
 # --- int4 -----------------------------------------------------------------------------------------
 
 
-def run_int4(x, group=None, axis=None, asymmetric=False):
+def nibble_stream(codes, bits):
+    return bit_stream(codes.numpy() & 15, bits)
+
+
+def run_int(x, group=None, axis=None, asymmetric=False, bits=4, pack=nibble_stream):
     """Returns the planes of x and what they decode to; per tensor without group and axis."""
     strategy = {"group_size": group} if group else {"strategy": "tensor" if axis is None else "channel"}
-    args = QuantizationArgs(num_bits=4, type="int", symmetric=not asymmetric, **strategy)
+    args = QuantizationArgs(num_bits=bits, type="int", symmetric=not asymmetric, **strategy)
     weight = torch.from_numpy(x)
     if group:
         groups = weight.unflatten(-1, (-1, group))
@@ -141,7 +146,7 @@ def run_int4(x, group=None, axis=None, asymmetric=False):
     codes = quantize(weight, scale, zero, args, dtype=torch.int8)
     decoded = dequantize(codes, scale, zero, args)
     scale = scale.numpy() if group else scale.numpy().ravel()
-    planes = {"codes": bit_stream(codes.numpy() & 15, 4),
+    planes = {"codes": pack(codes, bits),
               "scale": scale if group or axis == 0 else scale.reshape(())}
     if asymmetric:
         assert zero.dtype == torch.int8
@@ -155,7 +160,7 @@ def int4_ties(rng):
     blocks[:, 0] = rng.uniform(0.5, 4, 48) * np.where(np.arange(48) % 2, 1, -1)
     blocks[::3, 1] = -blocks[::3, 0] * rng.uniform(0, 1, 16)
     for i, block in enumerate(blocks):
-        planes, _ = run_int4(block[None, :], group=32, asymmetric=i % 3 == 0)
+        planes, _ = run_int(block[None, :], group=32, asymmetric=i % 3 == 0)
         scale = planes["scale"].ravel()[0]
         near = neighbours((np.arange(-8, 8) + np.float32(0.5)) * scale)
         near = near[(near <= block.max()) & (near >= block.min())]
@@ -187,7 +192,7 @@ def make_int4():
         for mode in ("symmetric", "asymmetric"):
             for name, text, how in [("group32", ",group=32", {"group": 32}), ("tensor", "", {}),
                                     ("axis0", ",axis=0", {"axis": 0})]:
-                planes, decoded = run_int4(x, asymmetric=mode == "asymmetric", **how)
+                planes, decoded = run_int(x, asymmetric=mode == "asymmetric", **how)
                 spec = "int4:dialect=compressed_tensors" + text
                 spec += ",mode=asymmetric" if mode == "asymmetric" else ""
                 file.add(f"{mode}_{name}_{label}", spec, x.shape, shared=key, planes=planes,
@@ -197,9 +202,45 @@ def make_int4():
     for label, x in odd.items():
         x = x.astype(np.float32)
         for mode in ("symmetric", "asymmetric"):
-            planes, decoded = run_int4(x, asymmetric=mode == "asymmetric")
+            planes, decoded = run_int(x, asymmetric=mode == "asymmetric")
             spec = "int4:dialect=compressed_tensors" + (",mode=asymmetric" if mode[0] == "a" else "")
             file.add(f"{mode}_tensor_{label}", spec, x.shape, x, planes=planes, decoded=decoded)
+    file.write()
+
+
+# --- Integers in words ----------------------------------------------------------------------------
+
+
+def packed(codes, bits):
+    return pack_to_int32(codes, bits).numpy()
+
+
+def make_int_words():
+    rng = random_values(20241127)
+    file = GoldenFile("int_words", "calculate_qparams, quantize, pack_to_int32 and dequantize, integers of "
+                      "2 to 8 bits, of " + PACKAGES, COMMAND)
+    ragged = rng.standard_normal((6, 45))
+    ragged[2] = 0
+    inputs = {
+        "random": (rng.standard_normal((12, 96)) * np.exp(rng.uniform(-3, 3, (12, 1))), {"group": 32}),
+        "ties": (np.arange(-40, 40).reshape(10, 8).repeat(4, axis=1) / 2, {"group": 32}),
+        "ragged": (ragged, {"axis": 0}),  # words that are not full
+        "long": (rng.standard_normal((3, 4099)), {"axis": 0}),  # of more than a tile
+        "column": (rng.standard_normal((9, 1)), {}),
+        "zero": (np.zeros((3, 17)), {}),
+        "subnormal": (np.array([[1e-45, 3e-45, -4e-45]]), {}),
+    }
+    for label, (x, how) in inputs.items():
+        x = np.ascontiguousarray(x.astype(np.float32))
+        key = file.share(f"inputs/{label}", x)
+        text = "".join(f",{name}={value}" for name, value in how.items())
+        for bits in (2, 3, 4, 5, 6, 8):
+            # Of these widths words are the dialect's default.
+            layout = "" if bits in (2, 3, 5, 6) else ",layout=words"
+            for mode in ("full", "asymmetric"):
+                planes, decoded = run_int(x, asymmetric=mode == "asymmetric", bits=bits, pack=packed, **how)
+                file.add(f"int{bits}_{mode}_{label}", f"int{bits}:dialect=compressed_tensors,mode={mode}{text}{layout}",
+                         x.shape, shared=key, planes=planes, decoded=decoded, digest=True)
     file.write()
 
 
@@ -274,7 +315,7 @@ def make_fp8():
     file.write()
 
 
-FAMILIES = {"nvfp4": make_nvfp4, "int4": make_int4, "fp8_e4m3": make_fp8}
+FAMILIES = {"nvfp4": make_nvfp4, "int4": make_int4, "int_words": make_int_words, "fp8_e4m3": make_fp8}
 
 if __name__ == "__main__":
     for family in sys.argv[1:] or FAMILIES:

@@ -4,11 +4,12 @@
 # virtual environment of its own, up to 6 GB, in build-parity; tests/golden/requirements*.txt say
 # which versions.
 #   tests/parity/run.sh [PROJECT...]
-# PROJECT: onnx, ggml, mlx, compressed_tensors, fbgemm, bitsandbytes, sentence_transformers; all of them if none is named.
+# PROJECT: onnx, ggml, mlx, compressed_tensors, fbgemm, bitsandbytes, sentence_transformers, usearch, modelopt; all of them if
+# none is named.
 # GOLDEN_TEST names another program than build/tests/core_scheme_test, SEED the seed of an earlier run.
 set -euo pipefail
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
-  sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}"
+  sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}"
   exit 0
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -22,6 +23,8 @@ declare -A lists=(
   [compressed_tensors]=requirements-compressed_tensors
   [fbgemm]=requirements-fbgemm
   [sentence_transformers]=requirements-bits
+  [usearch]=requirements-usearch
+  [modelopt]=requirements-modelopt
 )
 declare -A scripts=(
   [onnx]='make_golden.py affine fixed floats small_floats q8_0'
@@ -30,10 +33,12 @@ declare -A scripts=(
   [mlx]=make_mlx.py
   [compressed_tensors]=make_compressed_tensors.py
   [fbgemm]=make_fbgemm.py
-  [sentence_transformers]=make_bits.py
+  [sentence_transformers]=$'make_bits.py\nmake_sentence_transformers.py'
+  [usearch]=make_usearch.py
+  [modelopt]=make_modelopt.py
 )
 projects=("$@")
-[[ $# -gt 0 ]] || projects=(onnx ggml mlx compressed_tensors fbgemm bitsandbytes sentence_transformers)
+[[ $# -gt 0 ]] || projects=(onnx ggml mlx compressed_tensors fbgemm bitsandbytes sentence_transformers usearch modelopt)
 for project in "${projects[@]}"; do
   [[ -n ${lists[$project]:-} ]] || {
     echo "unknown project \"$project\"; known: ${!lists[*]}" >&2

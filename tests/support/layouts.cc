@@ -41,7 +41,7 @@ LayoutCase RandomLayout(std::mt19937& rng) {
   PackedLayout layout;
   layout.groups = MakeGrouping(granularity, Tail::kShort, shape)->map;
   layout.row_elems = rng() % 2 == 0 ? shape.num_elems() : dims.back();
-  layout.atom_elems = int64_t{1} << (rng() % 9);
+  layout.atom_elems = rng() % 4 == 0 ? 1 + below(300) : int64_t{1} << (rng() % 9);
   layout.atom_bytes = 1 + below(40);
   layout.trailer_bytes = layout.row_elems == dims.back() ? below(9) : 0;
   const int64_t rows = shape.num_elems() / layout.row_elems;

@@ -8,7 +8,7 @@
 //
 // Each row of the last axis ends with a byte of its own, filled up with zeros. Dialect
 // sentence_transformers has bytes of type int8, less 128 (its precision "binary"; "ubinary" is
-// numpy's). q8_0 keeps 8.5 times as much, and magnitudes.
+// numpy's); usearch's b1 is numpy's too. q8_0 keeps 8.5 times as much, and magnitudes.
 //
 // Source: numpy 2.2, packbits(x > 0, axis=-1); sentence-transformers 5, quantize_embeddings. Entry:
 // bits_scheme. Tested by tests/core/scheme/reference_test.cc, segments_test.cc and golden_test.cc.
@@ -38,7 +38,8 @@ constexpr char kDefinition[] =
 
 Byte k of a row has the codes of its elements 8 * k to 8 * k + 7, the first in the highest bit;
 behind the last one are zeros. That is numpy.packbits(x > 0, axis=-1). Under
-`dialect=sentence_transformers` each byte is that less 128, as int8. Clipped: |x| of 2 and more.
+`dialect=sentence_transformers` each byte is that less 128, as int8; `dialect=usearch` (2.26.6, scalar
+kind b1) has numpy's bytes. Clipped: |x| of 2 and more.
 
 | plane | dtype | shape |
 | --- | --- | --- |
@@ -133,11 +134,11 @@ const Scheme& bits_scheme() {
     SchemeInfo& info = scheme.info;
     info.name = "bits";
     info.summary = "sign bits, in rows that end with a byte, as searches by Hamming distance take";
-    info.source = "numpy.packbits of x > 0; sentence-transformers' binary";
+    info.source = "numpy.packbits of x > 0; sentence-transformers' binary; usearch's b1";
     info.definition = kDefinition;
     info.bits_per_code = info.bits = 1;
     info.is_signed = false;
-    info.dialects = {{.name = "numpy"}, {.name = kSentenceTransformers}};
+    info.dialects = {{.name = "numpy"}, {.name = kSentenceTransformers}, {.name = "usearch"}};
     info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
     return scheme;
   }();

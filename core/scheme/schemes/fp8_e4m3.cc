@@ -13,6 +13,7 @@
 //   ocp                  absmax / 448 in double, rounded once to f32,     1
 //                        at least 2^-126 (torchao's least is 1e-12)
 //   compressed_tensors   absmax / 448 in f32, subnormal ones as well      2^-23
+//   modelopt             the same, per tensor unless told otherwise       1; ModelOpt has none
 //
 // Of values near f32's end the scale is the largest that f32 holds 448 of.
 //
@@ -20,7 +21,7 @@
 //
 // Two roundings: a quotient that f32 rounds onto a tie of E4M3 counts as one, as in torch. Negative
 // values that round to zero keep their sign (code 0x80). Sources: OFP8 1.0 (OCP), section 4;
-// compressed-tensors, calculate_qparams and quantize.
+// compressed-tensors, calculate_qparams and quantize; NVIDIA ModelOpt 0.47.0, FP8QTensor.
 #include "core/scheme/float_codes.h"
 
 namespace quantd {
@@ -36,8 +37,9 @@ largest (448), 2^-9 the least subnormal one, 0x7F NaN.
 A granularity alone says that there are scales: `range=` without one means `per=tensor`. s is the
 larger one of |min| and |max|, divided by 448 in f64, rounded to f32 (at most its largest). In dialect
 ocp it is at least 2^-126, and 1 for an all-zero group; in dialect compressed_tensors subnormal ones
-stay, and 0 becomes 2^-23. Where T is f32 and s * 448 infinite in f32, s is f32's largest / 448,
-rounded toward 0.
+stay, and 0 becomes 2^-23; in dialect modelopt (0.47.0), which rounds half_even and has `per=tensor`
+unless told otherwise, they stay, and 0 becomes 1. Where T is f32 and s * 448 infinite in f32, s is f32's
+largest / 448, rounded toward 0.
 
 What rounds to more than 448 becomes 448 with its sign, whatever the rounding, and so do infinities
 under `nonfinite=propagate`, where NaN becomes 0x7F with its sign. Clipped: |x| or |x / s| of 464 and
@@ -56,9 +58,13 @@ const Scheme& fp8_e4m3_scheme() {
     SchemeInfo info = ScaledFloatInfo();
     info.name = "fp8_e4m3";
     info.summary = "OCP FP8 E4M3: a cast, or with granularity= f32 scales beside it";
-    info.source = "OCP OFP8 1.0, saturating; scaled as compressed-tensors float-quantized";
+    info.source = "OCP OFP8 1.0, saturating; scaled as compressed-tensors float-quantized, or ModelOpt";
     info.definition = kDefinition;
-    info.dialects = {{.name = "ocp"}, {.name = "compressed_tensors"}};
+    info.dialects = {{.name = "ocp"},
+                     {.name = "compressed_tensors"},
+                     {.name = "modelopt",
+                      .defaults = {.granularity = Granularity{}, .rounding = Rounding::kHalfEven},
+                      .fixed = {"round"}}};
     return FloatScheme<kE4m3Format>(std::move(info));
   }();
   return kScheme;

@@ -15,11 +15,17 @@
 // the whole tensor, so blocks of any tensor flow at once; values beyond 448 * 6 are clipped, where
 // MLX makes 0 of those from 2^25 scales on.
 //
+// Dialect modelopt has the reciprocal of g, to multiply by, ModelOpt's weight_scale_2:
+//
+//   global_scale g = absmax of the tensor / 2688; 1 for 0
+//   scale        s = E4M3(absmax of the block / (6 * g)), 2^-9 to 448; 1 for 0
+//   d = f32(s * g)
+//
 // Beyond compressed-tensors: x' that f32 cannot hold, of absmax near the largest f32, becomes the
 // largest f32, where the package decodes infinity; f64 beyond f32 count as its largest in ranges.
 //
 // Source: compressed-tensors 0.20, nvfp4-pack-quantized: generate_gparam, calculate_qparams; MLX
-// 0.32.4, mx.quantize in mode nvfp4.
+// 0.32.4, mx.quantize in mode nvfp4; NVIDIA ModelOpt 0.47.0, NVFP4QTensor.
 // Entry: nvfp4_scheme. Tested by tests/core/scheme/golden_test.cc and reference_test.cc.
 #include <algorithm>
 #include <cmath>
@@ -60,18 +66,29 @@ Clipped: |x / d| of 7 and more.
 Dialect mlx has no g: s = E4M3(min(absmax of the block / 6, 448)), which may be 0, and d = s. Ties go
 toward zero, code 0 has no sign, and a block with s = 0 has codes 0 and nothing clipped.
 
+Dialect modelopt (0.47.0) has in place of the first three lines
+
+    g = absmax of the tensor / 2688, 1 where that is 0
+    s = E4M3(clamp(absmax of the block / (6 * g), 2^-9, 448)), ties to even; 1 where the quotient is 0
+    d = s * g
+
+and codes 0, nothing clipped, in blocks with d = 0.
+
 | plane | dtype | shape |
 | --- | --- | --- |
 | codes | uint8 | [.., ceil(L / 16) * 8]: nibbles low first |
 | scale | f8_e4m3 | [.., ceil(L / 16)]: s |
-| global_scale | f32 | [1]: g; not in dialect mlx |
+| global_scale | f32 | [1]: g; not in dialect mlx, in dialect modelopt of shape [] |
 )";
 
 bool IsMlx(const QuantSpec& spec) { return spec.dialect == "mlx"; }
 
+bool IsModelOpt(const QuantSpec& spec) { return spec.dialect == "modelopt"; }
+
 nvfp4::Habits HabitsOf(const Resolved& resolved) {
-  if (!IsMlx(resolved.spec)) return {};
-  return {.zero_scale = 0, .mlx = true};
+  if (IsMlx(resolved.spec)) return {.zero_scale = 0, .mlx = true};
+  if (IsModelOpt(resolved.spec)) return {.zero_scale = 0x38, .multiplies = true};  // 1
+  return {};
 }
 
 absl::StatusOr<PackedLayout> PlanNvfp4(const SchemeInfo&, const QuantSpec& spec,
@@ -88,7 +105,10 @@ absl::StatusOr<PackedLayout> PlanNvfp4(const SchemeInfo&, const QuantSpec& spec,
       {"scale", PlaneRole::kPerGroup, DType::kF8E4M3, std::move(grouping.plane_shape), groups});
   if (IsMlx(spec)) return layout;
   layout.tensor_evidence = kRange;
-  QUANTD_ASSIGN_OR_RETURN(Shape one, Shape::Make({1}));
+  Shape one;
+  if (!IsModelOpt(spec)) {
+    QUANTD_ASSIGN_OR_RETURN(one, Shape::Make({1}));
+  }
   layout.planes.push_back(
       {"global_scale", PlaneRole::kConstant, DType::kF32, std::move(one), sizeof(float)});
   return layout;
@@ -108,10 +128,16 @@ float LoadGlobal(const ParamView& params) {
 
 void ResolveGlobal(const Resolved& resolved, const TensorEvidence& tensor, ParamPlanes out) {
   if (IsMlx(resolved.spec)) return;
-  const float reach = std::max(ReachOf(tensor.range), std::numeric_limits<float>::min());
-  const float inverse = 1 / reach;
-  float global = inverse * (nvfp4::kMaxScale * nvfp4::kMaxCode);
-  if (std::isinf(global)) global = 1;
+  constexpr float kMost = nvfp4::kMaxScale * nvfp4::kMaxCode;
+  float global = 1;
+  if (IsModelOpt(resolved.spec)) {
+    global = ReachOf(tensor.range) / kMost;
+    if (global == 0) global = 1;
+  } else {
+    const float inverse = 1 / std::max(ReachOf(tensor.range), std::numeric_limits<float>::min());
+    global = inverse * kMost;
+    if (std::isinf(global)) global = 1;
+  }
   std::memcpy(out.planes[kGlobalPlane].data(), &global, sizeof(global));
 }
 
@@ -133,7 +159,7 @@ void ResolveBlocks(const Resolved& resolved, std::span<const Range> ranges, Para
 void FactorsOf(const Resolved& resolved, const ParamView& params, int64_t first_elem,
                int64_t num_elems, nvfp4::Factors& factors) {
   const int64_t group = resolved.layout.groups.RunAt(first_elem).group - params.first_group;
-  nvfp4::ChosenTable().find_factors(params.planes[kScalePlane].data() + group,
+  nvfp4::ChosenTable().find_factors(HabitsOf(resolved), params.planes[kScalePlane].data() + group,
                                     CeilDiv(num_elems, kBlockElems), LoadGlobal(params), factors);
 }
 
@@ -167,7 +193,8 @@ float FactorRef(const Resolved& resolved, const ParamView& params, int64_t elem)
   if (resolved.spec.dialect != "mlx") {
     std::memcpy(&global, params.planes[2].data(), sizeof(global));
   }
-  return WidenFloat<float>(kE4m3Format, code) / global;
+  const float scale = WidenFloat<float>(kE4m3Format, code);
+  return resolved.spec.dialect == "modelopt" ? scale * global : scale / global;
 }
 
 template <typename T>
@@ -247,12 +274,12 @@ const Scheme& nvfp4_scheme() {
     SchemeInfo& info = scheme.info;
     info.name = "nvfp4";
     info.summary = "E2M1 in blocks of 16 with E4M3 scales and one f32 scale above";
-    info.source = "compressed-tensors 0.20 nvfp4-pack-quantized, of NVIDIA's NVFP4; MLX 0.32.4";
+    info.source = "compressed-tensors 0.20 nvfp4-pack-quantized, of NVIDIA's NVFP4; MLX 0.32.4; ModelOpt 0.47.0";
     info.definition = kDefinition;
     info.bits_per_code = 4;
     info.granularities = {{.kind = GranularityKind::kGroup, .group_elems = kBlockElems}};
     info.roundings = {Rounding::kHalfEven};
-    info.dialects = {{.name = "compressed_tensors"}, {.name = "mlx"}};
+    info.dialects = {{.name = "compressed_tensors"}, {.name = "mlx"}, {.name = "modelopt"}};
     info.nonfinites = {NonFinite::kReject, NonFinite::kSaturate};
     info.tails = {Tail::kReject, Tail::kPad};
     return scheme;

@@ -120,7 +120,7 @@ TEST(CompleteSpecTest, RefusesWhatDoesNotGoTogether) {
       {"int8:scale=1,mode=full", "mode= does not apply beside scale="},
       {"int8:seed=1", "seed= needs round=stochastic"},
       {"int8:dialect=ggml", "dialect=ggml; it has onnx"},
-      {"int8:layout=split", "layout=split; it has nothing for this key"},
+      {"int8:layout=split", "layout=split; it has flat, words"},
       {"fp16:range=minmax", "scheme fp16 takes no range="},
       {"fp16:scale=1", "scheme fp16 takes no scale= or zero="},
       {"fp16:axis=0", "fp16:axis=0"},
@@ -164,7 +164,7 @@ TEST(CompleteSpecTest, FillsInWhatIsLeftOpen) {
   };
   EXPECT_EQ(resolved("int8"),
             "int8:per=tensor,mode=symmetric,range=minmax,round=half_even,scale_type=f32,"
-            "dialect=onnx,nonfinite=reject,tail=reject,incompatible=reject");
+            "dialect=onnx,layout=flat,nonfinite=reject,tail=reject,incompatible=reject");
   EXPECT_EQ(resolved("uint4:scale=0.5,round=stochastic"),
             "uint4:per=tensor,scale=0.5,round=stochastic,seed=0,scale_type=f32,dialect=onnx,"
             "nonfinite=reject,tail=reject,incompatible=reject");

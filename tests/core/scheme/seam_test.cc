@@ -44,7 +44,8 @@ template <typename Fn>
 void ForEachPart(const PackedLayout& layout, int64_t begin, int64_t end, Fn fn) {
   while (begin < end) {
     const int64_t row_end = (begin / layout.row_elems + 1) * layout.row_elems;
-    const int64_t part_end = std::min({end, row_end, begin + kTileElems});
+    const int64_t tile_elems = kTileElems / layout.atom_elems * layout.atom_elems;
+    const int64_t part_end = std::min({end, row_end, begin + tile_elems});
     fn(begin, part_end);
     begin = part_end;
   }

@@ -259,6 +259,12 @@ class SegmentsTest : public ::testing::TestWithParam<std::tuple<const Scheme*, s
     for (const ScaleType type : info.scale_types) {
       specs.push_back({.scheme = std::string(info.name), .scale_type = type});
     }
+    for (const Dialect& dialect : info.dialects) {
+      specs.push_back({.scheme = std::string(info.name), .dialect = std::string(dialect.name)});
+    }
+    for (const absl::string_view layout : info.layouts) {
+      specs.push_back({.scheme = std::string(info.name), .layout = std::string(layout)});
+    }
     if (!info.tails.empty()) {
       for (QuantSpec& spec : specs) spec.tail = info.tails.back();
     }

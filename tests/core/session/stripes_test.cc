@@ -194,7 +194,8 @@ TEST(StripesTest, HoldInLayoutsOfSchemes) {
         "uint4:group=7,tail=short", "uint4:group=65535,tail=short", "int8:group=70000,tail=short",
         "int8:block=100x1,tail=short", "uint4:block=3x5,tail=short",
         "uint4:block=300x7000,tail=short", "fp16", "q8_0:tail=pad", "nf4", "nf4:group=4096",
-        "nvfp4:tail=pad"}) {
+        "nvfp4:tail=pad", "int3:layout=words", "int3:layout=words,axis=0",
+        "int5:layout=words,group=7,tail=short", "int2:layout=words,group=48,tail=short"}) {
     for (const std::vector<int64_t>& dims : shapes) {
       const TensorDesc tensor = testing::MakeTensor("t", DType::kF32, dims);
       if (!MakePlan(*ParseSpec(spec), tensor, int64_t{1} << 40).ok()) continue;
