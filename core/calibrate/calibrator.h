@@ -9,7 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "core/scheme/scheme.h"
 #include "core/scheme/spec.h"
-#include "core/stats/histogram.h"
+#include "core/stats/counted_values.h"
 
 namespace quantd {
 
@@ -48,20 +48,17 @@ struct Calibrator {
   // that it is found within.
   Range (*range)(const GroupStats& stats, double argument);
 
-  // All values are wanted: those of a group itself, or where one group is the tensor their counts.
+  // All values are wanted: those of a group itself, or counts of them.
   bool needs_values = false;
   bool tries = false;  // they are to be tried out by ClipSearch; else:
   // From the finite values, at least one, which may be left in another order.
   Range (*range_of_values)(TileSpan finite, const RangeWish& wish) = nullptr;
-  // From counts of all of them.
-  Range (*range_of_counts)(const Histogram& counts, const RangeWish& wish) = nullptr;
+  // From what they count as, in order of ValuesOf; within the bounds or not.
+  Range (*range_of_counts)(std::span<const CountedValue> counts, const RangeWish& wish) = nullptr;
 };
 
 // Returns the range of the extremes; {0, 0} where there are none. A Calibrator::range.
 Range RangeOfExtremes(const GroupStats& stats, double);
-
-// Returns what stands for the values of a bucket of `bits`: its midpoint, and 0 next to 0.
-double ValueOfBucket(uint16_t bits, const Range& bounds);
 
 // Returns the rows of calibrators.def, in its order. Thread-safe.
 std::span<const Calibrator* const> AllCalibrators();

@@ -16,8 +16,9 @@
 //
 // As t grows by one bin, all of Q but its last part stays, unless its parts get wider, which
 // happens 15 times; and D itself stays where the bin is empty. So D is made of prefix sums, over
-// filled bins alone, where the usual way adds up 1,921 times 2,048 terms. Logarithms are our own,
-// so that ranges are the same everywhere; counts are whole numbers in f64.
+// filled bins alone, where the usual way adds up 1,921 times 2,048 terms. Parts of Q whose bins have
+// one value each add 0, so that of a few values in as many bins hardly a part is looked at. Logarithms
+// are our own, so that ranges are the same everywhere; counts are whole numbers in f64.
 //
 // It is for layers' activations, by tensor, in 8 bits: what few far values there are goes first.
 // 2,048 bins of 128 values say little. Beside percentile it has no number to choose.
@@ -70,21 +71,44 @@ class Logarithms {
   std::array<double, 4096> known_ = {};
 };
 
+const Logarithms& Logs() {
+  static const Logarithms kLogarithms;
+  return kLogarithms;
+}
+
 // |x| by bins.
 class Bins {
  public:
   explicit Bins(double largest) : largest_(largest) {}
 
-  void Add(double magnitude, double count) {
-    const auto bin = std::min<size_t>(static_cast<size_t>(magnitude / largest_ * kBins), kBins - 1);
-    counts_[bin] += count;
-    filled_[bin / 64] |= uint64_t{1} << (bin % 64);
+  void Add(double magnitude, double count) { AddTo(BinOf(magnitude), count); }
+  // One value each.
+  template <typename T>
+  void AddAll(const T* values, int64_t num_elems) {
+    constexpr int64_t kAtOnce = 128;
+    int32_t bins[kAtOnce];
+    for (int64_t done = 0; done < num_elems; done += kAtOnce) {
+      const int64_t count = std::min(kAtOnce, num_elems - done);
+      for (int64_t i = 0; i < count; ++i) bins[i] = BinOf(std::fabs(double{values[done + i]}));
+      for (int64_t i = 0; i < count; ++i) AddTo(bins[i], 1);
+    }
   }
 
   // Returns how many bins the range has.
   size_t Best();
 
  private:
+  int32_t BinOf(double magnitude) const {
+    return std::min(static_cast<int32_t>(magnitude / largest_ * kBins), int32_t{kBins - 1});
+  }
+  void AddTo(int32_t at, double count) {
+    const auto bin = static_cast<size_t>(at);
+    uint64_t& word = filled_[bin / 64];
+    const uint64_t bit = uint64_t{1} << (bin % 64);
+    counts_[bin] = (word & bit) != 0 ? counts_[bin] + count : count;
+    word |= bit;
+  }
+
   // Sums over the filled bins before one.
   struct Before {
     double values, entropy;  // entropy: of P, times -n
@@ -97,25 +121,25 @@ class Bins {
 
   // Finds the filled bins and the sums before each.
   void Sum();
+  // Returns the sum of the parts of Q before bin `end`, of `width` bins each.
+  double SumOfParts(size_t width, size_t end) const;
   // Of parts of Q of `width` bins.
   void TryWidth(size_t width, Least& least) const;
 
   const double largest_;
-  std::array<double, kBins> counts_ = {};
+  const Logarithms& logs_ = Logs();
+  std::array<double, kBins> counts_;  // of the filled ones
   std::array<uint64_t, kBins / 64> filled_ = {};
-  std::array<size_t, kBins> places_;  // of the filled ones
+  std::array<uint16_t, kBins> places_;  // of the filled ones
   size_t num_filled_ = 0;
+  std::array<uint16_t, kBins> shared_;  // those that have more than one value, among the filled
+  size_t num_shared_ = 0;
   std::array<Before, kBins + 1> before_;
 };
 
-const Logarithms& Logs() {
-  static const Logarithms kLogarithms;
-  return kLogarithms;
-}
-
 // Returns the part of D of `count` values of P in `bins` filled bins, in which Q has `inside`.
-double PartOf(double count, double inside, size_t bins) {
-  return inside > 0 ? count * (Logs().Of(inside) - Logs().Of(static_cast<double>(bins))) : 0;
+double PartOf(const Logarithms& logs, double count, double inside, size_t bins) {
+  return inside > 0 ? count * (logs.Of(inside) - logs.Of(static_cast<double>(bins))) : 0;
 }
 
 void Bins::Sum() {
@@ -124,41 +148,55 @@ void Bins::Sum() {
     for (uint64_t left = filled_[word]; left != 0; left &= left - 1) {
       const size_t bin = word * 64 + static_cast<size_t>(std::countr_zero(left));
       const double count = counts_[bin];
-      places_[num_filled_] = bin;
-      before_[num_filled_ + 1] = {before_[num_filled_].values + count,
-                                  before_[num_filled_].entropy + count * Logs().Of(count)};
-      ++num_filled_;
+      places_[num_filled_] = static_cast<uint16_t>(bin);
+      Before next = {before_[num_filled_].values + count, before_[num_filled_].entropy};
+      if (count > 1) {
+        next.entropy += count * logs_.Of(count);
+        shared_[num_shared_++] = static_cast<uint16_t>(num_filled_);
+      }
+      before_[++num_filled_] = next;
     }
   }
 }
 
+double Bins::SumOfParts(size_t width, size_t end) const {
+  double parts = 0;
+  for (size_t next = 0; next < num_shared_ && places_[shared_[next]] < end;) {
+    size_t from = shared_[next], to = from + 1;  // of filled bins
+    const size_t part = places_[from] / static_cast<uint32_t>(width) * width;
+    while (from > 0 && places_[from - 1] >= part) --from;
+    while (to < num_filled_ && places_[to] < part + width) ++to;
+    const double inside = before_[to].values - before_[from].values;
+    parts += PartOf(logs_, inside, inside, to - from);
+    while (next < num_shared_ && shared_[next] < to) ++next;
+  }
+  return parts;
+}
+
 void Bins::TryWidth(size_t width, Least& least) const {
   const size_t last_begin = (kLevels - 1) * width;
-  double parts = 0;
-  size_t i = 0;  // of filled bins
-  while (i < num_filled_ && places_[i] < last_begin) {
-    const size_t from = i, end = (places_[i] / width + 1) * width;
-    while (i < num_filled_ && places_[i] < end) ++i;
-    const double inside = before_[i].values - before_[from].values;
-    parts += PartOf(inside, inside, i - from);
-  }
-  const size_t last = i;
+  const double parts = SumOfParts(width, last_begin);
+  const auto filled_end = places_.begin() + static_cast<std::ptrdiff_t>(num_filled_);
+  const auto last = static_cast<size_t>(std::lower_bound(places_.begin(), filled_end, last_begin) -
+                                        places_.begin());
+  size_t i = last;  // of filled bins
   const double all = before_[num_filled_].values;
+  const double log_of_all = logs_.Of(all);
   const size_t end = std::min((width + 1) * kLevels, kBins + 1);
   for (size_t bins = width * kLevels; bins < end; ++bins) {
     while (i < num_filled_ && places_[i] < bins) ++i;
     const bool at_filled = i > 0 && places_[i - 1] == bins - 1;
     // D is the same up to the next filled bin; the largest of equal ones counts.
-    if (!at_filled) bins = std::min(end - 1, i < num_filled_ ? places_[i] : kBins);
+    if (!at_filled) bins = std::min<size_t>(end - 1, i < num_filled_ ? places_[i] : kBins);
     const double below = before_[i].values, beyond = all - below;
     const double inside = below - before_[last].values;
     if (below == 0 || (inside == 0 && beyond > 0)) continue;
     const size_t before_edge = at_filled ? i - 1 : i;
     const double edge = (at_filled ? counts_[bins - 1] : 0) + beyond;
-    const double entropy = before_[before_edge].entropy + edge * Logs().Of(edge);
+    const double entropy = before_[before_edge].entropy + edge * logs_.Of(edge);
     const size_t filled = before_edge - last + (edge > 0 ? 1 : 0);
-    const double divergence = entropy - parts - PartOf(inside + beyond, inside, filled) +
-                              all * (Logs().Of(below) - Logs().Of(all));
+    const double divergence = entropy - parts - PartOf(logs_, inside + beyond, inside, filled) +
+                              all * (logs_.Of(below) - log_of_all);
     if (!(divergence > least.divergence)) least = {bins, divergence};
   }
 }
@@ -181,14 +219,11 @@ Range Found(const RangeWish& wish, AddAll add_all) {
   return {std::max(wish.bounds.min, -reach), std::min(wish.bounds.max, reach)};
 }
 
-Range OfCounts(const Histogram& histogram, const RangeWish& wish) {
+Range OfCounts(std::span<const CountedValue> counts, const RangeWish& wish) {
   const double largest = std::max(-wish.bounds.min, wish.bounds.max);
   return Found(wish, [&](Bins& bins) {
-    constexpr uint32_t kSign = 0x8000;
-    for (uint32_t bits = 0; bits < kSign; ++bits) {
-      const auto count = static_cast<double>(histogram.counts()[bits]) +
-                         static_cast<double>(histogram.counts()[bits | kSign]);
-      if (count > 0) bins.Add(ValueOfBucket(static_cast<uint16_t>(bits), {0, largest}), count);
+    for (const CountedValue& counted : counts) {
+      bins.Add(std::min(std::fabs(counted.value), largest), static_cast<double>(counted.count));
     }
   });
 }
@@ -212,9 +247,7 @@ const Calibrator& entropy_calibrator() {
           [](TileSpan finite, const RangeWish& wish) {
             return Found(wish, [&](Bins& bins) {
               finite.Visit([&](const auto* values) {
-                for (int64_t i = 0; i < finite.num_elems; ++i) {
-                  bins.Add(std::fabs(double{values[i]}), 1);
-                }
+                bins.AddAll(values, finite.num_elems);
                 return 0;
               });
             });

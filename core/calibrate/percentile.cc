@@ -11,8 +11,9 @@
 // p99.9 cuts one. p100 is minmax. Of 10,000 normal values and one of 1,000, p99.9 ends at about
 // 3.3.
 //
-// A tensor's only group is counted in buckets of the upper 16 bits of f32 (stats/histogram.h): the
-// rank is exact, the value the middle of its bucket, which is within 2^-8 of it.
+// A tensor's only group is counted in buckets of the upper 16 bits of f32 (stats/histogram.h), groups
+// that recur in those of stats/sketch.h: the rank is exact, the value the middle of its bucket,
+// which is within 2^-8 of it, and in groups that recur within 2^-5.
 //
 // Beside sigma, which is cheaper, it does not follow what lies far out. It takes a selection of the
 // values, linear in their number; where nothing is cut, as of 128 values by p99.9, it is minmax.
@@ -58,36 +59,64 @@ Range OfValues(T* values, int64_t count, const RangeWish& wish) {
   return {low, end[-1 - cut] + T{0}};
 }
 
-// Returns the place of the bucket with the value of rank `rank`, from 0; `count_at(place)` says how
-// many a bucket has.
-template <typename CountAt>
-uint32_t PlaceOfRank(int64_t rank, CountAt count_at) {
-  uint32_t place = 0;
-  for (int64_t passed = count_at(0); passed <= rank; passed += count_at(place)) ++place;
-  return place;
+// Of what is counted, each part by ascending magnitude.
+struct CountedParts {
+  std::span<const CountedValue> positive, negative;
+};
+
+CountedParts PartsOf(std::span<const CountedValue> counts) {
+  const auto falls = [](const CountedValue& a, const CountedValue& b) { return a.value > b.value; };
+  const auto split = std::adjacent_find(counts.begin(), counts.end(), falls);
+  const auto num_positive = static_cast<size_t>(
+      split == counts.end() ? std::ssize(counts) : split - counts.begin() + 1);
+  return {counts.first(num_positive), counts.subspan(num_positive)};
 }
 
-Range OfCounts(const Histogram& histogram, const RangeWish& wish) {
-  const int64_t cut = NumCut(histogram.num_finite(), wish);
-  if (cut == 0) return wish.bounds;
-  constexpr uint32_t kLargest = 0x7F7F, kSign = 0x8000;
-  const std::span<const int64_t> counts = histogram.counts();
-  if (wish.symmetric) {
-    const uint32_t place = PlaceOfRank(cut, [&](uint32_t at) {
-      return counts[kLargest - at] + counts[(kLargest - at) | kSign];
-    });
-    const Range magnitudes = {0, std::max(-wish.bounds.min, wish.bounds.max)};
-    return Within(ValueOfBucket(static_cast<uint16_t>(kLargest - place), magnitudes), wish.bounds);
+// Returns the value behind the first `cut`, of `a` from its end, then of `b`.
+double ValueBehind(int64_t cut, std::span<const CountedValue> a, std::span<const CountedValue> b) {
+  for (auto counted = a.rbegin(); counted != a.rend(); ++counted) {
+    if (cut < counted->count) return counted->value;
+    cut -= counted->count;
   }
-  // In ascending order buckets of negative values come backwards.
-  const auto bits_at = [](uint32_t at) {
-    return at <= kLargest ? (kLargest - at) | kSign : at - kLargest - 1;
+  for (const CountedValue& counted : b) {
+    if (cut < counted.count) return counted.value;
+    cut -= counted.count;
+  }
+  return 0;  // there are more
+}
+
+// Returns the largest magnitude behind the first `cut`.
+double MagnitudeBehind(int64_t cut, CountedParts parts) {
+  while (true) {
+    const auto last_of = [](std::span<const CountedValue> part) {
+      return part.empty() ? -1 : std::fabs(part.back().value);
+    };
+    auto& part = last_of(parts.positive) >= last_of(parts.negative) ? parts.positive
+                                                                     : parts.negative;
+    if (part.empty()) return 0;  // there are more
+    const CountedValue& last = part.back();
+    if (cut < last.count) return std::fabs(last.value);
+    cut -= last.count;
+    part = part.first(part.size() - 1);
+  }
+}
+
+Range OfCounts(std::span<const CountedValue> counts, const RangeWish& wish) {
+  int64_t count = 0;
+  for (const CountedValue& counted : counts) count += counted.count;
+  const int64_t cut = NumCut(count, wish);
+  if (cut == 0) return wish.bounds;
+  const CountedParts parts = PartsOf(counts);
+  const Range& bounds = wish.bounds;
+  if (wish.symmetric) {
+    const double largest = std::max(-bounds.min, bounds.max);
+    return Within(std::min(MagnitudeBehind(cut, parts), largest), bounds);
+  }
+  const auto within = [&bounds](double value) {
+    return std::max(bounds.min, std::min(bounds.max, value));
   };
-  constexpr uint32_t kLast = 2 * kLargest + 1;
-  const uint32_t low = PlaceOfRank(cut, [&](uint32_t at) { return counts[bits_at(at)]; });
-  const uint32_t high = PlaceOfRank(cut, [&](uint32_t at) { return counts[bits_at(kLast - at)]; });
-  return {ValueOfBucket(static_cast<uint16_t>(bits_at(low)), wish.bounds),
-          ValueOfBucket(static_cast<uint16_t>(bits_at(kLast - high)), wish.bounds)};
+  return {within(ValueBehind(cut, parts.negative, parts.positive)),
+          within(ValueBehind(cut, parts.positive, parts.negative))};
 }
 
 }  // namespace

@@ -4,8 +4,7 @@
 //
 // which does not cancel, as sums of squares do. It rounds, so that parts are merged in order.
 //
-// Entries: FindCalibrator, GroupStats::Merge and ValueOfBucket. Tested by
-// tests/core/calibrate/registry_test.cc.
+// Entries: FindCalibrator and GroupStats::Merge. Tested by tests/core/calibrate/registry_test.cc.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -40,11 +39,6 @@ void GroupStats::Merge(const GroupStats& next) {
 
 Range RangeOfExtremes(const GroupStats& stats, double) {
   return stats.count == 0 ? Range{} : Range{stats.min, stats.max};
-}
-
-double ValueOfBucket(uint16_t bits, const Range& bounds) {
-  const double value = (bits & 0x7FFF) == 0 ? 0 : Histogram::BucketOf(bits).midpoint();
-  return std::max(bounds.min, std::min(bounds.max, value));
 }
 
 std::span<const Calibrator* const> AllCalibrators() {

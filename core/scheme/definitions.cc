@@ -97,8 +97,10 @@ symmetric. [a, b] is the least and the largest value; where k is 0, it is the ra
 Where one group has all elements, a value counts as that of its *bucket*: x is rounded to f32 (at most
 its largest), and a bucket are the f32 with the same upper 16 bits, u with the sign bit off. Its value
 is the middle of the f32 with bits u * 2^16 and the one with (u + 1) * 2^16, or 2^128 where that is
-infinite, and 0 where u is 0; with the sign of x, and clamped to [a, b] (|x|: to max(-a, b)). This and
-the following are refused for groups that come again and again, as columns do.
+infinite, and 0 where u is 0; with the sign of x, and clamped to [a, b] (|x|: to max(-a, b)). Where
+groups come again and again (`axis=K` behind dimensions of more than one index) buckets have the same
+upper 13 bits, 2^19 standing for 2^16, those whose u is 512 or more below the largest u of the group's
+values count as 0, too, and |x| is that of what is clamped to [a, b]; groups of 2^32 values are refused.
 
 `range=mse` is [f * a, f * b] with the f whose codes have the least sum E of squared errors, scales and
 codes being the scheme's own (`stochastic` rounding as `half_even`): f = 2^(-i/2), i = 0 .. 7, while E
@@ -106,12 +108,12 @@ gets less than before; from g, the last that did (or 1), f = g * 2^(-j/8), j = 1
 if the first of these did not, and g < 1, f = g * 2^(j/8), j = 1, 2, 3, likewise. Powers are the nearest
 f64. Of a run (2. above) element j adds d * d to lane j mod 16, d = x - x' in T,
 x' as decoded in T, 0 where x is not finite; lanes are f64 and fold as in 3., runs add up in order.
-Where one group has all elements, E is the sum of n * (d * d) over buckets, in order of their 16 bits, n
-values counting as x, in T.
+Where values count as those of buckets, E is the sum of n * (d * d) over buckets, in order of their bits
+(where groups come again and again what counts as 0 goes first, as one), n values counting as x, in T.
 
 `range=entropy` is [max(a, -r), min(b, r)], r = m * (t / 2048), m the larger one of |a| and |b| (0: it
 is [a, b]), with the t of 128 .. 2048 that has the least D, the largest of equal ones. c_i values have
-floor(|x| / m * 2048) = i (2048 as 2047), where one group has all elements |x| of buckets. In f64, sums
+floor(|x| / m * 2048) = i (2048 as 2047), |x| of buckets where values count as theirs. In f64, sums
 in order: S(j), E(j) and Z(j) over i < j of c_i, of c_i * log2(c_i), and of 1 where c_i > 0; n = S(2048),
 w = t / 128 rounded down;
 

@@ -53,6 +53,15 @@ absl::Status CheckMerge(const CalibrationState& from, const CalibrationState& in
                                     into.column_second_moments.size()));
   QUANTD_RETURN_IF_ERROR(
       CheckSizes("elements of the Gram matrix", from.gram.size(), into.gram.size()));
+  QUANTD_RETURN_IF_ERROR(
+      CheckSizes("sketches of groups", from.sketches.size(), into.sketches.size()));
+  for (size_t i = 0; i < from.sketches.size(); ++i) {
+    const int64_t count = from.sketches[i].Count() + into.sketches[i].Count();
+    if (count <= Sketch::kMaxCount) continue;
+    return absl::InvalidArgumentError(absl::StrCat("states do not merge: group ", i, " would have ",
+                                                   count, " values; at most ", Sketch::kMaxCount,
+                                                   " are counted"));
+  }
   for (size_t i = 0; i < from.groups.size(); ++i) {
     QUANTD_RETURN_IF_ERROR(CheckedAdd(from.groups[i].count, into.groups[i].count).status());
   }
@@ -90,6 +99,7 @@ absl::Status MergeCalibration(const CalibrationState& from, CalibrationState& in
   AddAll(from.column_second_moments, into.column_second_moments);
   AddAll(from.gram, into.gram);
   for (size_t i = 0; i < from.groups.size(); ++i) into.groups[i].Merge(from.groups[i]);
+  for (size_t i = 0; i < from.sketches.size(); ++i) into.sketches[i].Merge(from.sketches[i]);
   into.tensor.Merge(from.tensor);
   into.non_finite += from.non_finite;
   into.rows += from.rows;
@@ -108,10 +118,22 @@ absl::StatusOr<CalibratedRanges> RangesOf(const Plan& plan, const CalibrationSta
   if ((plan.resolved.layout.tensor_evidence & kHistogram) != 0) {
     QUANTD_ASSIGN_OR_RETURN(ranges.histogram, Histogram::FromCounts(state.histogram));
   }
-  if (plan.value_source == ValueSource::kCounts && !ranges.groups.empty()) {
+  const bool sketched = plan.value_source == ValueSource::kSketches;
+  if ((plan.value_source == ValueSource::kCounts || sketched) && !ranges.groups.empty()) {
     QUANTD_ASSIGN_OR_RETURN(const Histogram counts, Histogram::FromCounts(state.histogram));
     ranges.tensor = RangeOfCounts(plan, calibrator, state.tensor, counts);
+  }
+  if (plan.value_source == ValueSource::kCounts && !ranges.groups.empty()) {
     ranges.groups.assign(1, ranges.tensor);
+  }
+  if (!sketched) return ranges;
+  if (state.sketches.size() != state.groups.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "range=", plan.resolved.spec.range, " is found from sketches of groups; the state has ",
+        state.sketches.size(), " of ", state.groups.size()));
+  }
+  for (size_t i = 0; i < state.sketches.size(); ++i) {
+    ranges.groups[i] = RangeOfCounts(plan, calibrator, state.groups[i], state.sketches[i]);
   }
   return ranges;
 }
@@ -122,7 +144,8 @@ EvidenceWants WantsOf(const Plan& plan, const CalibrationOptions& options) {
   const EvidenceWants wants = EvidenceWantsOf(plan);
   return {.moments = true,
           .magnitudes = wants.magnitudes,
-          .histogram = options.histogram || wants.histogram,
+          .histogram = options.histogram || wants.histogram || wants.sketches,  // of the tensor
+          .sketches = wants.sketches,
           .non_finite = IsFloat(plan.resolved.tensor.dtype)};
 }
 
@@ -170,6 +193,7 @@ class Session final : public CalibrationSession {
     if (const std::unique_ptr<Histogram> histogram = evidence_.TakeHistogram()) {
       state.histogram.assign(histogram->counts().begin(), histogram->counts().end());
     }
+    state.sketches = evidence_.TakeSketches();
     if (options_.column_moments || options_.gram) {
       state.rows = num_elems_ / std::max<int64_t>(tensor_.shape.last_dim(), 1);
     }
@@ -271,7 +295,9 @@ absl::StatusOr<int64_t> CalibrationResidentBytes(const Plan& plan,
   hold(SaturatingMul(map.num_groups, sizeof(GroupStats)));
   hold(SaturatingMul(plan.stripes_in_flight, stripe_elems * SizeOf(tensor.dtype)));
   hold(PieceQueue::kBlockBytes);
-  if (plan.value_source == ValueSource::kCounts) hold(kCountedBytes);
+  const bool counts = plan.value_source == ValueSource::kCounts ||
+                      plan.value_source == ValueSource::kSketches;
+  if (counts) hold(kCountedBytes);
   const int64_t columns = tensor.shape.last_dim();
   if (options.column_moments) hold(SaturatingMul(columns, 2 * sizeof(double)));
   if (options.gram && columns <= GramAccumulator::kMaxCols) {

@@ -15,6 +15,7 @@
 #include "core/session/session_context.h"
 #include "core/session/stripe_session.h"
 #include "core/stats/histogram.h"
+#include "core/stats/sketch.h"
 
 namespace quantd {
 
@@ -35,6 +36,7 @@ struct CalibrationState {
   int64_t rows = 0;                // of the last axis that moments and Gram have seen
   std::vector<double> column_second_moments;  // sum of x^2 by column, or empty
   std::vector<double> gram;                   // columns x columns, row-major, symmetric, or empty
+  std::vector<Sketch> sketches;  // by group, of groups that recur whose values are wanted, or empty
 
   bool operator==(const CalibrationState&) const = default;
 };

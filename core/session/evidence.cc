@@ -154,15 +154,12 @@ void PlaceStats(const GroupMap& groups, int64_t begin, int64_t end,
 
 template <typename T>
 void AddToHistogram(const T* values, int64_t num_elems, Histogram& histogram) {
-  float narrow[kTileElems];
-  for (int64_t i = 0; i < num_elems; ++i) {
-    const T value = LoadAt(values, i);
-    narrow[i] = static_cast<float>(value);
-    if (sizeof(T) > sizeof(float) && std::isfinite(value)) {  // beyond f32 it saturates
-      narrow[i] = std::clamp(narrow[i], std::numeric_limits<float>::lowest(),
-                             std::numeric_limits<float>::max());
-    }
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const bool is_aligned = reinterpret_cast<uintptr_t>(values) % alignof(float) == 0;
+    if (is_aligned) return histogram.Add({values, static_cast<size_t>(num_elems)});
   }
+  float narrow[kTileElems];
+  NarrowToF32(values, num_elems, narrow);
   histogram.Add({narrow, static_cast<size_t>(num_elems)});
 }
 
@@ -240,6 +237,7 @@ EvidenceCollector::EvidenceCollector(const PackedLayout& layout, const GroupMap&
       dtype_(dtype),
       wants_(wants),
       kind_(KindOf(layout, groups, num_elems, wants)) {
+  if (wants.sketches) sketches_ = std::make_unique<GroupSketches>(groups);
   if (begin == 0 && end == num_elems) {
     stats_.resize(static_cast<size_t>(groups.num_groups));
   } else {  // a band
@@ -275,6 +273,7 @@ int64_t EvidenceCollector::ResidentBytes(const PackedLayout& layout, const Group
   if (wants.histogram) {
     add(SaturatingMul(threads + 1, Histogram::kNumBuckets * int64_t{sizeof(int64_t)}));
   }
+  if (wants.sketches) add(GroupSketches::ResidentBytes(map.num_groups));
   return bytes;
 }
 
@@ -347,6 +346,7 @@ void EvidenceCollector::ScanAs(const Stripe& stripe, const ByteRange& values, Sl
     }
     begin = end;
   }
+  if (sketches_ != nullptr) sketches_->Add(stripe, reader);
 }
 
 void EvidenceCollector::Merge(const Part& part) {
@@ -385,6 +385,10 @@ std::unique_ptr<Histogram> EvidenceCollector::TakeHistogram() {
   }
   if (all == nullptr) all = std::make_unique<Histogram>();
   return all;
+}
+
+std::vector<Sketch> EvidenceCollector::TakeSketches() {
+  return sketches_ == nullptr ? std::vector<Sketch>() : sketches_->Take();
 }
 
 }  // namespace quantd

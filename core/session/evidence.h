@@ -9,6 +9,7 @@
 #include "absl/base/thread_annotations.h"
 #include "core/base/mutex.h"
 #include "core/calibrate/calibrator.h"
+#include "core/session/group_sketches.h"
 #include "core/session/stripes.h"
 #include "core/session/tiles.h"
 #include "core/stats/histogram.h"
@@ -21,6 +22,7 @@
 //                                        at the end in any order
 //   sums, and ranges of few groups       each stripe has its own, which merge in stripe order
 //   histogram                            exact counts, by thread
+//   sketches of groups that recur        exact counts, shared by all threads
 //
 // In a stripe, values are taken by tile and run, so that sums have one shape.
 
@@ -30,6 +32,7 @@ struct EvidenceWants {
   bool moments = false;     // mean and m2 beside the ranges
   bool magnitudes = false;  // the sum of magnitudes beside the ranges
   bool histogram = false;   // of all values
+  bool sketches = false;    // of the values of each group, which recur
   bool non_finite = false;  // their number
 
   // True if floats are summed, so that the order counts.
@@ -78,6 +81,8 @@ class EvidenceCollector {
   int64_t non_finite() const { return non_finite_; }
   // The counts of all values; null if they are not wanted.
   std::unique_ptr<Histogram> TakeHistogram();
+  // Those of each group; none if they are not wanted.
+  std::vector<Sketch> TakeSketches();
 
  private:
   enum class Kind { kOwn, kByThread, kInOrder };
@@ -102,6 +107,7 @@ class EvidenceCollector {
   int64_t first_group_ = 0;
   std::vector<GroupStats> stats_;
   int64_t non_finite_ = 0;
+  std::unique_ptr<GroupSketches> sketches_;
   Mutex mutex_;
   std::vector<std::unique_ptr<Slot>> slots_ ABSL_GUARDED_BY(mutex_);  // that no thread has
 };

@@ -74,16 +74,16 @@ absl::Status CheckLayout(const PackedLayout& layout) {
   return absl::OkStatus();
 }
 
-absl::Status RefuseRecurring(const Plan& plan, absl::string_view what, absl::string_view others) {
-  const Granularity granularity = plan.resolved.spec.granularity.value_or(Granularity{});
-  return absl::InvalidArgumentError(absl::StrCat(
-      what, " is not found for axis=", granularity.axis, " of shape ",
-      plan.resolved.tensor.shape.Text(), ", whose ", plan.resolved.layout.groups.num_groups,
-      " groups come again and again; use per=tensor, ", others));
+// Returns the scheme's layout of one group, a row, for ranges of `resolved` to be tried out.
+absl::StatusOr<Resolved> OneGroupOf(const Scheme& scheme, const Resolved& resolved) {
+  Resolved one = resolved;
+  one.spec.granularity->axis = 0;
+  QUANTD_ASSIGN_OR_RETURN(one.tensor.shape, Shape::Make({1, kTileElems}));
+  QUANTD_ASSIGN_OR_RETURN(one.layout, scheme.plan(*one.info, one.spec, one.tensor));
+  return one;
 }
 
-// Says where a calibrator, or the scheme itself, has the values from that it needs, if it does;
-// refuses groups that recur: to count the values of each would take 512 KiB a group.
+// Says where a calibrator, or the scheme itself, has the values from that it needs, if it does.
 absl::Status DecideValueSource(Plan& plan) {
   const QuantSpec& spec = plan.resolved.spec;
   const PackedLayout& layout = plan.resolved.layout;
@@ -96,8 +96,11 @@ absl::Status DecideValueSource(Plan& plan) {
     if (num_elems == 0 || layout.groups.num_groups == 1 || layout.groups.IsLocal(num_elems)) {
       return absl::OkStatus();
     }
-    return RefuseRecurring(plan, absl::StrCat("what scheme ", spec.scheme, " wants of values"),
-                           "axis=0 or group=");
+    const Granularity granularity = spec.granularity.value_or(Granularity{});
+    return absl::InvalidArgumentError(absl::StrCat(
+        "what scheme ", spec.scheme, " wants of values is not found for axis=", granularity.axis,
+        " of shape ", plan.resolved.tensor.shape.Text(), ", whose ", layout.groups.num_groups,
+        " groups come again and again; use per=tensor, axis=0 or group="));
   }
   if (!finds || !calibrator.needs_values() || spec.given_range) return absl::OkStatus();
   if (calibrator.tries() && layout.tensor_evidence != kNoEvidence) {
@@ -105,13 +108,27 @@ absl::Status DecideValueSource(Plan& plan) {
         "range=", spec.range, " tries out one group at a time, and by spec ", FormatSpec(spec),
         " they depend on each other; use scale_type=f32, or another range="));
   }
-  plan.value_source = layout.groups.num_groups == 1 ? ValueSource::kCounts : ValueSource::kBands;
-  if (plan.value_source == ValueSource::kCounts || num_elems == 0 ||
-      layout.groups.IsLocal(num_elems)) {
+  const int64_t num_groups = layout.groups.num_groups;
+  if (num_groups == 1) {
+    plan.value_source = ValueSource::kCounts;
     return absl::OkStatus();
   }
-  return RefuseRecurring(plan, absl::StrCat("range=", spec.range),
-                         "axis=0, group=, block=, or range=minmax or Nsigma");
+  if (num_elems == 0 || layout.groups.IsLocal(num_elems)) {
+    plan.value_source = ValueSource::kBands;
+    return absl::OkStatus();
+  }
+  plan.value_source = ValueSource::kSketches;
+  if (num_elems / num_groups > Sketch::kMaxCount) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "range=", spec.range, " counts the values of each of ", num_groups, " groups, and by axis=",
+        spec.granularity->axis, " of shape ", plan.resolved.tensor.shape.Text(), " they have ",
+        num_elems / num_groups, "; at most ", Sketch::kMaxCount,
+        " are counted, so use per=tensor, group=, or range=minmax or Nsigma"));
+  }
+  if (calibrator.tries()) {
+    QUANTD_ASSIGN_OR_RETURN(plan.counted, OneGroupOf(*plan.scheme, plan.resolved));
+  }
+  return absl::OkStatus();
 }
 
 // Has a spec that is open about levels have as many as are given.
@@ -239,6 +256,7 @@ int64_t ResidentBytes(const Plan& plan, const PlanInputs& inputs, int64_t stripe
   if (!plan.known_params && plan.value_source == ValueSource::kCounts) {
     add(std::min(kCountedBytes, SaturatingMul(num_elems, 4 * sizeof(double))));
   }
+  if (!plan.known_params && plan.value_source == ValueSource::kSketches) add(kSketchedBytes);
   if (!plan.known_params && plan.value_source == ValueSource::kBands) {
     stripe_bytes += ValueRangesBytes(layout, stripe_elems, dtype);
     if (long_bands) add(ValueRangesBytes(layout, num_elems, dtype));
@@ -298,7 +316,8 @@ EvidenceWants EvidenceWantsOf(const Plan& plan) {
   return {.moments = calibrator.ok() && calibrator->calibrator->needs_moments,
           .magnitudes = calibrator.ok() && calibrator->calibrator->needs_magnitudes,
           .histogram = (plan.resolved.layout.tensor_evidence & kHistogram) != 0 ||
-                       plan.value_source == ValueSource::kCounts};
+                       plan.value_source == ValueSource::kCounts,
+          .sketches = plan.value_source == ValueSource::kSketches};
 }
 
 const GroupMap& EvidenceMapOf(const Plan& plan, const GroupMap& whole) {

@@ -2,6 +2,7 @@
 #define QUANTD_CORE_SESSION_PLANNER_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -26,6 +27,7 @@ enum class ValueSource : uint8_t {
   kNone,    // it needs none, or there are ranges
   kCounts,  // one group has all values: they are counted
   kBands,   // groups do not recur: their values are at hand; schemes may want them too
+  kSketches,  // they do: the values of each are counted in little memory
 };
 
 // What is known before the values, beside the spec.
@@ -40,6 +42,7 @@ struct PlanInputs {
 struct Plan {
   const Scheme* scheme = nullptr;
   Resolved resolved;
+  std::optional<Resolved> counted;  // of one group of kTileElems: what sketches are tried out with
   Pass pass = Pass::kStatic;
   ValueSource value_source = ValueSource::kNone;
   int threads = 1;                // that it counts on

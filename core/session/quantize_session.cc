@@ -325,13 +325,15 @@ class Session final : public QuantizeSession {
     const std::vector<GroupStats> stats = held.evidence->TakeStats();
     const GroupSpan groups = {held.evidence->first_group(), std::ssize(stats)};
     const std::unique_ptr<Histogram> counts = held.evidence->TakeHistogram();
+    const std::vector<Sketch> sketches = held.evidence->TakeSketches();
     const bool of_groups = &evidence_map() != &whole_;
     auto params = std::make_shared<BandParams>(groups);
     std::vector<Range> ranges;
     if (of_groups) {
       params->params.Reset(layout_, groups);
       const Stripe band = {.begin = held.begin, .end = held.end};
-      ranges = encoder_.RangesOf(stats, counts.get(), band, held.whole, constants_, params->params);
+      ranges = encoder_.RangesOf(stats, counts.get(), sketches, band, held.whole, constants_,
+                                 params->params);
     }
     if (!plan_.known_constants) {
       ResolveConstants(stats, ranges, counts.get());

@@ -88,7 +88,8 @@ Range StripeEncoder::RangeOf(int64_t group, const GroupStats* stats) const {
 }
 
 std::vector<Range> StripeEncoder::RangesOf(std::span<const GroupStats> stats,
-                                           const Histogram* counts, const Stripe& band,
+                                           const Histogram* counts,
+                                           std::span<const Sketch> sketches, const Stripe& band,
                                            const ByteRange& values, const ParamPlanes& constants,
                                            ParamBuffer& own) const {
   std::vector<Range> ranges;
@@ -102,6 +103,11 @@ std::vector<Range> StripeEncoder::RangesOf(std::span<const GroupStats> stats,
       break;
     case ValueSource::kCounts:
       ranges[0] = RangeOfCounts(plan_, calibrator_, stats[0], *counts);
+      break;
+    case ValueSource::kSketches:
+      for (size_t i = 0; i < ranges.size(); ++i) {
+        ranges[i] = RangeOfCounts(plan_, calibrator_, stats[i], sketches[i]);
+      }
       break;
     case ValueSource::kBands:
       if (WorksAsF32(plan_.resolved.tensor.dtype)) {

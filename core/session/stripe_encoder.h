@@ -51,11 +51,13 @@ class StripeEncoder {
                         const ParamPlanes& constants, std::span<std::byte> codes, ParamBuffer& own,
                         StripeResult& result) const;
 
-  // Returns the ranges of `own`'s groups, which have `stats` and are those of `band`: what is given, or what its `values` show, or `counts` of all of them, if there are
+  // Returns the ranges of `own`'s groups, which have `stats` and are those of `band`: what is given,
+  // or what its `values` show, or `counts` of all of them, or the `sketches` of groups, if there are
   // any (then `values` are not looked at). `own` has room for the groups; `constants` are there
   // where ranges are tried out.
   std::vector<Range> RangesOf(std::span<const GroupStats> stats, const Histogram* counts,
-                              const Stripe& band, const ByteRange& values,
+                              std::span<const Sketch> sketches, const Stripe& band,
+                              const ByteRange& values,
                               const ParamPlanes& constants, ParamBuffer& own) const;
 
   // Makes the parameters of `own`'s groups from `found`, their ranges, or, if empty, from given ones.

@@ -8,6 +8,9 @@
 //
 //   trial -> ranges -> resolve -> | encode, decode, errors | of each tile -> ClipSearch::Take
 //
+// A group takes 3 to 12 trials, and of many some take the most: those that are done are left out of a
+// tile, where the others can be encoded alone.
+//
 // Entries: RangeOfCounts, ValueRanges::Narrow and ValueRanges::Resolve. Tested by
 // tests/core/session/value_ranges_test.cc, group_values_test.cc and same_bytes_test.cc.
 #include "core/session/value_ranges.h"
@@ -42,13 +45,21 @@ std::optional<Resolved> WithoutNoise(const Resolved& resolved) {
   return half_even;
 }
 
-// Tries out ranges of a tensor's one group, on what counts of its values stand for, which are taken
-// for its first elements.
+// Returns how many elements of the group's tensor are tried at once, for `num_points`.
+int64_t ChunkOf(const Resolved& resolved, int64_t num_points) {
+  const PackedLayout& layout = resolved.layout;
+  const int64_t num_elems = resolved.tensor.shape.num_elems();
+  const int64_t most = num_elems <= kTileElems ? num_elems : AtomFloor(layout, kTileElems);
+  return std::min(most, RoundUp(num_points, layout.atom_elems));
+}
+
+// Tries out ranges of one group, on what its values are counted as, which are taken for its first
+// elements.
 template <typename T>
 class CountedPoints {
  public:
   CountedPoints(const Scheme& scheme, const Resolved& resolved, const Range& bounds,
-                const Histogram& histogram);
+                std::span<const CountedValue> counts);
   // Returns the sum of squared errors with a range.
   double ErrorWith(const Range& range);
 
@@ -67,21 +78,19 @@ class CountedPoints {
 
 template <typename T>
 CountedPoints<T>::CountedPoints(const Scheme& scheme, const Resolved& resolved,
-                                const Range& bounds, const Histogram& histogram)
+                                const Range& bounds, std::span<const CountedValue> counts)
     : scheme_(scheme),
       resolved_(resolved),
       coder_(scheme, resolved, nullptr),
-      chunk_(resolved.tensor.shape.num_elems() <= kTileElems
-                 ? resolved.tensor.shape.num_elems()
-                 : AtomFloor(resolved.layout, kTileElems)),
+      chunk_(ChunkOf(resolved, std::ssize(counts))),
       codes_(static_cast<size_t>(resolved.layout.CodeOffset(chunk_))) {
   constexpr double kLargest = std::numeric_limits<T>::max();
-  for (uint32_t bits = 0; bits < Histogram::kNumBuckets; ++bits) {
-    const int64_t count = histogram.counts()[bits];
-    if (count == 0) continue;
-    const double value = ValueOfBucket(static_cast<uint16_t>(bits), bounds);
+  values_.reserve(counts.size());
+  counts_.reserve(counts.size());
+  for (const CountedValue& counted : counts) {
+    const double value = std::clamp(counted.value, bounds.min, bounds.max);
     values_.push_back(static_cast<T>(std::clamp(value, -kLargest, kLargest)));
-    counts_.push_back(static_cast<double>(count));
+    counts_.push_back(static_cast<double>(counted.count));
   }
   const PackedLayout& layout = resolved.layout;
   ParamPlanes constants;
@@ -101,9 +110,9 @@ double CountedPoints<T>::ErrorWith(const Range& range) {
   double sum = 0;
   const auto chunk = static_cast<size_t>(chunk_);
   for (size_t done = 0; done < values_.size(); done += chunk) {
-    T points[kTileElems] = {}, decoded[kTileElems];
+    T points[kTileElems], decoded[kTileElems];
     const size_t count = std::min(chunk, values_.size() - done);
-    std::copy_n(&values_[done], count, points);
+    std::fill(std::copy_n(&values_[done], count, points), points + chunk, T{0});
     Counts clipped;
     coder_.Encode(points, 0, chunk_, params_, codes_, clipped, nullptr);
     coder_.Decode(codes_, 0, chunk_, params_, decoded);
@@ -116,9 +125,10 @@ double CountedPoints<T>::ErrorWith(const Range& range) {
 }
 
 template <typename T>
-Range SearchCounts(const Plan& plan, const Range& bounds, const Histogram& histogram) {
-  const std::optional<Resolved> half_even = WithoutNoise(plan.resolved);
-  CountedPoints<T> points(*plan.scheme, half_even ? *half_even : plan.resolved, bounds, histogram);
+Range SearchCounts(const Plan& plan, const Range& bounds, std::span<const CountedValue> counts) {
+  const Resolved& resolved = plan.counted ? *plan.counted : plan.resolved;
+  const std::optional<Resolved> half_even = WithoutNoise(resolved);
+  CountedPoints<T> points(*plan.scheme, half_even ? *half_even : resolved, bounds, counts);
   ClipSearch search(bounds);
   while (!search.done()) search.Take(points.ErrorWith(search.range()));
   return search.range();
@@ -132,6 +142,30 @@ TileSpan SpanOfAll(std::vector<double>& values) {
   return {nullptr, values.data(), std::ssize(values)};
 }
 
+Range RangeOfValues(const Plan& plan, const ChosenCalibrator& calibrator, const Range& bounds,
+                    std::span<const CountedValue> counts) {
+  const bool finite = std::isfinite(bounds.min) && std::isfinite(bounds.max);
+  if (counts.empty() || !finite || !(bounds.min < bounds.max)) return bounds;
+  RangeWish wish = WishOf(plan, calibrator);
+  wish.bounds = bounds;
+  if (!calibrator.tries()) return calibrator.calibrator->range_of_counts(counts, wish);
+  if (plan.resolved.tensor.shape.num_elems() == 0) return bounds;
+  ScopedFloatEnv float_env;
+  return WorksAsF32(plan.resolved.tensor.dtype) ? SearchCounts<float>(plan, bounds, counts)
+                                                : SearchCounts<double>(plan, bounds, counts);
+}
+
+// True if each run of `run_elems` elements has a group of its own, in order, row after row.
+bool AreRuns(const GroupMap& groups) {
+  return groups.band_rows == 1 && groups.row_elems % groups.run_elems == 0;
+}
+
+// True if such runs can be encoded each by itself.
+bool AreWholeAtoms(const PackedLayout& layout) {
+  return AreRuns(layout.groups) && layout.groups.run_elems % layout.atom_elems == 0 &&
+         layout.trailer_bytes == 0;
+}
+
 // Returns the most elements of a group that does not recur.
 int64_t MaxGroupElems(const GroupMap& groups, int64_t num_elems) {
   return std::min(num_elems, SaturatingMul(groups.run_elems, groups.band_rows));
@@ -141,16 +175,18 @@ int64_t MaxGroupElems(const GroupMap& groups, int64_t num_elems) {
 
 Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
                     const Histogram& counts) {
+  return RangeOfValues(plan, calibrator, calibrator.RangeOf(stats), ValuesOf(counts));
+}
+
+Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
+                    const Sketch& counts) {
   const Range bounds = calibrator.RangeOf(stats);
-  const bool finite = std::isfinite(bounds.min) && std::isfinite(bounds.max);
-  if (counts.num_finite() == 0 || !finite || !(bounds.min < bounds.max)) return bounds;
-  RangeWish wish = WishOf(plan, calibrator);
-  wish.bounds = bounds;
-  if (!calibrator.tries()) return calibrator.calibrator->range_of_counts(counts, wish);
-  if (plan.resolved.tensor.shape.num_elems() == 0) return bounds;
-  ScopedFloatEnv float_env;
-  return WorksAsF32(plan.resolved.tensor.dtype) ? SearchCounts<float>(plan, bounds, counts)
-                                                : SearchCounts<double>(plan, bounds, counts);
+  std::vector<CountedValue> values = ValuesOf(counts);
+  // What counts as 0 for being far below 3e18 may be 5, beside which there is nothing less.
+  for (CountedValue& counted : values) {
+    counted.value = std::max(bounds.min, std::min(bounds.max, counted.value));
+  }
+  return RangeOfValues(plan, calibrator, bounds, values);
 }
 
 template <typename T>
@@ -269,13 +305,27 @@ void ValueRanges<T>::Search(int64_t from, int64_t to, const PlaceInStripe& place
       }
       const int64_t end = TileEnd(layout_, begin, stripe_end);
       const T* tile = reader.Read(begin, end);
-      const int64_t part = std::max(from, begin);
-      Try(tile + (part - begin), part, std::min(end, to), params, first_group);
+      const int64_t part_end = std::min(end, to);
+      for (int64_t at = std::max(from, begin); at < part_end;) {
+        const int64_t open = SkipDone(at, part_end, first_group, false);
+        at = SkipDone(open, part_end, first_group, true);
+        if (open < at) Try(tile + (open - begin), open, at, params, first_group);
+      }
       begin = end;
     }
     for (size_t i = 0; i < ranges.size(); ++i) searches_[i].Take(errors_[i]);
   }
   for (size_t i = 0; i < ranges.size(); ++i) ranges[i] = searches_[i].range();
+}
+
+template <typename T>
+int64_t ValueRanges<T>::SkipDone(int64_t at, int64_t end, int64_t first_group, bool open) const {
+  if (!AreWholeAtoms(layout_)) return open ? end : at;
+  const int64_t run_elems = layout_.groups.run_elems;
+  while (at < end && searches_[static_cast<size_t>(at / run_elems - first_group)].done() != open) {
+    at = std::min((at / run_elems + 1) * run_elems, end);
+  }
+  return at;
 }
 
 template <typename T>
@@ -288,7 +338,7 @@ void ValueRanges<T>::Try(const T* values, int64_t begin, int64_t end, const Para
   coder_.Encode(values, begin, end, params, codes, clipped, nullptr);
   coder_.Decode(codes, begin, end, params, decoded);
   const GroupMap& groups = layout_.groups;
-  const bool in_rows = groups.band_rows == 1 && groups.row_elems % groups.run_elems == 0;
+  const bool in_rows = AreRuns(groups);
   for (int64_t at = begin; at < end;) {
     const GroupMap::Run run = groups.RunAt(at);
     int64_t run_elems = std::min(run.end_elem, end) - at, num_runs = 1;

@@ -13,14 +13,14 @@
 #include "core/session/planner.h"
 #include "core/session/tile_coder.h"
 #include "core/session/tiles.h"
-#include "core/stats/histogram.h"
+#include "core/stats/counted_values.h"
 
 // Ranges that take more than extremes and moments: percentiles and their like; and parameters that
 // schemes make of values themselves. Where they come from follows from the layout alone:
 //
 //   one group has all values   from counts of them (Histogram), which merge in any order
 //   groups that do not recur   from the values themselves, which a stripe or a held band has
-//   groups that recur          nowhere: the planner refuses them
+//   groups that recur          from counts of the values of each (Sketch), which merge likewise
 //
 // Beforehand ranges are bounds, those of minmax.
 
@@ -31,6 +31,10 @@ namespace quantd {
 Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
                     const Histogram& counts);
 inline constexpr int64_t kCountedBytes = Histogram::kNumBuckets * 4 * int64_t{sizeof(double)};
+// The same of a group that recurs. Takes kSketchedBytes.
+Range RangeOfCounts(const Plan& plan, const ChosenCalibrator& calibrator, const GroupStats& stats,
+                    const Sketch& counts);
+inline constexpr int64_t kSketchedBytes = int64_t{256} << 10;
 
 // Where in a stripe, and its tiles, elements begin whose groups' ranges are wanted. From a stripe's
 // end on, a band's stripes follow each other.
@@ -69,6 +73,9 @@ class ValueRanges {
   // Tries out ranges on all groups at once.
   void Search(int64_t from, int64_t to, const PlaceInStripe& place, TileReader<T>& reader,
               const ParamPlanes& constants, ParamBuffer& own, std::span<Range> ranges);
+  // Returns where behind element `at` groups follow that are open, or, behind `open` ones, done;
+  // `end` if none do. Where groups cannot be tried alone, all are open.
+  int64_t SkipDone(int64_t at, int64_t end, int64_t first_group, bool open) const;
   // Adds the squared errors of elements [begin, end) to those of their groups.
   void Try(const T* values, int64_t begin, int64_t end, const ParamView& params,
            int64_t first_group);

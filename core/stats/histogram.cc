@@ -53,14 +53,15 @@ void Histogram::Add(std::span<const float> values) {
   for (const float value : values) ++counts_[std::bit_cast<uint32_t>(value) >> 16];
   // Values that are not finite went to buckets of their own, which are emptied here.
   int64_t strays = 0;
+  const auto strays_from = [this](uint32_t sign) {
+    return std::span(counts_).subspan(sign | kExponentMask, 0x8000 - kExponentMask);
+  };
   for (const uint32_t sign : {0x0000u, 0x8000u}) {
-    for (uint32_t bits = sign | kExponentMask; bits <= (sign | 0x7FFF); ++bits) {
-      strays += counts_[bits];
-      counts_[bits] = 0;
-    }
+    for (const int64_t count : strays_from(sign)) strays += count;
   }
   num_finite_ += static_cast<int64_t>(values.size()) - strays;
   if (strays == 0) return;
+  for (const uint32_t sign : {0x0000u, 0x8000u}) std::ranges::fill(strays_from(sign), 0);
   // Infinity shares a bucket with NaNs of a small payload, so that only the values can tell.
   int64_t infinite = 0;
   for (const float value : values) {

@@ -41,6 +41,18 @@ const std::vector<float>& Input() {
   return kInput;
 }
 
+// Bell-shaped, as weights are, for ranges that are searched for: sums of eight of the input's.
+const std::vector<float>& Bells() {
+  static const std::vector<float> kBells = [] {
+    std::vector<float> values(size_t{1} << 20);
+    for (size_t i = 0; i < values.size(); ++i) {
+      for (size_t j = 0; j < 8; ++j) values[i] += Input()[8 * i + j];
+    }
+    return values;
+  }();
+  return kBells;
+}
+
 // What a thread of a plain loop does: read values, scale, write; as well as the compiler can.
 #if defined(__x86_64__)
 #define QUANTD_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -100,18 +112,17 @@ void BenchPlain(benchmark::State& state, int64_t bytes, int threads) {
   state.SetBytesProcessed(state.iterations() * bytes);
 }
 
-QuantizedTensor Prepare(const std::string& spec, int64_t bytes, Bench& bench) {
-  const TensorDesc tensor =
-      MakeTensor("t", DType::kF32, {bytes / int64_t{sizeof(float)} / kCols, kCols});
-  const auto values = std::as_bytes(std::span(Input())).first(static_cast<size_t>(bytes));
+QuantizedTensor Prepare(const std::string& spec, std::span<const std::byte> values, Bench& bench) {
+  const TensorDesc tensor = MakeTensor(
+      "t", DType::kF32, {std::ssize(values) / int64_t{sizeof(float)} / kCols, kCols});
   return *QuantizeAll(*ParseSpec(spec), tensor, values, {}, bench.context());
 }
 
-void BenchEncode(benchmark::State& state, const std::string& spec, int64_t bytes, int threads,
-                 bool figures) {
+void BenchEncode(benchmark::State& state, const std::string& spec, const std::vector<float>& values,
+                 int64_t bytes, int threads, bool figures) {
   Bench bench(threads - 1, int64_t{8} << 30);
-  QuantizedTensor tensor = Prepare(spec, bytes, bench);
-  const auto in = std::as_bytes(std::span(Input())).first(static_cast<size_t>(bytes));
+  const auto in = std::as_bytes(std::span(values)).first(static_cast<size_t>(bytes));
+  QuantizedTensor tensor = Prepare(spec, in, bench);
   for (auto _ : state) {
     QuantizeOptions options;
     options.figures = figures;
@@ -127,7 +138,8 @@ void BenchEncode(benchmark::State& state, const std::string& spec, int64_t bytes
 
 void BenchDecode(benchmark::State& state, const std::string& spec, int64_t bytes, int threads) {
   Bench bench(threads - 1, int64_t{8} << 30);
-  const QuantizedTensor tensor = Prepare(spec, bytes, bench);
+  const auto in = std::as_bytes(std::span(Input())).first(static_cast<size_t>(bytes));
+  const QuantizedTensor tensor = Prepare(spec, in, bench);
   static std::vector<std::byte> out(size_t{256} << 20);
   for (auto _ : state) {
     SpanSink sink({out});
@@ -195,12 +207,25 @@ void RegisterAll(Baselines& baselines) {
         for (const bool figures : {false, true}) {
           const std::string row = absl::StrCat(spec, figures ? " encode, figures" : " encode");
           baselines[row] = {"read f32, write " + codes};
-          add(row,
-              [=](benchmark::State& state) { BenchEncode(state, spec, bytes, threads, figures); });
+          add(row, [=](benchmark::State& state) {
+            BenchEncode(state, spec, Input(), bytes, threads, figures);
+          });
         }
         const std::string row = absl::StrCat(spec, " decode");
         baselines[row] = {absl::StrCat("read ", codes, ", write f32")};
         add(row, [=](benchmark::State& state) { BenchDecode(state, spec, bytes, threads); });
+      }
+      if (bytes > std::ssize(Bells()) * int64_t{sizeof(float)}) continue;
+      for (const char* groups : {"int8:per=tensor", "int8:axis=-1", "int8:group=128",
+                                 "int4:group=128", "nf4:group=128", "fp8_e4m3:group=128"}) {
+        for (const char* range : {"minmax", "p99", "mse", "entropy"}) {
+          const std::string spec = absl::StrCat(groups, ",range=", range);
+          const std::string row = absl::StrCat(spec, " encode");
+          baselines[row] = {"read f32, write int8"};
+          add(row, [=](benchmark::State& state) {
+            BenchEncode(state, spec, Bells(), bytes, threads, false);
+          });
+        }
       }
     }
   }

@@ -11,7 +11,7 @@ import definition_iq4
 import definition_k
 import definition_scales
 import numpy as np
-from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, buckets_of, lanes_of, pack_bits, pack_nibbles, ranges_of, run_cuts,
+from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, buckets_of, sketch_of, values_by_group, lanes_of, pack_bits, pack_nibbles, ranges_of, run_cuts,
                          rounded, saturated, stored_scales, unpack_bits, unpack_nibbles, widen)
 
 f32 = np.float32
@@ -122,9 +122,12 @@ def least_error(scheme, spec, name, x, dtype):
     low, high = ranges_of(x, groups, count, tried)
     if count == 0 or not np.any(low < high):
         return low, high
+    axis = int(spec["axis"]) % x.ndim if "axis" in spec and scheme not in BOOKS else 0
     if count == 1:
         values, numbers = buckets_of(x, (low[0], high[0]))
         cuts = None
+    elif np.prod(x.shape[:axis], dtype=np.int64) > 1:
+        return least_errors_of_columns(scheme, tried, name, x, at, low, high, dtype)
     else:
         units = at // plane[-1] if "block" in spec else at  # that stripes do not part
         values, cuts = x, run_cuts(at, units, atom_of(scheme, spec, x.shape))
@@ -140,6 +143,32 @@ def least_error(scheme, spec, name, x, dtype):
             sums[at[begin]] += lanes_of(d[begin:end] * d[begin:end])
         return sums
 
+    return walk_down(errors, low, high)
+
+
+def least_errors_of_columns(scheme, tried, name, x, at, low, high, dtype):
+    """Of groups that come again and again: each by what its values count as, as a row."""
+    flat, finite = x.reshape(-1).astype(np.float64), np.isfinite(x.reshape(-1))
+    points = {g: sketch_of(values, (low[g], high[g]), x.dtype)
+              for g, values in values_by_group(flat[finite], at[finite], low < high)}
+    row = dict(tried, axis="0")
+
+    def errors(f):
+        sums = np.zeros(len(low))
+        for g, (values, numbers) in points.items():
+            values = values.reshape(1, -1)
+            planes = encode(scheme, dict(row, range=(low[g:g + 1] * f[g], high[g:g + 1] * f[g])), name, values, dtype)
+            y = decoded_again(scheme, row, values.shape, planes, dtype, x.dtype.type)
+            d = (values - y).astype(x.dtype).astype(np.float64).reshape(-1)
+            sums[g] = np.cumsum(numbers * (d * d))[-1]
+        return sums
+
+    return walk_down(errors, low, high)
+
+
+def walk_down(errors, low, high):
+    """Returns the parts of [low, high] that range=mse finds, by errors(f) of fractions of each group."""
+    count = len(low)
     least, best = errors(np.ones(count)), np.ones(count)
 
     def walk(fractions, falls):

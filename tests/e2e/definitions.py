@@ -204,16 +204,16 @@ def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False, s
     if given == "entropy":
         for group, values in values_by_group(flat[finite], at[finite], low < high):
             bounds = (low[group], high[group])
-            if num_groups == 1:
-                values = bucket_values(values, bounds, True)
+            if num_groups == 1 or recurs:
+                values = bucket_values(values, bounds, True, num_groups > 1)
             low[group], high[group] = least_divergence(np.abs(values), bounds)
         return low, high
     if given[0] == "p":
         symmetric = spec.get("mode") != "asymmetric" if symmetric is None else symmetric
         for group, values in values_by_group(flat[finite], at[finite], low < high):
             bounds = (low[group], high[group])
-            if num_groups == 1:
-                values = bucket_values(values, bounds, symmetric)
+            if num_groups == 1 or recurs:
+                values = bucket_values(values, bounds, symmetric, num_groups > 1)
             low[group], high[group] = percentile(values, bounds, float(given[1:]), symmetric)
         return low, high
     times = float(given.removesuffix("sigma"))
@@ -278,17 +278,28 @@ def least_divergence(magnitudes, bounds):
     return max(bounds[0], -r), min(bounds[1], r)
 
 
-def bucket_values(values, bounds, symmetric):
-    """What stands for values that are counted by the upper 16 bits of f32."""
+def bucket_values(values, bounds, symmetric, recurs=False):
+    """What stands for values that are counted by the upper 16 bits of f32, or 13 and close to the largest."""
     with np.errstate(over="ignore"):
         narrow = np.clip(values, -F32_MAX, F32_MAX).astype(np.float32)
-    upper = narrow.view(np.uint32) >> 16 & 0x7FFF
-    edges = np.append(np.arange(0x7F80, dtype=np.uint32) << 16, 0).astype(np.uint32).view(np.float32).astype(np.float64)
+    shift = 19 if recurs else 16
+    upper = (narrow.view(np.uint32) & 0x7FFFFFFF) >> shift
+    edges = np.append(np.arange(0x7F80 >> shift - 16, dtype=np.uint32) << shift, 0)
+    edges = edges.astype(np.uint32).view(np.float32).astype(np.float64)
     edges[-1] = 2.0**128
-    middle = np.where(upper == 0, 0, (edges[upper] + edges[upper + 1]) / 2)
-    if symmetric:
+    small = (upper == 0) | (recurs & (upper.max(initial=0).astype(np.int64) - upper >= 512))
+    middle = np.where(small, 0, (edges[upper] + edges[upper + 1]) / 2)
+    if symmetric and not recurs:
         return np.minimum(middle, max(-bounds[0], bounds[1]))
     return np.clip(np.copysign(middle, narrow), *bounds)
+
+
+def sketch_of(values, bounds, dtype):
+    """Returns the same of a group that comes again and again, what counts as 0 first."""
+    counted = bucket_values(values, (-np.inf, np.inf), False, True) + 0.0
+    points, numbers = np.unique(counted, return_counts=True)
+    order = np.lexsort((np.abs(points), points < 0))
+    return np.clip(points[order], *bounds).astype(dtype), numbers[order].astype(np.float64)
 
 
 def buckets_of(x, bounds):

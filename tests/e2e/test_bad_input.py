@@ -37,7 +37,6 @@ def test_unknown_scheme_lists_the_known(nothing_left, server):
     *((f"int8:range={text}", [text, "p99.9"]) for text in ("p-1", "P99")),
     ("q8_0:range=p99", ["q8_0", "range="]),
     ("fp16:range=mse", ["fp16", "range="]),
-    ("int8:axis=1,range=p99.9", ["range=p99.9", "axis=1", "per=tensor", "axis=0", "group="]),
     ("nf4:scale_type=nested8,range=mse", ["range=mse", "nested8", "scale_type=f32"]),
     ("int8:scale=-1", ["scale", "-1"]),
     ("int8:scale=nan", ["scale"]),

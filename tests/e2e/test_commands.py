@@ -187,7 +187,8 @@ def test_calibrate(tmp_path, made, server):
 
 
 @pytest.mark.parametrize("spec", ["int8", "int8:axis=2,incompatible=keep", "nvfp4:incompatible=keep", "lloyd",
-                                  "int8:range=p99.9", "uint4:range=mse", "uint8:range=entropy"])
+                                  "int8:range=p99.9", "uint4:range=mse", "uint8:range=entropy",
+                                  "int8:axis=1,range=p90", "uint4:axis=1,range=mse", "int8:axis=1,range=entropy"])
 def test_calibrated_ranges_give_the_same_bytes(tmp_path, made, spec):
     path, _ = made
     select = ["--include", "^embed$"]

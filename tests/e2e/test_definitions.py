@@ -66,20 +66,23 @@ SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,rang
           "pow2:range=2sigma"]
 PERCENTILES = ["int8:range=p99", "uint8:range=p99.9", "uint8:mode=full,range=p90", "int8:axis=0,range=p99.9",
                "uint4:group=100,range=p80,tail=short", "fp8_e4m3:per=tensor,range=p99.5", "nf4:range=p90", "int32:range=p99",
-               "fbgemm_rowwise8:range=p99", "fbgemm_rowwise2:range=p95", "int8:block=2x700,range=p99,tail=short"]
+               "fbgemm_rowwise8:range=p99", "fbgemm_rowwise2:range=p95", "int8:block=2x700,range=p99,tail=short",
+               "int8:axis=-1,range=p90", "uint4:axis=1,range=p80", "fp8_e4m3:axis=1,range=p95"]
 ERRORS = ["int4:range=mse,group=128", "int4:range=mse,axis=0", "uint4:range=mse", "int3:range=mse,group=512,round=truncate",
           "int8:range=mse,axis=0,round=stochastic,seed=3", "fp4_e2m1:range=mse,group=64", "nf4:range=mse", "fp4:range=mse",
           "mlx_q2:range=mse", "fbgemm_rowwise2:range=mse", "fbgemm_rowwise8:range=mse", "int4:block=4x128,range=mse",
-          "int32:range=mse,axis=0", "int4:range=mse,axis=0,scale_type=f16",
-          "int3:layout=words,range=mse,group=128", "fp8_e4m3:per=tensor,range=mse"]
+          "int32:range=mse,axis=0", "int4:range=mse,axis=0,scale_type=f16", "fp8_e4m3:per=tensor,range=mse",
+          "int3:layout=words,range=mse,group=128",
+          "int4:axis=-1,range=mse", "uint4:axis=1,range=mse", "fp4_e2m1:axis=-1,range=mse"]
 DIVERGENCES = ["int8:range=entropy", "uint8:range=entropy,axis=0", "int8:range=entropy,group=128",
-               "fp8_e4m3:block=4x100,range=entropy", "fbgemm_rowwise8:range=entropy"]
+               "fp8_e4m3:block=4x100,range=entropy", "fbgemm_rowwise8:range=entropy", "int8:axis=-1,range=entropy"]
 FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s in SMALL_FLOATS),
        *(f"{s}:axis=0" for s in ("uint2", "uint3", "int64")), "int8:axis=0,mode=full", "uint8:axis=0", "uint4:group=64",
        *(f"int8:axis=0,mode=asymmetric,scale_type={t}" for t in ("f16", "bf16", "pow2")),
        "int4:group=64,scale_type=f16",
        *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
-       "ternary:axis=0", "lloyd:group=128,levels=4", "int4:axis=0,range=mse", "uint8:range=mse", "uint8:axis=0,range=p90", "int8:range=entropy",
+       "ternary:axis=0", "lloyd:group=128,levels=4",
+       "int4:axis=0,range=mse", "uint8:range=mse", "uint8:axis=0,range=p90", "int8:range=entropy", "uint8:axis=-1,range=p90", "int4:axis=-1,range=mse",
        "nf4:scale_type=nested8", "fp8_e4m3:axis=0", "fp8_e4m3:axis=0,dialect=compressed_tensors", "mlx_q3:group=32",
        "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
        "nvfp4:dialect=modelopt", "fp8_e4m3:dialect=modelopt", "int8:dialect=usearch",

@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 
 SPECS = ["int8", "int8:axis=0", "int8:group=16,tail=short", "uint8:axis=1,mode=asymmetric,incompatible=keep",
          "int16:block=4x8,tail=short", "uint4:group=32,tail=short", "fp16", "bf16", "q8_0:incompatible=keep",
-         "nf4", "nvfp4:incompatible=keep", "int8:axis=0,round=stochastic,seed=11"]
+         "nf4", "nvfp4:incompatible=keep", "int8:axis=0,round=stochastic,seed=11",
+         "int8:axis=1,range=p90,incompatible=keep", "int4:axis=1,range=mse,incompatible=keep"]
 # Enough for every loop that depends on the target; the rest is the unit tests' to cover.
 TARGET_SPECS = ["int8:axis=0", "uint8:group=32,mode=asymmetric,tail=short", "uint4", "fp16", "bf16",
                 "q8_0:incompatible=keep", "nf4", "nvfp4:incompatible=keep"]
@@ -88,6 +89,21 @@ def test_server_by_target_threads_and_budget(tmp_path, source, embedded):
             for spec in ["int8", "int8:axis=0", "uint4:group=32,tail=short", "nf4"]:
                 got = file_digest(tmp_path, source, spec, "--server", server.address)
                 assert got == embedded(spec), (target, threads, spec)
+
+
+@pytest.mark.parametrize("found_by", ["p99", "mse", "entropy"])
+def test_two_passes_over_columns_equal_one(tmp_path, found_by):
+    """Counts of columns, which Calibrate keeps where the tensor is not held."""
+    import numpy as np
+
+    rng = np.random.default_rng(4)
+    save_file({"w": rng.standard_normal((30000, 300)).astype(np.float32)}, tmp_path / "w.safetensors")
+    spec = f"int4:axis=-1,range={found_by}"
+    once = file_digest(tmp_path, tmp_path / "w.safetensors", spec)
+    with running_server(tmp_path / "s", "--memory", "32MiB") as server:
+        plan = quantctl_json("plan", tmp_path / "w.safetensors", "--to", spec, "--server", server.address)
+        assert plan["tensors"][0]["pass"] == "two_pass"
+        assert file_digest(tmp_path, tmp_path / "w.safetensors", spec, "--server", server.address) == once
 
 
 def test_two_passes_equal_one(tmp_path, source, embedded):

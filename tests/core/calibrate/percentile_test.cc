@@ -37,7 +37,7 @@ Range Counted(absl::string_view text, const std::vector<float>& values, bool sym
   const ChosenCalibrator chosen = *FindCalibrator(text);
   Histogram histogram;
   histogram.Add(values);
-  return chosen.calibrator->range_of_counts(histogram,
+  return chosen.calibrator->range_of_counts(ValuesOf(histogram),
                                             {chosen.argument, symmetric, BoundsOf(values)});
 }
 

@@ -92,6 +92,10 @@ std::vector<Case> AllCases() {
   add("mse_group", "uint4:group=7,tail=short,range=mse", {503, 61});
   add("mse_long_rows", "int3:axis=0,range=mse", {2, 70001});
   add("mse_block", "int4:block=16x100,tail=short,range=mse", {20, 5001}, DType::kF64);
+  add("percentile_columns", "uint8:axis=-1,range=p90", {201, 333});
+  add("percentile_middle", "int4:axis=1,range=p90", {20, 70, 61}, DType::kF64);
+  add("mse_columns", "int4:axis=-1,range=mse", {301, 333});
+  add("entropy_columns", "int8:axis=-1,range=entropy", {1001, 120});
   add("entropy", "int8:range=entropy", {100001});
   add("entropy_group", "uint8:group=77,tail=short,range=entropy", {103, 161});
   add("ternary_group", "ternary:group=7,tail=short", {5003, 61});

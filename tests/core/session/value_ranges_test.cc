@@ -304,22 +304,6 @@ TEST(PercentileOfTensorTest, IsWithinABucketOfTheModel) {
   }
 }
 
-// What needs the values of groups that recur is refused, with what is not.
-TEST(ValueRangesTest, GroupsThatRecurAreRefused) {
-  for (const char* text : {"int8:axis=-1,range=p99", "int8:axis=1,range=p99.9"}) {
-    const absl::Status status =
-        MakePlan(*ParseSpec(text), MakeTensor("w", DType::kF32, {50, 20}), kPlenty).status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
-    EXPECT_THAT(std::string(status.message()),
-                ::testing::AllOf(HasSubstr("range=p99"), HasSubstr("axis="), HasSubstr("[50, 20]"),
-                                 HasSubstr("per=tensor"), HasSubstr("minmax")));
-  }
-  // Unless there is no value, or the range is given all the same.
-  EXPECT_TRUE(
-      MakePlan(*ParseSpec("int8:axis=1,range=p99"), MakeTensor("w", DType::kF32, {0, 20}), kPlenty)
-          .ok());
-}
-
 TEST(ValueRangesTest, CalibrationKeepsNoValuesOfGroups) {
   const TensorDesc tensor = MakeTensor("w", DType::kF32, {50, 20});
   const Plan plan = *MakePlan(*ParseSpec("int8:axis=0,range=p99"), tensor, kPlenty);
