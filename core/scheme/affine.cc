@@ -309,8 +309,8 @@ bool PrefersWords(int bits) { return bits != 4 && bits != 8; }
 
 constexpr absl::string_view kWordsDefinition = R"(
 `layout=words`, the default of dialect compressed_tensors for 2, 3, 5 and 6 bits, is that project's
-pack-quantized: each row of the last axis is a stream of bits of its own, of codes with $0 added, and
-ends with a whole word of 32 bits, filled with 0. The project packs zero points likewise, down the
+pack-quantized: each row of the last axis is a stream of bits of its own, of codes with $0 added,
+and ends with a whole word of 32 bits, filled with 0. The project packs zero points likewise, down the
 columns; here they are int8.
 )";
 
@@ -425,7 +425,8 @@ Scheme AffineScheme(SchemeInfo info) {
               [](const Resolved& resolved, const Segment& segment, std::span<std::byte> out,
                  Counts* counts) {
                 const Scheme* row = RowOf(resolved.spec);
-                (row != nullptr ? row->encode_ref : EncodeAffineRef)(resolved, segment, out, counts);
+                (row != nullptr ? row->encode_ref : EncodeAffineRef)(resolved, segment, out,
+                                                                     counts);
               },
           .decode_ref =
               [](const Resolved& resolved, std::span<const std::byte> codes,

@@ -1,5 +1,5 @@
-// Entries: SentenceTransformersRow and UsearchRow. Loops are plain: columns have a scale and a start
-// for each element, rows a norm for all. Tested by tests/core/scheme/segments_test.cc,
+// Entries: SentenceTransformersRow and UsearchRow. Loops are plain: columns have a scale and a
+// start for each element, rows a norm for all. Tested by tests/core/scheme/segments_test.cc,
 // reference_test.cc, golden_test.cc and embeddings_test.cc.
 #include "core/scheme/embeddings.h"
 
@@ -20,9 +20,9 @@
 namespace quantd {
 
 const absl::string_view kSentenceTransformersDefinition = R"(
-`dialect=sentence_transformers` (6.2.0, quantize_embeddings) has mode asymmetric, rounding floor, and
-axis=-1 unless told otherwise. low and high are min and max rounded to f32 (beyond it: its largest),
-not widened to hold 0:
+`dialect=sentence_transformers` (6.2.0, quantize_embeddings) has mode asymmetric, rounding floor,
+and axis=-1 unless told otherwise. low and high are min and max rounded to f32 (beyond it: its
+largest), not widened to hold 0:
 
     start = low;  s = (high - low) / 255 in f32, or f32((high - low) / 255) in f64 where the width
                   overflows f32;  1 where that is 0
@@ -36,8 +36,9 @@ Planes are codes, scale (s) and start, both f32 and of the groups. Clipped: v of
 )";
 
 const absl::string_view kUsearchDefinition = R"(
-`dialect=usearch` (2.26.6) has one plane, codes, and no parameters; of vectors, the rows of the last axis,
-of at most 4096 elements; an infinity counts as the largest finite |x| of its vector, if that is not 0.
+`dialect=usearch` (2.26.6) has one plane, codes, and no parameters; of vectors, the rows of the last
+axis, of at most 4096 elements. An infinity counts as the largest finite |x| of its vector, if that is
+not 0.
 
     norm = sqrt(the sum of x * x, added one after the other from 0)     in f64
     code = trunc(clamp(x * 127 / norm, -127, 127)) in f64, 0 where norm is 0 or infinite
@@ -184,6 +185,8 @@ absl::StatusOr<PackedLayout> PlanVectors(const SchemeInfo& info, const QuantSpec
   return layout;
 }
 
+void ResolveVectors(const Resolved&, std::span<const Range>, ParamPlanes) {}
+
 template <typename T>
 void DecodeVectorsTo(const int8_t* codes, int64_t num_elems, T* values) {
   for (int64_t i = 0; i < num_elems; ++i) {
@@ -327,7 +330,7 @@ const Scheme& UsearchRow() {
                               .complete = CompleteVectors,
                               .plan = PlanVectors,
                               .resolve_constants = nullptr,
-                              .resolve = [](const Resolved&, std::span<const Range>, ParamPlanes) {},
+                              .resolve = ResolveVectors,
                               .encode = EncodeVectors,
                               .decode = DecodeVectors,
                               .encode_ref = EncodeVectorsRef,

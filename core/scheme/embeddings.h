@@ -6,8 +6,8 @@
 
 namespace quantd {
 
-// Dialects of int8 and uint8 that are not affine: how projects of search store embeddings, vectors of
-// the last axis.
+// Dialects of int8 and uint8 that are not affine: how projects of search store embeddings, vectors
+// of the last axis.
 //
 // `sentence_transformers` (6.2.0, quantize_embeddings) counts steps from the least value of each
 // column:
@@ -18,8 +18,8 @@ namespace quantd {
 //
 //   column -1, 0.5, 3:   scale = f32(4 / 255), codes 0, 95, 254;  x' = -1, 0.490196, 2.98431
 //
-// A value is what its code stands for or up to a step more; the largest one falls a whole step short
-// where the scale was rounded up, as here: 4 / 0.015686275f is 254.99998f.
+// A value is what its code stands for or up to a step more; the largest one falls a whole step
+// short where the scale was rounded up, as here: 4 / 0.015686275f is 254.99998f.
 //
 // `usearch` (2.26.6) has no parameters: each vector is brought to length 1, and forgets it.
 //

@@ -17,8 +17,8 @@ inline constexpr int64_t kBlockElems = 16;
 inline constexpr int64_t kTileBlocks = kTileElems / kBlockElems;
 inline constexpr int kMaxCode = 6, kMaxScale = 448;
 
-// What an all-zero block has as its scale; whether codes are made as MLX makes them: ties toward zero,
-// no sign beside code 0; whether the global scale is one to multiply by, as ModelOpt's is.
+// What an all-zero block has as its scale; whether codes are made as MLX makes them: ties toward
+// zero, no sign beside code 0; whether the global scale is one to multiply by, as ModelOpt's is.
 struct Habits {
   uint8_t zero_scale = 0x20;  // 0.125
   bool mlx = false;

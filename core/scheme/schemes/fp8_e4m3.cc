@@ -38,8 +38,8 @@ A granularity alone says that there are scales: `range=` without one means `per=
 larger one of |min| and |max|, divided by 448 in f64, rounded to f32 (at most its largest). In dialect
 ocp it is at least 2^-126, and 1 for an all-zero group; in dialect compressed_tensors subnormal ones
 stay, and 0 becomes 2^-23; in dialect modelopt (0.47.0), which rounds half_even and has `per=tensor`
-unless told otherwise, they stay, and 0 becomes 1. Where T is f32 and s * 448 infinite in f32, s is f32's
-largest / 448, rounded toward 0.
+unless told otherwise, they stay, and 0 becomes 1. Where T is f32 and s * 448 infinite in f32, s is
+f32's largest / 448, rounded toward 0.
 
 What rounds to more than 448 becomes 448 with its sign, whatever the rounding, and so do infinities
 under `nonfinite=propagate`, where NaN becomes 0x7F with its sign. Clipped: |x| or |x / s| of 464 and
@@ -58,7 +58,8 @@ const Scheme& fp8_e4m3_scheme() {
     SchemeInfo info = ScaledFloatInfo();
     info.name = "fp8_e4m3";
     info.summary = "OCP FP8 E4M3: a cast, or with granularity= f32 scales beside it";
-    info.source = "OCP OFP8 1.0, saturating; scaled as compressed-tensors float-quantized, or ModelOpt";
+    info.source =
+        "OCP OFP8 1.0, saturating; scaled as compressed-tensors float-quantized, or ModelOpt";
     info.definition = kDefinition;
     info.dialects = {{.name = "ocp"},
                      {.name = "compressed_tensors"},

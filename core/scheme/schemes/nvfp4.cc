@@ -69,7 +69,7 @@ toward zero, code 0 has no sign, and a block with s = 0 has codes 0 and nothing 
 Dialect modelopt (0.47.0) has in place of the first three lines
 
     g = absmax of the tensor / 2688, 1 where that is 0
-    s = E4M3(clamp(absmax of the block / (6 * g), 2^-9, 448)), ties to even; 1 where the quotient is 0
+    s = E4M3(clamp(absmax of the block / (6 * g), 2^-9, 448)), ties to even; 1 for a quotient of 0
     d = s * g
 
 and codes 0, nothing clipped, in blocks with d = 0.
@@ -274,7 +274,9 @@ const Scheme& nvfp4_scheme() {
     SchemeInfo& info = scheme.info;
     info.name = "nvfp4";
     info.summary = "E2M1 in blocks of 16 with E4M3 scales and one f32 scale above";
-    info.source = "compressed-tensors 0.20 nvfp4-pack-quantized, of NVIDIA's NVFP4; MLX 0.32.4; ModelOpt 0.47.0";
+    info.source =
+        "compressed-tensors 0.20 nvfp4-pack-quantized, of NVIDIA's NVFP4; MLX 0.32.4; ModelOpt "
+        "0.47.0";
     info.definition = kDefinition;
     info.bits_per_code = 4;
     info.granularities = {{.kind = GranularityKind::kGroup, .group_elems = kBlockElems}};

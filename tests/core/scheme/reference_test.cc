@@ -66,7 +66,8 @@ std::vector<QuantSpec> SpecsOf(const SchemeInfo& info) {
     };
     use([](QuantSpec&) {});
     const auto& fixed = dialect.fixed;
-    if (info.modes.empty() || std::find(fixed.begin(), fixed.end(), "mode") != fixed.end()) continue;
+    const bool has_modes = std::find(fixed.begin(), fixed.end(), "mode") == fixed.end();
+    if (info.modes.empty() || !has_modes) continue;
     use([](QuantSpec& spec) { spec.mode = Mode::kAsymmetric; });
     use([](QuantSpec& spec) {
       spec.mode = Mode::kAsymmetric;
