@@ -189,8 +189,8 @@ def dequantize_frames(pb, *frames, text="int8"):
     return made + [pb.StreamingDequantizeRequest(tensor_id=1, **frame) for frame in frames]
 
 
-def calibrate_frames(pb, *frames, merge=()):
-    head = pb.CalibrateStart(tensor=start(pb).tensor, spec=pb.QuantizationSpec(text="int8:axis=0"), merge=merge)
+def calibrate_frames(pb, *frames, merge=(), text="int8:axis=0"):
+    head = pb.CalibrateStart(tensor=start(pb).tensor, spec=pb.QuantizationSpec(text=text), merge=merge)
     return [pb.CalibrateRequest(start=head)] + [pb.CalibrateRequest(**frame) for frame in frames]
 
 
@@ -271,6 +271,9 @@ def error_cases(pb):
     yield "Calibrate", calibrate_frames(pb)[:1] * 2, "FAILED_PRECONDITION", None
     one_group = [pb.CalibrationState(groups=[pb.GroupStatistics()])]
     yield "Calibrate", calibrate_frames(pb, chunk(floats(16)), end, merge=one_group), "INVALID_ARGUMENT", "merge"
+    four = pb.CalibrationState(groups=[pb.GroupStatistics()] * 4, histogram=[0] * 65536)
+    columns = calibrate_frames(pb, chunk(floats(16)), end, text="int8:axis=1,range=p90", merge=[four])
+    yield "Calibrate", columns, "INVALID_ARGUMENT", "merge"  # whose counts are not in the state
     yield "Plan", pb.PlanRequest(tensor=too_large.tensor, spec=too_large.spec), "RESOURCE_EXHAUSTED", "tensor_memory_bytes"
     yield "ListSchemes", pb.ListSchemesRequest(page_size=-1), "INVALID_ARGUMENT", "page_size"
     yield "ListSchemes", pb.ListSchemesRequest(page_token="x"), "INVALID_ARGUMENT", "page_token"
