@@ -22,7 +22,7 @@
 //   sums, and ranges of few groups       each stripe has its own, which merge in stripe order
 //   histogram                            exact counts, by thread
 //
-// In a stripe, values are taken by tile and run, so that sums have one shape.
+// In a stripe, values are taken by tile and run, so that sums have one shape. Outliers count as 0.
 
 namespace quantd {
 
