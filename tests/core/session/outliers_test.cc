@@ -209,7 +209,9 @@ TEST_F(OutliersTest, AreKeptInTheTensorsType) {
   for (const DType dtype : AllDTypes()) {
     if (!IsQuantizable(dtype)) continue;
     const TensorDesc tensor = MakeTensor("t", dtype, {3, 70});
-    const std::vector<std::byte> x = MakeValues(tensor, ValueKind::kWide, 5);
+    const bool small = IsFloat(dtype) && SizeOf(dtype) < 4;  // wide ones would be infinite
+    const std::vector<std::byte> x =
+        MakeValues(tensor, small ? ValueKind::kNormal : ValueKind::kWide, 5);
     const QuantizedTensor all = Quantize("int8:nonfinite=saturate,outliers=70", {3, 70}, x, dtype);
     ASSERT_EQ(all.planes.back().size(), x.size());
     ASSERT_EQ(all.planes.back(), x) << NameOf(dtype);
