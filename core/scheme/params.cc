@@ -9,8 +9,8 @@
 // of dyadic16 end at 2^14 * 2^-127, where the shift does.
 // Scales that are found are moved into that range; those that are given are refused outside of it.
 //
-// Entries: ParamMap, RoundScale, NearestScale, ReadScales, ReadDyadicScales and ReadZeroPoints. Tested by
-// tests/core/scheme/params_test.cc, and affine_test.cc (RoundScaleTest).
+// Entries: ParamMap, RoundScale, NearestScale, ReadScales, ReadDyadicScales and ReadZeroPoints.
+// Tested by tests/core/scheme/params_test.cc, and affine_test.cc (RoundScaleTest, Dyadic16Test).
 #include "core/scheme/params.h"
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 // One row at a time goes through a heap of its k largest so far, the weakest on top: one comparison
 // a value as a rule, as few are among them once many have passed.
 //
-// Stripes end where rows do, and where their codes end with a byte: int3 fills bytes with 8 codes, so
-// that rows of 1,001 end so after 8 rows. What is longer than a stripe is refused.
+// Stripes end where rows do, and where their codes end with a byte: int3 fills bytes with 8 codes,
+// so that rows of 1,001 end so after 8 of them. What is longer than a stripe is refused.
 //
 // Entries: PlanOutliers; FindOutliers and PackOutliers; ReadOutliers. Tested by
 // tests/core/session/outliers_test.cc and stripes_test.cc.

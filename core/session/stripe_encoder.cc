@@ -8,8 +8,8 @@
 //   2 codes and, in the same pass, sums for the figures (Scheme::encode)
 //   3 CRC32C and digest of the codes, every kHashTiles
 //
-// Outliers are found first, and all steps but the figures see 0 in their place: these come from what
-// decoding gives of the whole, in a pass of its own.
+// Outliers are found first, and all steps but the figures see 0 in their place: these come from
+// what decoding gives of the whole, in a pass of its own.
 //
 // Encoding hopes for the best: values that are not finite show in the sums, or in a check when there
 // are none, and such a tile is encoded once more with them replaced. Where the largest error of all

@@ -323,8 +323,8 @@ TEST(RoundScaleTest, RoundsOnceAndStaysNormal) {
   EXPECT_EQ(RoundScale(kInf, ScaleType::kDyadic16), 32767 * 0x1p113);
 }
 
-// Golden: transformers 5.24.0, models.ibert.quant_modules.batch_frexp(scales, 15), f64 by torch. Where
-// it has 32768 the multiplier is halved, as the value is the same.
+// Golden: transformers 5.24.0, models.ibert.quant_modules.batch_frexp(scales, 15), of f64. Where it
+// has 32768 the multiplier is halved, as the value is the same.
 TEST(Dyadic16Test, IsIBertsMultiplierAndShift) {
   struct Golden {
     double scale;
@@ -366,8 +366,8 @@ TEST(Dyadic16Test, AllPartsComeBack) {
   }
 }
 
-// Integers alone: codes, zero points, multipliers and shifts give what Dequantize gives, and a product
-// fits 32 bits.
+// Integers alone: codes, zero points, multipliers and shifts give what Dequantize gives, and a
+// product fits 32 bits.
 TEST(Dyadic16Test, DecodingNeedsIntegersOnly) {
   std::vector<float> values;
   for (int i = 0; i < 4096; ++i) {
@@ -395,7 +395,8 @@ TEST(Dyadic16Test, DecodingNeedsIntegersOnly) {
       int64_t code = 0;
       for (int64_t bit = 0; bit < width; ++bit) {
         const int64_t at = i * width + bit;
-        code |= int64_t{std::to_integer<int>(plane[static_cast<size_t>(at / 8)]) >> at % 8 & 1} << bit;
+        const int byte = std::to_integer<int>(plane[static_cast<size_t>(at / 8)]);
+        code |= int64_t{byte >> at % 8 & 1} << bit;
       }
       return is_signed && code >> (width - 1) != 0 ? code - (int64_t{1} << width) : code;
     };

@@ -112,7 +112,8 @@ std::vector<Case> AllCases() {
   add("outliers_percentile", "int8:outliers=2,range=p99", {3, 50001});
   add("outliers_trailers", "fbgemm_rowwise8:outliers=2", {20, 5001});
   add("dyadic16", "uint8:scale_type=dyadic16,axis=0", {300, 1001});
-  add("dyadic16_columns", "int16:scale_type=dyadic16,axis=-1,mode=asymmetric", {300, 101}, DType::kF64);
+  add("dyadic16_columns", "int16:scale_type=dyadic16,axis=-1,mode=asymmetric", {300, 101},
+      DType::kF64);
   add("nf4_short", "nf4:group=128", {300001});
   add("empty", "int8:axis=0", {0, 5});
   add("scalar", "int8", {});
