@@ -242,7 +242,7 @@ def near_the_end(spec, stored, s, z, low, high, lo, hi):
         z = np.where(far, np.clip(np.rint(lo - low / w), lo, hi).astype(np.int64), z)
     most = toward_zero(F32_MAX / np.maximum(hi - z, z - lo), spec["scale_type"])
     s = np.where(far, np.minimum(s, most), s).astype(f32)
-    return stored_scales(s, spec["scale_type"])[0], s, z
+    return (stored_scales(s, spec["scale_type"])[0] if spec["scale_type"] in ("bf16", "dyadic16") else s), s, z
 
 
 def compressed_tensors_params(spec, low, high, lo, hi):

@@ -67,7 +67,7 @@ SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,rang
           "pow2:range=2sigma",
           *(f"{s}:outliers=2,{k}" for s in ("int8", "int16") for k in ("range=3sigma", "axis=-1,range=3sigma",
                                                                         "axis=0,range=2sigma", "axis=1,range=1sigma")),
-          "int8:outliers=2,group=10,range=2sigma,tail=short", "binary:outliers=1,axis=0"]
+          "int8:outliers=2,group=10,range=2sigma,tail=short", "int8:outliers=1,axis=0,range=absmean"]
 PERCENTILES = ["int8:range=p99", "uint8:range=p99.9", "uint8:mode=full,range=p90", "int8:axis=0,range=p99.9",
                "uint4:group=100,range=p80,tail=short", "fp8_e4m3:per=tensor,range=p99.5", "nf4:range=p90", "int32:range=p99",
                "fbgemm_rowwise8:range=p99", "fbgemm_rowwise2:range=p95", "int8:block=2x700,range=p99,tail=short"]

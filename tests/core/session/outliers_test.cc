@@ -134,7 +134,7 @@ class OutliersTest : public ::testing::Test {
     ASSERT_EQ(figures.count, count);
     ASSERT_NEAR(figures.error_energy, error_energy, 1e-5 * error_energy);  // sums of f32
     ASSERT_NEAR(figures.max_error, largest, 1e-6 * largest);
-    if (largest == 0) ASSERT_EQ(figures.max_error_elem, -1);
+    ASSERT_EQ(figures.max_error_elem == -1, largest == 0);
   }
 
   Bench bench_{1};
