@@ -21,9 +21,6 @@ namespace {
 
 static_assert(kMaxRuns <= kMaxAffineRuns);
 
-constexpr size_t kScalePlane = 1;
-constexpr size_t kZeroPlane = 2;  // where there is one
-
 using CodeRange = AffineCodeRange;
 
 // Returns the row of a dialect that is not affine; null: it is.
@@ -111,7 +108,10 @@ absl::StatusOr<PackedLayout> PlanAffine(const SchemeInfo& info, const QuantSpec&
     layout.planes.push_back({name, PlaneRole::kPerGroup, dtype, grouping.plane_shape, size_bytes});
     return absl::OkStatus();
   };
-  QUANTD_RETURN_IF_ERROR(add_param("scale", ScaleDType(*spec.scale_type)));
+  const bool dyadic = spec.scale_type == ScaleType::kDyadic16;
+  QUANTD_RETURN_IF_ERROR(
+      add_param(dyadic ? "multiplier" : "scale", ScaleDType(*spec.scale_type)));
+  if (dyadic) QUANTD_RETURN_IF_ERROR(add_param("shift", DType::kInt8));
   if (HasZeroPlane(info, spec)) QUANTD_RETURN_IF_ERROR(add_param("zero_point", CodeType(info)));
   return layout;
 }
@@ -127,10 +127,15 @@ class SegmentParams {
       view_.num_runs = map.RunEnds(ends_);
       view_.ends = ends_;
     }
-    view_.scales = ReadScales(planes[kScalePlane], params.planes[kScalePlane], params.first_group,
-                              map, scales_);
-    if (planes.size() > kZeroPlane) {
-      ReadZeroPoints(planes[kZeroPlane], params.planes[kZeroPlane], params.first_group, map,
+    const std::span<const std::byte> scales = params.planes[kAffineScalePlane];
+    view_.scales = resolved.spec.scale_type == ScaleType::kDyadic16
+                       ? ReadDyadicScales(scales, params.planes[kAffineShiftPlane],
+                                          params.first_group, map, scales_)
+                       : ReadScales(planes[kAffineScalePlane], scales, params.first_group, map,
+                                    scales_);
+    const size_t zero_plane = AffineZeroPlane(resolved.spec);
+    if (resolved.layout.scheme_planes() > zero_plane) {
+      ReadZeroPoints(planes[zero_plane], params.planes[zero_plane], params.first_group, map,
                      zero_points_);
       view_.zero_points = zero_points_;
     } else if (!resolved.spec.scale.has_value()) {
@@ -389,7 +394,8 @@ SchemeInfo AffineInfo(absl::string_view name, absl::string_view summary, int bit
   info.roundings = {Rounding::kHalfEven, Rounding::kHalfAway,  Rounding::kHalfUp,
                     Rounding::kHalfDown, Rounding::kTruncate,  Rounding::kFloor,
                     Rounding::kCeil,     Rounding::kStochastic};
-  info.scale_types = {ScaleType::kF32, ScaleType::kF16, ScaleType::kBf16, ScaleType::kPow2};
+  info.scale_types = {ScaleType::kF32, ScaleType::kF16, ScaleType::kBf16, ScaleType::kPow2,
+                      ScaleType::kDyadic16};
   info.dialects = {{.name = "onnx"}};
   if (is_signed && bits <= 8) {
     info.layouts = {"flat", "words"};

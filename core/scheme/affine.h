@@ -1,6 +1,8 @@
 #ifndef QUANTD_CORE_SCHEME_AFFINE_H_
 #define QUANTD_CORE_SCHEME_AFFINE_H_
 
+#include <cstddef>
+
 #include "core/scheme/params.h"
 #include "core/scheme/scheme.h"
 
@@ -40,6 +42,12 @@ namespace quantd {
 // stream of bits of its own, with 2^(b-1) added to codes, in words of 32 bits, the last one filled
 // with 0. In dialect compressed_tensors that is the default of 2, 3, 5 and 6 bits.
 
+// scale_type=dyadic16 has two planes for "scale", which integer-only inference reads: "multiplier" and
+// "shift", scale = multiplier * 2^-shift (params.h). Codes are made with that scale; decoded values
+// are the integer (code - zero_point) * multiplier, which 32 bits hold, times 2^-shift, rounded once
+// to the output's type. As f32 holds such scales exactly, (code - zero_point) * scale is the same.
+// Source: arXiv 2103.13630, section III-C; of 32 bits, TensorFlow Lite's QuantizeMultiplier.
+
 inline constexpr absl::string_view kCompressedTensors = "compressed_tensors";
 
 // Returns the row's info; `bits` is 2 to 6, 8 or 16.
@@ -55,6 +63,13 @@ struct AffineCodeRange {
   int32_t centre;
 };
 AffineCodeRange RangeOfAffineCodes(const SchemeInfo& info, const QuantSpec& spec);
+
+// Where parameters lie: the scale, or multiplier and shift, and zero points, where there are any.
+inline constexpr size_t kAffineScalePlane = 1;
+inline constexpr size_t kAffineShiftPlane = 2;
+inline size_t AffineZeroPlane(const QuantSpec& spec) {
+  return spec.scale_type == ScaleType::kDyadic16 ? 3 : 2;
+}
 
 // Parts of the row, in files of their own: affine_resolve.cc, and affine_ref.cc, which has the
 // scalar definitions.

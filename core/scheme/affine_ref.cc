@@ -23,6 +23,9 @@ float ScaleOf(const Resolved& resolved, const ParamView& params, int64_t group) 
       return WidenFloat<float>(kHalfFormat, ReadEntry<uint16_t>(params, 1, group));
     case ScaleType::kBf16:
       return WidenFloat<float>(kBfloatFormat, ReadEntry<uint16_t>(params, 1, group));
+    case ScaleType::kDyadic16:
+      return static_cast<float>(
+          std::ldexp(ReadEntry<int16_t>(params, 1, group), -ReadEntry<int8_t>(params, 2, group)));
     case ScaleType::kF32:
     case ScaleType::kPow2:
     case ScaleType::kNested8:  // not of these schemes
@@ -33,13 +36,14 @@ float ScaleOf(const Resolved& resolved, const ParamView& params, int64_t group) 
 
 int ZeroPointOf(const Resolved& resolved, const ParamView& params, int64_t group) {
   const SchemeInfo& info = *resolved.info;
-  if (resolved.layout.planes.size() <= 2) {  // none is kept
+  const size_t plane = resolved.spec.scale_type == ScaleType::kDyadic16 ? 3 : 2;
+  if (resolved.layout.scheme_planes() <= plane) {  // none is kept
     return info.is_signed || resolved.spec.scale ? 0 : 1 << (info.bits - 1);
   }
-  if (info.bits == 16 && info.is_signed) return ReadEntry<int16_t>(params, 2, group);
-  if (info.bits == 16) return ReadEntry<uint16_t>(params, 2, group);
-  if (info.is_signed) return ReadEntry<int8_t>(params, 2, group);
-  return ReadEntry<uint8_t>(params, 2, group);
+  if (info.bits == 16 && info.is_signed) return ReadEntry<int16_t>(params, plane, group);
+  if (info.bits == 16) return ReadEntry<uint16_t>(params, plane, group);
+  if (info.is_signed) return ReadEntry<int8_t>(params, plane, group);
+  return ReadEntry<uint8_t>(params, plane, group);
 }
 
 // Returns what is added to codes.

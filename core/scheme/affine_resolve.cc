@@ -17,9 +17,6 @@ namespace {
 
 static_assert(sizeof(Range) == 2 * sizeof(double), "ResolveScales takes pairs");
 
-constexpr size_t kScalePlane = 1;
-constexpr size_t kZeroPlane = 2;  // where there is one
-
 // compressed-tensors' calculate_qparams (0.20.0), all in f32. Ranges of f64 become f32 first, and a
 // width that f32 does not hold, which overflows there, is divided in double.
 std::pair<double, int32_t> CompressedTensorsParams(const AffineCodeRange& codes, bool symmetric,
@@ -52,10 +49,12 @@ double LargestScale(int32_t steps, ScaleType type) {
   const double exact = double{kLargest} / steps;
   float held = static_cast<float>(exact);
   if (held > exact) held = std::nextafter(held, 0.0f);
-  // Of f32's mantissa bf16 has the upper 7 bits, a power of two none; f16 ends before all this.
-  const uint32_t kept_bits = type == ScaleType::kBf16   ? 0xFFFF0000
-                             : type == ScaleType::kPow2 ? 0xFF800000
-                                                        : 0xFFFFFFFF;
+  // Of f32's mantissa bf16 has the upper 7 bits, dyadic16 14, a power of two none; f16 ends before
+  // all this.
+  const uint32_t kept_bits = type == ScaleType::kBf16       ? 0xFFFF0000
+                             : type == ScaleType::kPow2     ? 0xFF800000
+                             : type == ScaleType::kDyadic16 ? 0xFFFFFE00
+                                                            : 0xFFFFFFFF;
   return std::bit_cast<float>(std::bit_cast<uint32_t>(held) & kept_bits);
 }
 
@@ -126,8 +125,9 @@ size_t ResolveMany(const Resolved& resolved, std::span<const Range> ranges, size
   rule.min_code = codes.min;
   rule.max_code = codes.max;
   if (WorksAsF32(resolved.tensor.dtype)) rule.largest /= 2 * steps;  // near f32's end: ParamsOf
-  float* scales = reinterpret_cast<float*>(out.planes[kScalePlane].data()) + first;
-  const bool has_zeros = resolved.layout.planes.size() > kZeroPlane;
+  float* scales = reinterpret_cast<float*>(out.planes[kAffineScalePlane].data()) + first;
+  const size_t zero_plane = AffineZeroPlane(resolved.spec);
+  const bool has_zeros = resolved.layout.scheme_planes() > zero_plane;
   const size_t zero_bytes = static_cast<size_t>(resolved.info->bits == 16 ? 2 : 1);
   size_t done = 0;
   while (done < ranges.size()) {
@@ -138,7 +138,7 @@ size_t ResolveMany(const Resolved& resolved, std::span<const Range> ranges, size
         ResolveScales(rule, reinterpret_cast<const double*>(ranges.data() + done),
                       static_cast<int64_t>(count), scales + done, zero_points));
     if (has_zeros) {
-      std::byte* plane = out.planes[kZeroPlane].data() + (first + done) * zero_bytes;
+      std::byte* plane = out.planes[zero_plane].data() + (first + done) * zero_bytes;
       for (size_t i = 0; i < good; ++i) {
         std::memcpy(plane + i * zero_bytes, &zero_points[i], zero_bytes);
       }
@@ -153,6 +153,7 @@ size_t ResolveMany(const Resolved& resolved, std::span<const Range> ranges, size
 
 void ResolveAffine(const Resolved& resolved, std::span<const Range> ranges, ParamPlanes out) {
   const std::vector<PlaneDesc>& planes = resolved.layout.planes;
+  const size_t zero_plane = AffineZeroPlane(resolved.spec);
   const bool many = *resolved.spec.scale_type == ScaleType::kF32 && !resolved.spec.scale &&
                     resolved.spec.dialect != kCompressedTensors;
   size_t i = 0;
@@ -160,10 +161,17 @@ void ResolveAffine(const Resolved& resolved, std::span<const Range> ranges, Para
     if (many) i += ResolveMany(resolved, ranges.subspan(i), i, out);
     if (i == ranges.size()) return;
     const auto [scale, zero_point] = ParamsOf(resolved, ranges[i]);
-    StoreScale(planes[kScalePlane].dtype, scale, out.planes[kScalePlane].data(), i);
-    if (planes.size() > kZeroPlane) {  // little-endian, two's complement
-      const size_t size_bytes = static_cast<size_t>(SizeOf(planes[kZeroPlane].dtype));
-      std::memcpy(out.planes[kZeroPlane].data() + i * size_bytes, &zero_point, size_bytes);
+    std::byte* scales = out.planes[kAffineScalePlane].data();
+    if (resolved.spec.scale_type == ScaleType::kDyadic16) {
+      const Dyadic16 parts = Dyadic16Of(scale);
+      std::memcpy(scales + i * sizeof(int16_t), &parts.multiplier, sizeof(int16_t));
+      out.planes[kAffineShiftPlane][i] = static_cast<std::byte>(parts.shift);
+    } else {
+      StoreScale(planes[kAffineScalePlane].dtype, scale, scales, i);
+    }
+    if (resolved.layout.scheme_planes() > zero_plane) {  // little-endian, two's complement
+      const size_t size_bytes = static_cast<size_t>(SizeOf(planes[zero_plane].dtype));
+      std::memcpy(out.planes[zero_plane].data() + i * size_bytes, &zero_point, size_bytes);
     }
     ++i;
   }

@@ -41,7 +41,7 @@ bool IsSmall(const MiniFormat& format) {
 }
 int BitsOf(const MiniFormat& format) { return 1 + format.sign_shift(); }
 
-bool HasScales(const Resolved& resolved) { return resolved.layout.planes.size() > kScalePlane; }
+bool HasScales(const Resolved& resolved) { return resolved.layout.scheme_planes() > kScalePlane; }
 bool Saturates(const Resolved& resolved) {
   return *resolved.spec.nonfinite != NonFinite::kPropagate;
 }
@@ -177,7 +177,7 @@ void DecodeFloat(const MiniFormat& format, const Resolved& resolved,
 
 // What element `elem` is divided by.
 float ScaleRef(const Resolved& resolved, const ParamView& params, int64_t elem) {
-  if (resolved.layout.planes.size() == 1) return 1;
+  if (resolved.layout.scheme_planes() == 1) return 1;
   const int64_t group = resolved.layout.groups.RunAt(elem).group - params.first_group;
   float scale;
   std::memcpy(&scale, params.planes[1].data() + group * int64_t{sizeof(scale)}, sizeof(scale));
@@ -199,7 +199,7 @@ void EncodeRef(const MiniFormat& format, const Resolved& resolved, const Segment
       FillNoise(*resolved.spec.seed, resolved.name_hash, elem, {&noise, 1});
     }
     const T x = LoadAt(values, i);
-    const T v = resolved.layout.planes.size() == 1
+    const T v = resolved.layout.scheme_planes() == 1
                     ? x
                     : x / static_cast<T>(ScaleRef(resolved, segment.params, elem));
     if (std::isfinite(x) && std::fabs(v) >= largest + half_step) ++counts->clipped;
@@ -220,7 +220,7 @@ void DecodeFloatRef(const MiniFormat& format, const Resolved& resolved,
                     std::span<const std::byte> codes, const ParamView& params, int64_t first_elem,
                     TileSpan out) {
   const int bits = 1 + format.exp_bits + format.man_bits;
-  const bool scaled = resolved.layout.planes.size() > 1;
+  const bool scaled = resolved.layout.scheme_planes() > 1;
   for (int64_t i = 0; i < out.num_elems; ++i) {
     uint32_t code = 0;
     for (int64_t bit = 0, at = i * bits; bit < bits; ++bit, ++at) {

@@ -2,16 +2,19 @@
 // row are read where they lie; others are widened, or repeated, into scratch.
 //
 //   RoundScale(0.3)   f32 0.3   f16 0.30004883   bf16 0.30078125   pow2 0.5, up: nothing is clipped
+//                     dyadic16 19661 * 2^-16 = 0.30000305
 //
 // What it gives is at least 2^-126, as subnormal scales have few bits. Those of f16 stay, down to
-// 2^-24: weights of 0.001 in 8 bits have the scale 7.9e-6, which is one, and has seven bits.
+// 2^-24: weights of 0.001 in 8 bits have the scale 7.9e-6, which is one, and has seven bits. Those
+// of dyadic16 end at 2^14 * 2^-127, where the shift does.
 // Scales that are found are moved into that range; those that are given are refused outside of it.
 //
-// Entries: ParamMap, RoundScale, NearestScale, ReadScales and ReadZeroPoints. Tested by
-// tests/core/scheme/params_test.cc, and affine_test.cc (RoundScaleTest).
+// Entries: ParamMap, RoundScale, NearestScale, ReadScales, ReadDyadicScales and ReadZeroPoints.
+// Tested by tests/core/scheme/params_test.cc, and affine_test.cc (RoundScaleTest, Dyadic16Test).
 #include "core/scheme/params.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -22,6 +25,17 @@
 #include "core/simd/convert.h"
 
 namespace quantd {
+namespace {
+
+constexpr double kLeastDyadic = 0x1p-113;     // 2^14 * 2^-127
+constexpr double kLargestDyadic = 32767 * 0x1p113;  // just below 2^128
+
+// Returns 2^exponent, of -1022 to 1023.
+double PowerOfTwo(int exponent) {
+  return std::bit_cast<double>(static_cast<uint64_t>(1023 + exponent) << 52);
+}
+
+}  // namespace
 
 int64_t ParamMap::RunEnds(int32_t* ends) const {
   int64_t num_runs = 0;
@@ -57,6 +71,12 @@ double RoundScale(double scale, ScaleType type) {
       const double fraction = std::frexp(scale, &exponent);  // in [0.5, 1)
       return std::ldexp(1.0, std::clamp(fraction == 0.5 ? exponent - 1 : exponent, -126, 127));
     }
+    case ScaleType::kDyadic16: {
+      int exponent;
+      const double fraction =
+          std::frexp(std::clamp(scale, kLeastDyadic, kLargestDyadic), &exponent);
+      return std::nearbyint(fraction * 0x1p15) * PowerOfTwo(exponent - 15);
+    }
   }
   return scale;
 }
@@ -70,6 +90,9 @@ absl::StatusOr<double> NearestScale(double scale, ScaleType type) {
     largest = WidenFloat<double>(kBfloatFormat, kBfloatFormat.max_code);
   } else if (type == ScaleType::kPow2) {
     largest = 0x1p127;
+  } else if (type == ScaleType::kDyadic16) {
+    least = kLeastDyadic;
+    largest = kLargestDyadic;
   }
   if (!(scale >= least && scale <= largest)) {
     return absl::InvalidArgumentError(
@@ -93,6 +116,8 @@ DType ScaleDType(ScaleType type) {
       return DType::kF32;
     case ScaleType::kNested8:
       return DType::kUint8;
+    case ScaleType::kDyadic16:
+      return DType::kInt16;
   }
   return DType::kF32;
 }
@@ -107,6 +132,12 @@ void StoreScale(DType dtype, double scale, std::byte* plane, size_t i) {
   const uint16_t code =
       static_cast<uint16_t>(NarrowFloat(format, scale, Rounding::kHalfEven, /*saturate=*/true));
   std::memcpy(plane + i * sizeof(code), &code, sizeof(code));
+}
+
+Dyadic16 Dyadic16Of(double scale) {
+  int exponent;
+  const double fraction = std::frexp(scale, &exponent);  // in [0.5, 1)
+  return {static_cast<int16_t>(fraction * 0x1p15), static_cast<int8_t>(15 - exponent)};
 }
 
 std::optional<int64_t> ParamMap::GroupsInPlace() const {
@@ -134,6 +165,19 @@ const float* ReadScales(const PlaneDesc& plane, std::span<const std::byte> bytes
       std::memcpy(out, from, static_cast<size_t>(count) * sizeof(float));
     } else {
       WidenToF32(plane.dtype, from, count, out);
+    }
+  });
+  return scratch;
+}
+
+const float* ReadDyadicScales(std::span<const std::byte> multipliers,
+                              std::span<const std::byte> shifts, int64_t first_group,
+                              const ParamMap& map, float* scratch) {
+  const auto* multiplier = reinterpret_cast<const int16_t*>(multipliers.data());
+  const auto* shift = reinterpret_cast<const int8_t*>(shifts.data());
+  map.ReadAll(scratch, [&](int64_t group, int64_t count, float* out) {
+    for (int64_t i = 0, from = group - first_group; i < count; ++i, ++from) {
+      out[i] = static_cast<float>(LoadAt(multiplier, from) * PowerOfTwo(-shift[from]));
     }
   });
   return scratch;

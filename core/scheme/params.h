@@ -65,8 +65,17 @@ double RoundScale(double scale, ScaleType type);
 // kInvalidArgument: it is outside of RoundScale's range.
 absl::StatusOr<double> NearestScale(double scale, ScaleType type);
 
-// Returns the type of a plane of scales.
+// Returns the type of a plane of scales; of kDyadic16 that of the multipliers.
 DType ScaleDType(ScaleType type);
+
+// A scale multiplier * 2^-shift, the multiplier of 2^14 to 2^15 - 1, the shift of -113 to 127: a
+// step count of 17 bits times the multiplier fits 32 bits.
+struct Dyadic16 {
+  int16_t multiplier;
+  int8_t shift;
+};
+// Returns the parts of a scale that RoundScale gave for kDyadic16.
+Dyadic16 Dyadic16Of(double scale);
 
 // Writes `scale`, which RoundScale gave, as entry `i` of a plane.
 void StoreScale(DType dtype, double scale, std::byte* plane, size_t i);
@@ -75,6 +84,11 @@ void StoreScale(DType dtype, double scale, std::byte* plane, size_t i);
 // alignment, in place where they lie so, else in `scratch`.
 [[nodiscard]] const float* ReadScales(const PlaneDesc& plane, std::span<const std::byte> bytes,
                                       int64_t first_group, const ParamMap& map, float* scratch);
+
+// The same of kDyadic16's planes, int16 and int8; a product that f32 does not hold is infinite.
+[[nodiscard]] const float* ReadDyadicScales(std::span<const std::byte> multipliers,
+                                            std::span<const std::byte> shifts, int64_t first_group,
+                                            const ParamMap& map, float* scratch);
 
 // Reads the zero points of `plane`, int8, uint8, int16 or uint16.
 void ReadZeroPoints(const PlaneDesc& plane, std::span<const std::byte> bytes, int64_t first_group,

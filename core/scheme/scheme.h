@@ -32,6 +32,7 @@ enum class PlaneRole : uint8_t {
   kCodes,     // the packed values; always plane 0
   kPerGroup,  // an entry for every `groups_per_entry` groups, in group order
   kConstant,  // written once, before everything else
+  kPerRow,    // as many entries for every row of the last axis: the outliers' (the planner's, last)
 };
 
 // One array of the packed form.
@@ -67,6 +68,11 @@ struct PackedLayout {
   GroupMap groups;
   int64_t working_bytes = 0;  // of the working parameters of a group; 0: they are the stored ones
   bool atom_scales = false;   // `encode` finds a scale for each atom, from its values
+  // The planner's, where the spec has outliers: how many a row of the last axis has, the elements of
+  // a row, and what stripes end at multiples of, so that they hold whole rows.
+  int64_t outliers = 0;
+  int64_t outlier_row_elems = 1;
+  int64_t stripe_step_elems = 1;
   // What `resolve_constants` and `resolve` want to know. Tensor evidence comes first; that of bands
   // is looked for when the constants are known.
   uint8_t tensor_evidence = kNoEvidence;
@@ -80,6 +86,8 @@ struct PackedLayout {
   int64_t row_bytes() const { return CodeBytes(row_elems) + trailer_bytes; }
   // True where `resolve_values` makes the parameters of groups.
   bool from_values() const { return band_evidence == kValues; }
+  // Returns the number of planes that the scheme knows, which come before those of outliers.
+  size_t scheme_planes() const { return planes.size() - (outliers > 0 ? 2 : 0); }
   // Returns where the codes of element `elem`, the first of an atom or the tensor's end, begin.
   int64_t CodeOffset(int64_t elem) const {
     const int64_t row = row_elems == 0 ? 0 : elem / row_elems;

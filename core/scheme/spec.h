@@ -43,6 +43,7 @@ enum class ScaleType : uint8_t {
   kBf16,
   kPow2,
   kNested8,  // 8-bit codes of a dynamic map, with scales of their own (bitsandbytes' double quant)
+  kDyadic16,  // a 16-bit integer and a shift, for consumers that have integers only
 };
 
 // What happens to NaN and infinities.
@@ -71,7 +72,7 @@ inline constexpr absl::string_view kNamesOf<Rounding>[] = {
     "half_even", "half_away", "half_up", "half_down", "truncate", "floor", "ceil", "stochastic"};
 template <>
 inline constexpr absl::string_view kNamesOf<ScaleType>[] = {"f32", "f16", "bf16", "pow2",
-                                                            "nested8"};
+                                                            "nested8", "dyadic16"};
 template <>
 inline constexpr absl::string_view kNamesOf<NonFinite>[] = {"reject", "saturate", "propagate"};
 template <>
@@ -110,6 +111,7 @@ struct QuantSpec {
   std::string layout;
   std::optional<NonFinite> nonfinite;
   std::optional<Tail> tail;
+  std::optional<int64_t> outliers;  // of each row, kept as they are
   std::string incompatible;  // "reject", "keep" or a scheme to fall back to
 
   bool operator==(const QuantSpec&) const = default;

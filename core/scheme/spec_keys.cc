@@ -161,6 +161,11 @@ absl::Status ParseScale(const SpecKey& key, absl::string_view value, QuantSpec& 
   return *spec.scale > 0 ? absl::OkStatus() : BadValue(key, value);
 }
 
+absl::Status ParseOutliers(const SpecKey& key, absl::string_view value, QuantSpec& spec) {
+  QUANTD_RETURN_IF_ERROR(ParseMember<&QuantSpec::outliers>(key, value, spec));
+  return *spec.outliers >= 1 ? absl::OkStatus() : BadValue(key, value);
+}
+
 absl::Status CheckScale(const SpecKey&, const SchemeInfo& info, const QuantSpec& spec) {
   if ((spec.scale || spec.zero_point) && !info.takes_scale) {
     return InvalidArgumentError(StrCat("scheme ", info.name, " takes no scale= or zero="));
@@ -269,6 +274,12 @@ constexpr SpecKey kKeys[] = {
         {.name = "tail",
          .field = "tail",
          .help = "what happens where a group does not divide its axis"}),
+    {.name = "outliers",
+     .field = "outliers",
+     .help = "how many of the largest values of each row are kept exactly, beside the codes",
+     .takes = "a whole number of at least 1",
+     .parse = ParseOutliers,
+     .format = FormatMember<&QuantSpec::outliers>},
     MemberKey<&QuantSpec::incompatible>(
         {.name = "incompatible",
          .field = "incompatible",

@@ -93,6 +93,7 @@ class Session final : public DequantizeSession {
   }
 
   absl::Status Commit(DecodeWork& work) {
+    QUANTD_RETURN_IF_ERROR(work.result.status);
     digests_[0].Append(work.result.codes);
     values_digest_.Append(work.result.values);
     saturated_ += work.result.saturated;
@@ -175,6 +176,21 @@ class Session final : public DequantizeSession {
     digests_[plane].Update(bytes);
   }
 
+  // Returns the bytes of a plane that decoding up to element `end_elem`, of `groups`, needs.
+  int64_t NeededBytes(size_t plane, int64_t end_elem, int64_t groups) const {
+    const PlaneDesc& desc = layout_.planes[plane];
+    switch (desc.role) {
+      case PlaneRole::kCodes:
+      case PlaneRole::kConstant:
+        break;
+      case PlaneRole::kPerGroup:
+        return CeilDiv(groups, desc.groups_per_entry) * layout_.EntryBytes(plane);
+      case PlaneRole::kPerRow:
+        return end_elem / layout_.outlier_row_elems * layout_.outliers * SizeOf(desc.dtype);
+    }
+    return desc.size_bytes;
+  }
+
   // The parameters of all stripes that `code_bytes` complete must have come.
   absl::Status CheckParams(int64_t code_bytes) {
     int64_t end_elem = -1;
@@ -191,10 +207,7 @@ class Session final : public DequantizeSession {
     }
     for (size_t plane = 1; plane < received_.size(); ++plane) {
       const PlaneDesc& desc = layout_.planes[plane];
-      const int64_t needed_bytes =
-          desc.role == PlaneRole::kConstant
-              ? desc.size_bytes
-              : CeilDiv(needed_groups, desc.groups_per_entry) * layout_.EntryBytes(plane);
+      const int64_t needed_bytes = NeededBytes(plane, end_elem, needed_groups);
       if (received_[plane] >= needed_bytes) continue;
       return absl::FailedPreconditionError(
           absl::StrCat("codes came before their parameters: ", NameOf(desc), " needs ",
@@ -230,12 +243,14 @@ int64_t DequantizeResidentBytes(const Plan& plan, DType output_dtype) {
   const int64_t num_elems = plan.resolved.tensor.shape.num_elems();
   int64_t stripe_elems = std::min(num_elems, kStripeElems);
   if (layout.trailer_bytes > 0) stripe_elems = std::max(stripe_elems, layout.row_elems);
-  const int64_t stripe_bytes =
+  int64_t stripe_bytes =
       SaturatingAdd(SaturatingMul(stripe_elems, SizeOf(output_dtype)),
                     SaturatingAdd(SaturatingMul(2, MaxCodeBytes(layout, stripe_elems)),
                                   PieceQueue::kBlockBytes));
-  return SaturatingAdd(ParamBytes(layout, layout.groups.num_groups),
-                       SaturatingMul(plan.stripes_in_flight, stripe_bytes));
+  stripe_bytes = SaturatingAdd(stripe_bytes, ReadOutliersBytes(layout, stripe_elems));
+  const int64_t param_bytes = SaturatingAdd(ParamBytes(layout, layout.groups.num_groups),
+                                            OutlierEntryBytes(layout, num_elems));
+  return SaturatingAdd(param_bytes, SaturatingMul(plan.stripes_in_flight, stripe_bytes));
 }
 
 absl::StatusOr<std::unique_ptr<DequantizeSession>> DequantizeSession::Create(

@@ -25,6 +25,7 @@
 #include <utility>
 
 #include "core/base/checked_math.h"
+#include "core/session/outliers.h"
 #include "core/simd/meter.h"
 #include "core/simd/scan.h"
 
@@ -270,6 +271,8 @@ int64_t EvidenceCollector::ResidentBytes(const PackedLayout& layout, const Group
       break;
     }
   }
+  const int64_t stripe_elems = std::min(num_elems, kStripeElems);
+  add(SaturatingMul(stripes_in_flight, FindOutliersBytes(layout, stripe_elems)));
   if (wants.histogram) {
     add(SaturatingMul(threads + 1, Histogram::kNumBuckets * int64_t{sizeof(int64_t)}));
   }
@@ -321,7 +324,9 @@ EvidenceCollector::Part EvidenceCollector::Scan(const Stripe& stripe, const Byte
 template <typename T>
 void EvidenceCollector::ScanAs(const Stripe& stripe, const ByteRange& values, Slot* slot,
                                Part& part) {
-  TileReader<T> reader(dtype_, values, stripe.begin);
+  const std::vector<int64_t> outliers =
+      FindOutliers(layout_, dtype_, stripe.begin, stripe.end, values);
+  TileReader<T> reader(dtype_, values, stripe.begin, outliers);
   std::span<GroupStats> stats = stats_;
   int64_t first_group = first_group_;
   if (kind_ == Kind::kInOrder) {

@@ -24,7 +24,7 @@
 //   histogram                            exact counts, by thread
 //   sketches of groups that recur        exact counts, shared by all threads
 //
-// In a stripe, values are taken by tile and run, so that sums have one shape.
+// In a stripe, values are taken by tile and run, so that sums have one shape. Outliers count as 0.
 
 namespace quantd {
 

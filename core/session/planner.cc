@@ -36,6 +36,7 @@
 #include "core/calibrate/calibrator.h"
 #include "core/scheme/registry.h"
 #include "core/session/evidence.h"
+#include "core/session/outliers.h"
 #include "core/session/piece_queue.h"
 #include "core/session/stripes.h"
 #include "core/session/value_ranges.h"
@@ -168,6 +169,7 @@ absl::Status Resolve(const QuantSpec& spec, const TensorDesc& tensor, const Plan
   resolved.name_hash = HashName(tensor.name);
   QUANTD_ASSIGN_OR_RETURN(resolved.layout,
                           plan.scheme->plan(*resolved.info, resolved.spec, tensor));
+  QUANTD_RETURN_IF_ERROR(PlanOutliers(resolved.spec, tensor, resolved.layout));
   QUANTD_RETURN_IF_ERROR(CheckLayout(resolved.layout));
   if (inputs.importance_elems > 0 && plan.scheme->plan_importance != nullptr) {
     plan.scheme->plan_importance(tensor, resolved.layout);
@@ -250,6 +252,7 @@ int64_t ResidentBytes(const Plan& plan, const PlanInputs& inputs, int64_t stripe
   const int64_t stripe_groups = MaxStripeGroups(layout, num_elems);
   int64_t stripe_bytes = stripe_elems * SizeOf(dtype) + MaxCodeBytes(layout, stripe_elems) +
                          kStripeBytes + ParamBytes(layout, stripe_groups);
+  stripe_bytes += FindOutliersBytes(layout, stripe_elems) + OutlierEntryBytes(layout, stripe_elems);
   if (!plan.known_params) {
     stripe_bytes += stripe_groups * int64_t{sizeof(GroupStats) + sizeof(Range)};
   }
@@ -259,7 +262,10 @@ int64_t ResidentBytes(const Plan& plan, const PlanInputs& inputs, int64_t stripe
   if (!plan.known_params && plan.value_source == ValueSource::kSketches) add(kSketchedBytes);
   if (!plan.known_params && plan.value_source == ValueSource::kBands) {
     stripe_bytes += ValueRangesBytes(layout, stripe_elems, dtype);
-    if (long_bands) add(ValueRangesBytes(layout, num_elems, dtype));
+    if (long_bands) {
+      add(ValueRangesBytes(layout, num_elems, dtype));
+      add(FindOutliersBytes(layout, num_elems));
+    }
   }
   add(SaturatingMul(stripes, stripe_bytes));
   int64_t shared_groups = num_groups;
@@ -301,7 +307,7 @@ absl::string_view NameOf(Pass pass) {
 
 int64_t ParamBytes(const PackedLayout& layout, int64_t num_groups) {
   int64_t bytes = SaturatingMul(layout.working_bytes, num_groups);
-  for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
+  for (size_t plane = 1; plane < layout.scheme_planes(); ++plane) {
     const PlaneDesc& desc = layout.planes[plane];
     const int64_t entries = CeilDiv(num_groups, desc.groups_per_entry);
     bytes = SaturatingAdd(bytes, desc.role == PlaneRole::kPerGroup

@@ -193,6 +193,7 @@ class Session final : public QuantizeSession {
     } else if (!std::exchange(job.params->is_put, true)) {
       PutPlanes(PlaneRole::kPerGroup, job.params->groups, &job.params->params);
     }
+    PutOutliers(job.stripe, result.outliers);
     report_.figures.Merge(result.figures);
     report_.clipped += result.clipped;
     report_.inexact_inputs += result.inexact;
@@ -389,6 +390,18 @@ class Session final : public QuantizeSession {
                                                      layout_.EntryBytes(plane);
       digests_[plane].Update(bytes);
       sink_.Put(static_cast<int>(plane), offset, bytes);
+    }
+  }
+
+  void PutOutliers(const Stripe& stripe, const OutlierEntries& entries) {
+    if (layout_.outliers == 0) return;
+    const int64_t first_entry = stripe.begin / layout_.outlier_row_elems * layout_.outliers;
+    for (size_t plane = layout_.scheme_planes(); plane < layout_.planes.size(); ++plane) {
+      const bool is_index = plane == layout_.scheme_planes();
+      const std::span<const std::byte> bytes = is_index ? entries.indices : entries.values;
+      if (bytes.empty()) continue;
+      digests_[plane].Update(bytes);
+      sink_.Put(static_cast<int>(plane), first_entry * SizeOf(layout_.planes[plane].dtype), bytes);
     }
   }
 

@@ -100,6 +100,12 @@ absl::Status CheckRangesFit(const CalibratedRanges& ranges, const Plan& plan) {
                                                    " says range=", spec.range,
                                                    "; use the same in both"));
   }
+  if (found_by->outliers != spec.outliers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(of, " were found with outliers=", found_by->outliers.value_or(0),
+                     ", and the spec of ", NameOf(tensor), " says outliers=",
+                     spec.outliers.value_or(0), "; use the same in both"));
+  }
   if (SameGroups(ours, ranges.source.shape, tensor.shape)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       of, ", ", ranges.source.shape.Text(), " by ", TextOf(theirs), ", have other groups than ",

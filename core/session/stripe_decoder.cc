@@ -15,6 +15,8 @@
 // then the part is decoded again by way of f64. They are looked for only where a parameter of the
 // stripe is large, which hardly ever is so, or where there are many parameters to look at.
 //
+// Outliers overwrite what their codes stand for, by way of f64 as well.
+//
 // Entry: DecodeStripe. Tested by tests/core/session/dequantize_session_test.cc and
 // same_bytes_test.cc.
 #include "core/session/stripe_decoder.h"
@@ -67,6 +69,7 @@ bool AreTame(const Plan& plan, const Stripe& stripe, const ParamView& params) {
   const PackedLayout& layout = plan.resolved.layout;
   if (layout.trailer_bytes > 0) return false;  // it has parameters
   if (layout.planes[0].dtype == DType::kF64) return false;
+  if (plan.resolved.spec.scale_type == ScaleType::kDyadic16) return false;  // two planes a scale
   if (stripe.num_elems() == 0) return true;
   const int exponent = 117 - std::max(17, plan.resolved.info->bits);
   const uint32_t limit = static_cast<uint32_t>(127 + exponent) << 23;  // 2^exponent, as f32's bits
@@ -74,7 +77,7 @@ bool AreTame(const Plan& plan, const Stripe& stripe, const ParamView& params) {
   // Columns have all groups in each stripe: with many it costs less to look at the values.
   if (groups.count > stripe.num_elems() / 8) return false;
   uint32_t largest = 0;
-  for (size_t plane = 1; plane < layout.planes.size(); ++plane) {
+  for (size_t plane = 1; plane < layout.scheme_planes(); ++plane) {
     const PlaneDesc& desc = layout.planes[plane];
     const bool is_f32 = desc.dtype == DType::kF32;
     if (!is_f32 && desc.dtype != DType::kBf16) continue;
@@ -136,6 +139,39 @@ int64_t DecodePart(const Plan& plan, std::span<const std::byte> codes, const Par
   return NarrowSaturating(dtype, wide, num_elems, reinterpret_cast<uint16_t*>(out));
 }
 
+// Writes outliers to `values` of `dtype`, which begin with element `first_elem`, from their plane.
+// Returns how many saturated.
+int64_t RestoreOutliers(std::span<const StoredOutlier> outliers, DType stored_dtype,
+                        std::span<const std::byte> stored, int64_t first_elem, DType dtype,
+                        std::byte* values) {
+  const auto elem_bytes = static_cast<size_t>(SizeOf(dtype));
+  int64_t saturated = 0;
+  for (const StoredOutlier& outlier : outliers) {
+    const std::byte* from = stored.data() + outlier.entry * SizeOf(stored_dtype);
+    double wide;
+    if (WorksAsF32(stored_dtype)) {
+      float single;
+      WidenToF32(stored_dtype, from, 1, &single);
+      wide = single;
+    } else {
+      WidenToF64(stored_dtype, from, 1, &wide);
+    }
+    double value = wide;
+    if (dtype == DType::kF32) {
+      auto narrow = static_cast<float>(wide);
+      saturated += SaturateFloats(&wide, 1, &narrow);
+      CopyBytes(&value, &narrow, sizeof(narrow));
+    } else if (dtype != DType::kF64) {
+      uint16_t narrow;
+      saturated += NarrowSaturating(dtype, &wide, 1, &narrow);
+      CopyBytes(&value, &narrow, sizeof(narrow));
+    }
+    CopyBytes(values + static_cast<size_t>(outlier.elem - first_elem) * elem_bytes, &value,
+              elem_bytes);
+  }
+  return saturated;
+}
+
 }  // namespace
 
 void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes,
@@ -147,6 +183,17 @@ void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes
   result.values.Begin(stripe.begin * elem_bytes, std::ssize(values));
   result.crc32c = 0;
   result.saturated = 0;
+  result.outliers.clear();
+  result.status = absl::OkStatus();
+  std::span<const std::byte> stored_values;
+  if (layout.outliers > 0) {
+    const size_t index_plane = layout.scheme_planes();
+    result.status = ReadOutliers(layout, params.planes[index_plane], stripe.begin, stripe.end,
+                                 result.outliers);
+    if (!result.status.ok()) return;
+    stored_values = params.planes[index_plane + 1];
+  }
+  auto next_outlier = result.outliers.begin();
   const bool tame = dtype == DType::kF32 && AreTame(plan, stripe, params);
   std::byte scratch[kTileElems * sizeof(double)];
   // Of layouts with trailers, whose parts want the row's end: read once a row.
@@ -179,6 +226,11 @@ void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes
                      values.data() + (part - stripe.begin) * elem_bytes);
       part = part_end;
     }
+    const auto tile_outliers = next_outlier;
+    while (next_outlier != result.outliers.end() && next_outlier->elem < end) ++next_outlier;
+    result.saturated +=
+        RestoreOutliers({tile_outliers, next_outlier}, plan.resolved.tensor.dtype, stored_values,
+                        stripe.begin, dtype, values.data());
     // While they are in the L1 cache.
     const auto tile = values.subspan(static_cast<size_t>((begin - stripe.begin) * elem_bytes),
                                      static_cast<size_t>((end - begin) * elem_bytes));

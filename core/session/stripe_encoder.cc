@@ -9,6 +9,9 @@
 //   2 codes and, in the same pass, sums for the figures (Scheme::encode)
 //   3 CRC32C and digest of the codes, every kHashTiles
 //
+// Outliers are found first, and all steps but the figures see 0 in their place: these come from
+// what decoding gives of the whole, in a pass of its own.
+//
 // Encoding hopes for the best: values that are not finite show in the sums, or in a check when there
 // are none, and such a tile is encoded once more with them replaced. Where the largest error of all
 // lies is looked for at the end, in the one tile that has it.
@@ -124,7 +127,10 @@ template <typename T>
 void StripeEncoder::Narrow(const Stripe& band, const ByteRange& values,
                            const ParamPlanes& constants, ParamBuffer& own,
                            std::span<Range> ranges) const {
-  TileReader<T> reader(plan_.resolved.tensor.dtype, values, band.begin);
+  const DType dtype = plan_.resolved.tensor.dtype;
+  const std::vector<int64_t> outliers =
+      FindOutliers(plan_.resolved.layout, dtype, band.begin, band.end, values);
+  TileReader<T> reader(dtype, values, band.begin, outliers);
   ValueRanges<T>(plan_, calibrator_)
       .Narrow(band.begin, band.end, {.tile_begin = band.begin, .stripe_end = band.begin}, reader,
               constants, own, ranges);
@@ -172,7 +178,9 @@ class StripeEncoder::Run {
         plan_(encoder.plan_),
         layout_(plan_.resolved.layout),
         stripe_(stripe),
-        reader_(plan_.resolved.tensor.dtype, values, stripe.begin),
+        outliers_(FindOutliers(layout_, plan_.resolved.tensor.dtype, stripe.begin, stripe.end,
+                               values)),
+        reader_(plan_.resolved.tensor.dtype, values, stripe.begin, outliers_),
         coder_(*plan_.scheme, plan_.resolved, encoder.importance_),
         value_ranges_(plan_, encoder.calibrator_),
         codes_(codes),
@@ -180,6 +188,10 @@ class StripeEncoder::Run {
         result_(result) {
     result.Reset();
     result.digest.Begin(first_byte_, std::ssize(codes));
+    if (layout_.outliers > 0) {
+      PackOutliers(layout_, plan_.resolved.tensor.dtype, stripe.begin, stripe.end, values,
+                   outliers_, result.outliers);
+    }
   }
 
   // `own` is null where `params` are known.
@@ -263,25 +275,32 @@ class StripeEncoder::Run {
   void Decode(int64_t begin, int64_t end, const ParamView& params, Y* y) {
     coder_.Decode(CodesOf(begin, end), begin, end, params, y);
   }
+  // Puts the outliers of the tile at hand, from `begin` on, where decoding puts them.
+  void RestoreOutliers(int64_t begin, T* y) const {
+    for (const int64_t elem : reader_.tile_outliers()) {
+      y[elem - begin] = LoadAt(reader_.whole_tile(), elem - begin);
+    }
+  }
 
   void EncodeTile(int64_t begin, int64_t end, const ParamView& params) {
     const int64_t num_elems = end - begin;
     const T* values = reader_.Read(begin, end);
     result_.inexact += reader_.inexact();
     Counts counts;
-    Meter* const meter = encoder_.figures_ ? &meter_ : nullptr;
+    Meter* const meter = encoder_.figures_ && layout_.outliers == 0 ? &meter_ : nullptr;
     if (meter != nullptr) meter->lanes<T>().Reset();
     EncodeValues(values, begin, end, params, counts, meter);
     std::optional<TileFigures> figures;
     if (meter != nullptr) figures = FiguresOf(meter->lanes<T>(), values, num_elems);
-    if (!figures.has_value() && (meter != nullptr || !AllFinite(values, num_elems))) {
+    if (!figures.has_value() && (encoder_.figures_ || !AllFinite(values, num_elems))) {
       figures = EncodeCarefully(values, begin, end, params, counts);
     }
     result_.clipped += counts.clipped;
-    if (meter != nullptr) AddFigures(*figures, begin, end);
+    if (encoder_.figures_) AddFigures(*figures, begin, end);
   }
 
-  // Encodes a tile again, with values that are not finite replaced, and measures it in double.
+  // Encodes a tile again where it has values that are not finite, which it replaces, and measures
+  // what decoding gives.
   TileFigures EncodeCarefully(const T* values, int64_t begin, int64_t end, const ParamView& params,
                               Counts& counts) {
     const int64_t num_elems = end - begin;
@@ -309,7 +328,9 @@ class StripeEncoder::Run {
         SaturateFloats(wide, num_elems, scratch);
       }
     }
-    return MeasureCarefully(values, scratch, num_elems);
+    if (layout_.outliers == 0) return MeasureCarefully(values, scratch, num_elems);
+    RestoreOutliers(begin, scratch);
+    return MeasureTile(reader_.whole_tile(), scratch, num_elems);
   }
 
   // Makes infinities what takes the outermost code: the largest values, or where a scale is found
@@ -355,8 +376,9 @@ class StripeEncoder::Run {
     if (max_error_idx_ < 0) {
       T y[kTileElems];
       Decode(max_error_begin_, max_error_end_, params, y);
-      max_error_idx_ =
-          IndexOfError(reader_.Read(max_error_begin_, max_error_end_), y, figures.max_error);
+      reader_.Read(max_error_begin_, max_error_end_);
+      RestoreOutliers(max_error_begin_, y);
+      max_error_idx_ = IndexOfError(reader_.whole_tile(), y, figures.max_error);
     }
     figures.max_error_elem = max_error_begin_ + max_error_idx_;
   }
@@ -370,6 +392,7 @@ class StripeEncoder::Run {
   const Plan& plan_;
   const PackedLayout& layout_;
   const Stripe& stripe_;
+  const std::vector<int64_t> outliers_;
   TileReader<T> reader_;
   TileCoder<T> coder_;
   ValueRanges<T> value_ranges_;

@@ -12,6 +12,7 @@
 #include "core/base/digest.h"
 #include "core/calibrate/calibrator.h"
 #include "core/session/evidence.h"
+#include "core/session/outliers.h"
 #include "core/session/param_buffer.h"
 #include "core/session/planner.h"
 #include "core/session/report.h"
@@ -27,6 +28,7 @@ struct StripeResult {
   int64_t inexact = 0;
   int64_t non_finite = 0;
   std::vector<int64_t> first_non_finite;  // elements of the tensor; at most kMaxNonFiniteListed
+  OutlierEntries outliers;
   DigestPart digest;                      // of the codes
   uint32_t crc32c = 0;                    // of them, if wanted
 

@@ -114,22 +114,23 @@ void StripeCutter::Cut() {
   if (one_band_) {
     stripe_.band_begin = 0;
     stripe_.band_end = num_elems_;
-    stripe_.end = fits ? num_elems_ : AtomFloor(layout_, target);
+    stripe_.end = fits ? num_elems_ : StripeFloor(layout_, target);
     return;
   }
   if (begin >= stripe_.band_end) {  // at a band's beginning
-    int64_t end = target;
+    const int64_t step = layout_.stripe_step_elems;
+    int64_t end = fits ? target : target / step * step;
     while (!fits && end > begin) {
-      // Backwards to a place where a unit ends with an atom.
+      // Backwards to a place where a unit ends with an atom, and, with outliers, a row.
       const int64_t unit = UnitBegin(layout_, end);
       const int64_t atom = unit > begin ? AtomFloor(layout_, unit) : begin;
       if (unit <= begin) {
         end = begin;
-      } else if (atom == unit) {
+      } else if (atom == unit && unit % step == 0) {
         end = unit;
         break;
       } else {
-        end = unit - 1;
+        end = (unit - 1) / step * step;
       }
     }
     if (end > begin) {
@@ -139,9 +140,17 @@ void StripeCutter::Cut() {
     }
     stripe_.band_begin = begin;
     stripe_.band_end = BandEnd(layout_, num_elems_, begin + 1);
+    while (stripe_.band_end % step != 0 && stripe_.band_end < num_elems_) {
+      const int64_t rows_end = std::min(RoundUp(stripe_.band_end, step), num_elems_);
+      stripe_.band_end = BandEnd(layout_, num_elems_, rows_end);
+    }
   }
   const bool last = stripe_.band_end - begin <= kStripeElems;
-  stripe_.end = last ? stripe_.band_end : AtomFloor(layout_, target);
+  stripe_.end = last ? stripe_.band_end : StripeFloor(layout_, target);
+}
+
+int64_t StripeFloor(const PackedLayout& layout, int64_t elem) {
+  return AtomFloor(layout, elem / layout.stripe_step_elems * layout.stripe_step_elems);
 }
 
 int64_t AtomFloor(const PackedLayout& layout, int64_t elem) {
@@ -170,8 +179,10 @@ GroupSpan GroupsOf(const PackedLayout& layout, int64_t begin, int64_t end) {
   return {first, last + 1 - first};
 }
 
-int64_t MaxBandElems(const PackedLayout& layout, int64_t num_elems) {
-  if (!layout.groups.IsLocal(num_elems)) return num_elems;
+namespace {
+
+// Of bands that need not end with rows.
+int64_t MaxLocalBandElems(const PackedLayout& layout, int64_t num_elems) {
   const GroupMap& groups = layout.groups;
   const int64_t atom = layout.atom_elems, per_entry = layout.GroupsPerEntry();
   const bool flat = layout.row_elems >= num_elems;
@@ -192,6 +203,26 @@ int64_t MaxBandElems(const PackedLayout& layout, int64_t num_elems) {
   // Of as many units of a row as an atom has elements, one ends with an atom.
   if (flat && per_entry == 1 && std::gcd(run, atom) == 1 && row / run >= atom) {
     most = std::min(most, SaturatingMul(2 * atom, run));
+  }
+  return std::min(num_elems, most);
+}
+
+}  // namespace
+
+int64_t MaxBandElems(const PackedLayout& layout, int64_t num_elems) {
+  if (!layout.groups.IsLocal(num_elems)) return num_elems;
+  const GroupMap& groups = layout.groups;
+  const int64_t step = layout.stripe_step_elems;
+  const bool units_end_there =
+      groups.row_elems % step == 0 && (!IsLinear(groups) || groups.run_elems % step == 0);
+  if (units_end_there) return MaxLocalBandElems(layout, num_elems);
+  // Where units begin anew, as above, and where those of one length end.
+  const bool flat = layout.row_elems >= num_elems;
+  const int64_t atom = flat ? layout.atom_elems : layout.row_elems;
+  int64_t most = LeastCommonMultiple(LeastCommonMultiple(UnitPeriod(layout), atom), step);
+  if (IsLinear(groups) && flat && groups.row_elems % groups.run_elems == 0) {
+    const int64_t unit = SaturatingMul(groups.run_elems, layout.GroupsPerEntry());
+    most = std::min(most, LeastCommonMultiple(LeastCommonMultiple(unit, atom), step));
   }
   return std::min(num_elems, most);
 }

@@ -20,6 +20,8 @@
 //   rows of 100,000, axis=0:          |      band 0      |      band 1      |
 //                                     |stripe 0|str. 1   |stripe 2|str. 3   |
 //
+// With outliers= stripes are whole rows of the last axis, too (PackedLayout::stripe_step_elems).
+//
 // Bounds follow from the layout alone, never from how values arrive, threads, memory or transport,
 // so that encoding a stripe is a pure function and results need only be put in order.
 
@@ -62,6 +64,9 @@ class StripeCutter {
 
 // Returns the last end of an atom that is at most `elem`, which is not 0 of a row.
 int64_t AtomFloor(const PackedLayout& layout, int64_t elem);
+
+// Returns the last place that is at most `elem`, and as said above, where a stripe may end.
+int64_t StripeFloor(const PackedLayout& layout, int64_t elem);
 
 // Returns where the tile that begins at `begin` in a stripe that ends at `stripe_end` ends.
 inline int64_t TileEnd(const PackedLayout& layout, int64_t begin, int64_t stripe_end) {

@@ -64,13 +64,18 @@ class ByteRange {
 };
 
 // The values of a stripe, tile by tile, as T: float where WorksAsF32(dtype), else double. Values of
-// that type are read in place, others widened. Not thread-safe.
+// that type are read in place, others widened. Outliers are 0. Not thread-safe.
 template <typename T>
 class TileReader {
  public:
-  // `values` begin with element `first_elem` and outlive this.
-  TileReader(DType dtype, const ByteRange& values, int64_t first_elem)
-      : dtype_(dtype), elem_bytes_(SizeOf(dtype)), values_(values), first_elem_(first_elem) {}
+  // `values` begin with element `first_elem`; `outliers` are elements, ascending. Both outlive this.
+  TileReader(DType dtype, const ByteRange& values, int64_t first_elem,
+             std::span<const int64_t> outliers = {})
+      : dtype_(dtype),
+        elem_bytes_(SizeOf(dtype)),
+        values_(values),
+        first_elem_(first_elem),
+        outliers_(outliers) {}
 
   // Returns elements [begin, end), at most kTileElems, at any alignment, until the next call with
   // others.
@@ -93,19 +98,38 @@ class TileReader {
       }
       tile_ = widened_;
     }
+    whole_tile_ = tile_;
+    HideOutliers();
     return tile_;
   }
+  // Returns the tile at hand with its outliers, and which elements these are.
+  const T* whole_tile() const { return whole_tile_; }
+  std::span<const int64_t> tile_outliers() const { return tile_outliers_; }
   // Returns how many values of the tile at hand T does not hold exactly.
   int64_t inexact() const { return inexact_; }
 
  private:
+  void HideOutliers() {
+    if (outliers_.empty()) return;
+    const auto first = std::lower_bound(outliers_.begin(), outliers_.end(), begin_);
+    tile_outliers_ = {first, std::lower_bound(first, outliers_.end(), end_)};
+    if (tile_outliers_.empty()) return;
+    std::memcpy(hidden_, tile_, static_cast<size_t>(end_ - begin_) * sizeof(T));
+    for (const int64_t elem : tile_outliers_) hidden_[elem - begin_] = 0;
+    tile_ = hidden_;
+  }
+
   const DType dtype_;
   const int64_t elem_bytes_;
   const ByteRange& values_;
   const int64_t first_elem_;
+  const std::span<const int64_t> outliers_;
+  std::span<const int64_t> tile_outliers_;
   int64_t begin_ = -1, end_ = -1, inexact_ = 0;
   const T* tile_ = nullptr;
+  const T* whole_tile_ = nullptr;
   alignas(64) T widened_[kTileElems];
+  alignas(64) T hidden_[kTileElems];
   alignas(64) double copied_[kTileElems];
 };
 

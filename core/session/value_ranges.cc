@@ -301,7 +301,7 @@ void ValueRanges<T>::Search(int64_t from, int64_t to, const PlaceInStripe& place
     int64_t begin = place.tile_begin, stripe_end = place.stripe_end;
     while (begin < to) {
       if (begin == stripe_end) {
-        stripe_end = to - begin <= kStripeElems ? to : AtomFloor(layout_, begin + kStripeElems);
+        stripe_end = to - begin <= kStripeElems ? to : StripeFloor(layout_, begin + kStripeElems);
       }
       const int64_t end = TileEnd(layout_, begin, stripe_end);
       const T* tile = reader.Read(begin, end);

@@ -105,7 +105,10 @@ TEST_P(EverySpec, HasTheSameBytesByEveryTransport) {
 // rules and defaults of a dialect.
 std::vector<std::string> Specs() {
   std::vector<std::string> specs = {"nf4:scale_type=nested8", "fp8_e4m3:block=128x128,tail=short",
-                                    "int4:dialect=compressed_tensors,group=32"};
+                                    "int4:dialect=compressed_tensors,group=32",
+                                    "int4:outliers=5,group=32",
+                                    "int8:axis=0,outliers=3,range=3sigma",
+                                    "uint8:axis=-1,scale_type=dyadic16"};
   for (const Scheme* scheme : AllSchemes()) specs.emplace_back(scheme->info.name);
   return specs;
 }

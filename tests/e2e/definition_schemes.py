@@ -11,7 +11,7 @@ import definition_iq4
 import definition_k
 import definition_scales
 import numpy as np
-from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, buckets_of, sketch_of, values_by_group, lanes_of, pack_bits, pack_nibbles, ranges_of, run_cuts,
+from definitions import (F32_MAX, HALF, flat_groups, groups_of, narrow, noise_of, buckets_of, sketch_of, values_by_group, lanes_of, pack_bits, pack_nibbles, ranges_of, row_of, run_cuts,
                          rounded, saturated, stored_scales, unpack_bits, unpack_nibbles, widen)
 
 f32 = np.float32
@@ -130,7 +130,7 @@ def least_error(scheme, spec, name, x, dtype):
         return least_errors_of_columns(scheme, tried, name, x, at, low, high, dtype)
     else:
         units = at // plane[-1] if "block" in spec else at  # that stripes do not part
-        values, cuts = x, run_cuts(at, units, atom_of(scheme, spec, x.shape))
+        values, cuts = x, run_cuts(at, units, atom_of(scheme, spec, x.shape), row_of(x, spec))
 
     def errors(f):
         planes = encode(scheme, dict(tried, range=(low * f, high * f)), name, values, dtype)
@@ -256,6 +256,11 @@ def decode_integers(scheme, spec, shape, planes, u):
     zero = 0 if signed or "scale" in spec else 1 << (bits - 1)
     if "zero_point" in planes:
         zero = planes["zero_point"].reshape(-1).astype(np.int64)[groups]
+    if "multiplier" in planes:  # integers only: the product is one of 32 bits
+        steps = (codes - zero) * planes["multiplier"].reshape(-1).astype(np.int64)[groups]
+        assert np.abs(steps).max(initial=0) < 2**31
+        shift = planes["shift"].reshape(-1).astype(np.int32)[groups]
+        return np.ldexp(steps.astype(np.float64), -shift).astype(u).reshape(shape)
     scale = scale_values(planes["scale"].reshape(-1), planes["kind"])[groups]
     return ((codes - zero).astype(u) * scale.astype(u)).reshape(shape)
 
@@ -280,7 +285,7 @@ def toward_zero(value, kind):
     """A positive f64 as a scale of this type."""
     held = value.astype(f32)
     held = np.where(held > value, np.nextafter(held, f32(0)), held).astype(f32)
-    kept = {"f32": 0xFFFFFFFF, "bf16": 0xFFFF0000, "pow2": 0xFF800000}[kind]
+    kept = {"f32": 0xFFFFFFFF, "bf16": 0xFFFF0000, "pow2": 0xFF800000, "dyadic16": 0xFFFFFE00}[kind]
     return (held.view(np.uint32) & np.uint32(kept)).view(f32)
 
 
@@ -294,7 +299,7 @@ def near_the_end(spec, stored, s, z, low, high, lo, hi):
         z = np.where(far, np.clip(np.rint(lo - low / w), lo, hi).astype(np.int64), z)
     most = toward_zero(F32_MAX / np.maximum(hi - z, z - lo), spec["scale_type"])
     s = np.where(far, np.minimum(s, most), s).astype(f32)
-    return (s if spec["scale_type"] != "bf16" else narrow(s, "bf16").astype("<u2")), s, z
+    return (stored_scales(s, spec["scale_type"])[0] if spec["scale_type"] in ("bf16", "dyadic16") else s), s, z
 
 
 def compressed_tensors_params(spec, low, high, lo, hi):
@@ -345,7 +350,9 @@ def encode_integers(scheme, spec, name, x, clean):
     packed = pack_bits(codes.reshape(-1), bits) if bits < 8 else codes.astype(kind)
     if spec.get("layout") == "words":
         packed = pack_words(codes, bits)
-    planes = {"codes": packed, "scale": stored.reshape(plane)}
+    planes = {"codes": packed,
+              **{name: part.reshape(plane)
+                 for name, part in (stored if isinstance(stored, dict) else {"scale": stored}).items()}}
     if has_zeros:
         planes["zero_point"] = z.astype(kind).reshape(plane)
     return planes

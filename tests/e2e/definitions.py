@@ -136,6 +136,32 @@ def narrow(x, kind, rounding="half_even", propagate=False, noise=None):
     return codes | negative.astype(np.int64) << (exp_bits + man_bits)
 
 
+def take_outliers(x, values, k):
+    """Returns x, in T, with 0 for the outliers of each row, and the planes, of `values` as they were."""
+    rows, stored = x.copy().reshape(-1, x.shape[-1] if x.ndim else 1), values.reshape(-1, x.shape[-1] if x.ndim else 1)
+    index = np.full((len(rows), k), 0xFFFFFFFF, "<u4")
+    kept = np.zeros((len(rows), k), stored.dtype)
+    for row, found in enumerate(rows):
+        order = np.argsort(-np.abs(found), kind="stable")
+        places = np.sort(order[np.isfinite(found[order])][:k])
+        index[row, : len(places)], kept[row, : len(places)] = places, stored[row, places]
+        found[places] = 0
+    shape = x.shape[:-1] + (k,)
+    return rows.reshape(x.shape), {"outlier_index": index.reshape(shape), "outlier_value": kept.reshape(shape)}
+
+
+def restore_outliers(y, planes, dtype, wanted):
+    """Puts them into decoded values."""
+    index = planes["outlier_index"][1].astype(np.int64)
+    rows, index = y.reshape(len(index.reshape(-1, index.shape[-1])), -1), index.reshape(-1, index.shape[-1])
+    stored = planes["outlier_value"][1].reshape(index.shape)
+    wide = working(stored, dtype).astype(np.float64)
+    kept = decoded(lambda u: wide.astype(u), wanted)
+    row, entry = np.nonzero(index != 0xFFFFFFFF)
+    rows[row, index[row, entry]] = kept[row, entry]
+    return rows.reshape(y.shape)
+
+
 def decoded(decode_in, dtype):
     """What a file of `dtype` has of the values that decode_in(U) gives."""
     wide = decode_in(np.float64)
@@ -199,7 +225,7 @@ def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False, s
         return low, high
     if given == "absmean":
         means = [total / count if count else 0.0
-                 for total, count in magnitudes(x.reshape(-1), at, num_groups, atom, recurs, columns)]
+                 for total, count in magnitudes(x.reshape(-1), at, num_groups, atom, recurs, columns, row_of(x, spec))]
         return -np.array(means), np.array(means)
     if given == "entropy":
         for group, values in values_by_group(flat[finite], at[finite], low < high):
@@ -217,7 +243,7 @@ def ranges_of(x, groups, num_groups, spec, atom=1, recurs=None, columns=False, s
             low[group], high[group] = percentile(values, bounds, float(given[1:]), symmetric)
         return low, high
     times = float(given.removesuffix("sigma"))
-    stats = moments(x.reshape(-1), at, num_groups, atom, recurs, columns)
+    stats = moments(x.reshape(-1), at, num_groups, atom, recurs, columns, row_of(x, spec))
     for group, (count, mean, squares) in enumerate(stats):
         if count > 0:
             reach = times * np.sqrt(squares / count)
@@ -311,10 +337,15 @@ def buckets_of(x, bounds):
     return bucket_values(finite[first], bounds, False).astype(x.dtype), numbers.astype(np.float64)
 
 
-def run_cuts(at, units, atom):
+def row_of(x, spec):
+    """The elements that stripes have whole multiples of."""
+    return x.shape[-1] if "outliers" in spec else 1
+
+
+def run_cuts(at, units, atom, row=1):
     """Begin and end of each run, of groups that do not recur."""
     cuts = set()
-    bounds = stripe_bounds(units, atom, False)
+    bounds = stripe_bounds(units, atom, False, row)
     for begin, end in zip(bounds, bounds[1:]):
         cuts.update(tile for tile, _ in tiles_of(begin, end, atom))
     cuts.update(np.flatnonzero(at[1:] != at[:-1]) + 1)
@@ -339,12 +370,14 @@ def tiles_of(begin, end, atom):
     return itertools.pairwise([*cut(begin, end, TILE, atom), end])
 
 
-def stripe_bounds(at, atom, recurs):
+def stripe_bounds(at, atom, recurs, row=1):
     n = len(at)
+    step = 1 if row == 1 else row if isinstance(atom, tuple) else math.lcm(atom, row)
+    longest = STRIPE // step * step or n
     if recurs:
-        return [*cut(0, n, STRIPE, atom), n]
+        return [*range(0, n, longest), n] if row > 1 else [*cut(0, n, STRIPE, atom), n]
     ends = np.flatnonzero(np.append(at[1:] != at[:-1], True)) + 1  # of runs
-    ends = ends[(atom_floor(ends, atom) == ends) | (ends == n)]
+    ends = ends[(atom_floor(ends, atom) == ends) & (ends % step == 0) | (ends == n)]
     bounds = [0]
     while bounds[-1] < n:
         begin = bounds[-1]
@@ -355,13 +388,14 @@ def stripe_bounds(at, atom, recurs):
             bounds.append(int(within[-1]))
         else:
             band_end = int(ends[ends > begin][0])
-            bounds += [*cut(begin, band_end, STRIPE, atom)][1:] + [band_end]
+            cuts = range(begin, band_end, longest) if row > 1 else [*cut(begin, band_end, STRIPE, atom)]
+            bounds += [*cuts[1:], band_end]
     return bounds
 
 
-def moments(flat, at, num_groups, atom, recurs, columns):
+def moments(flat, at, num_groups, atom, recurs, columns, row=1):
     total = [(0, 0.0, 0.0)] * num_groups
-    bounds = stripe_bounds(at, atom, recurs)
+    bounds = stripe_bounds(at, atom, recurs, row)
     for begin, end in zip(bounds, bounds[1:]):
         own = {}
         if columns:
@@ -383,11 +417,11 @@ def moments(flat, at, num_groups, atom, recurs, columns):
     return total
 
 
-def magnitudes(flat, at, num_groups, atom, recurs, columns):
+def magnitudes(flat, at, num_groups, atom, recurs, columns, row=1):
     """(sum, count) of each group."""
     total, finite = np.zeros(num_groups), np.isfinite(flat)
     each = np.where(finite, np.minimum(np.abs(flat.astype(np.float64)), F32_MAX), 0)
-    bounds = stripe_bounds(at, atom, recurs)
+    bounds = stripe_bounds(at, atom, recurs, row)
     for begin, end in zip(bounds, bounds[1:]):
         own = np.zeros(num_groups)
         if columns:
@@ -457,6 +491,11 @@ def stored_scales(scale, kind):
     if kind == "bf16":
         codes = narrow(np.where(scale == 0, 1, np.clip(scale, 2.0**-126, F32_MAX)), "bf16").astype("<u2")
         return codes, widen(codes, "bf16", np.float32)
+    if kind == "dyadic16":
+        f, e = np.frexp(np.where(scale == 0, 1, np.clip(scale, 2.0**-113, 32767 * 2.0**113)))
+        m = np.rint(f * 2**15)
+        m, s = np.where(m == 2**15, 2**14, m).astype("<i2"), np.where(m == 2**15, 14 - e, 15 - e).astype("i1")
+        return {"multiplier": m, "shift": s}, dyadic(m, s)
     if kind == "pow2":
         fraction, exponent = np.frexp(np.minimum(scale, 2.0**127))
         power = np.clip(np.where(fraction == 0.5, exponent - 1, exponent), -126, 127)
@@ -464,6 +503,10 @@ def stored_scales(scale, kind):
         return values, values
     values = np.where(scale == 0, 1, np.clip(scale, 2.0**-126, F32_MAX)).astype(np.float32)
     return values, values
+
+
+def dyadic(multiplier, shift):
+    return np.ldexp(multiplier.astype(np.float64), -shift.astype(np.int32)).astype(np.float32)
 
 
 def rounded(v, rounding, noise=None):

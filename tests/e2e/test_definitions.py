@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import MODEL, ROOT, error_of, quantctl, quantctl_json
 from definition_schemes import MX, SEARCHED, decode, encode
-from definitions import FILE_TYPES, decoded, narrow, packed_tensors, parse_spec, read_file, working
+from definitions import (FILE_TYPES, decoded, narrow, packed_tensors, parse_spec, read_file, restore_outliers,
+                         take_outliers, working)
 
 INPUT_TYPES = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I8": "int8", "I16": "int16",
                "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16", "U32": "uint32"}
@@ -33,7 +34,14 @@ SPECS = [
       for k in ("axis=0,scale_type=f32", "group=32,round=floor", "scale=0.0000152587890625,zero=-9", "block=4x64",
                 "range=-1.5..2,round=stochastic,seed=4", "scale=1000,round=half_away")),
     *(f"int8:round={r}" for r in ROUNDINGS), "uint4:round=stochastic,seed=81985529216486895,group=128",
-    *(f"int8:mode=asymmetric,group=64,scale_type={t}" for t in ("f16", "bf16", "pow2")),
+    *(f"int8:mode=asymmetric,group=64,scale_type={t}" for t in ("f16", "bf16", "pow2", "dyadic16")),
+    *(f"{s}:scale_type=dyadic16,{k}" for s in ("int2", "uint3", "int4", "uint8", "int16", "uint16")
+      for k in ("per=tensor", "axis=-1,mode=full", "group=32,mode=symmetric", "block=4x64,mode=asymmetric")),
+    "int8:scale=0.3,scale_type=dyadic16", "uint4:scale=1e-30,zero=3,scale_type=dyadic16",
+    *(f"{s}:outliers={k}" for s in SCHEMES for k in (1, 5)),
+    *(f"int4:outliers=3,{k}" for k in ("axis=-1", "axis=0,mode=asymmetric", "group=32", "block=4x64", "range=p99",
+                                       "scale_type=dyadic16", "round=stochastic,seed=4", "range=mse")),
+    "int8:outliers=512", "nf4:outliers=2,scale_type=nested8", "mxfp4:dialect=ggml,outliers=2",
     "int4:group=128,scale_type=f16", "uint8:scale=0.02", "uint8:scale=0.02,zero=7", "int8:scale=0.3,zero=-3",
     "int4:scale=0.3,scale_type=pow2", "int8:range=-1.5..2", "uint4:axis=0,range=0.5..2",
     *(f"{s}:dialect=compressed_tensors,{k}" for s in ("int8", "int4")
@@ -63,7 +71,10 @@ SIGMAS = ["int8:range=3sigma", "int8:axis=0,range=2.5sigma", "uint8:axis=-1,rang
           "int5:layout=words,group=10,range=absmean,tail=short", "int6:layout=words,axis=1,range=2sigma",
           "int8:dialect=sentence_transformers,axis=0,range=2sigma", "fp6_e2m3:group=10,range=2sigma,tail=short",
           *(f"binary:{k}" for k in ("per=tensor", "axis=0", "axis=-1", "axis=1", "group=10,tail=short", "range=3sigma")),
-          "pow2:range=2sigma"]
+          "pow2:range=2sigma",
+          *(f"{s}:outliers=2,{k}" for s in ("int8", "int16") for k in ("range=3sigma", "axis=-1,range=3sigma",
+                                                                        "axis=0,range=2sigma", "axis=1,range=1sigma")),
+          "int8:outliers=2,group=10,range=2sigma,tail=short", "int8:outliers=1,axis=0,range=absmean"]
 PERCENTILES = ["int8:range=p99", "uint8:range=p99.9", "uint8:mode=full,range=p90", "int8:axis=0,range=p99.9",
                "uint4:group=100,range=p80,tail=short", "fp8_e4m3:per=tensor,range=p99.5", "nf4:range=p90", "int32:range=p99",
                "fbgemm_rowwise8:range=p99", "fbgemm_rowwise2:range=p95", "int8:block=2x700,range=p99,tail=short",
@@ -78,7 +89,9 @@ DIVERGENCES = ["int8:range=entropy", "uint8:range=entropy,axis=0", "int8:range=e
                "fp8_e4m3:block=4x100,range=entropy", "fbgemm_rowwise8:range=entropy", "int8:axis=-1,range=entropy"]
 FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s in SMALL_FLOATS),
        *(f"{s}:axis=0" for s in ("uint2", "uint3", "int64")), "int8:axis=0,mode=full", "uint8:axis=0", "uint4:group=64",
-       *(f"int8:axis=0,mode=asymmetric,scale_type={t}" for t in ("f16", "bf16", "pow2")),
+       *(f"int8:axis=0,mode=asymmetric,scale_type={t}" for t in ("f16", "bf16", "pow2", "dyadic16")),
+       *(f"{s}:axis=0,mode=full,scale_type=dyadic16" for s in ("int4", "uint2", "int16")),
+       "int4:axis=0,outliers=1", "fp8_e4m3:outliers=3",
        "int4:group=64,scale_type=f16",
        *(f"int8:dialect=compressed_tensors,axis=0,mode={m}" for m in ("full", "asymmetric")),
        "ternary:axis=0", "lloyd:group=128,levels=4",
@@ -87,7 +100,10 @@ FAR = [*(s for s in SCHEMES if s not in ("fp16", "bf16")), *(f"{s}:axis=0" for s
        "mxfp4:dialect=mlx", "mxfp4:dialect=ggml", "mxfp8_e4m3:dialect=mlx", "nvfp4:dialect=mlx",
        "nvfp4:dialect=modelopt", "fp8_e4m3:dialect=modelopt", "int8:dialect=usearch",
        *(f"{s}:dialect=sentence_transformers" for s in ("int8", "uint8"))]
-ODD = ["int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
+ODD = ["int8:outliers=1", "int3:outliers=37", "uint4:axis=-1,outliers=2", "uint5:group=7,tail=short,outliers=3",
+       "q4_0:tail=pad,outliers=3", "nf4:outliers=1", "int4:block=2x5,tail=short,scale_type=dyadic16,outliers=2",
+       "int3:layout=words,outliers=2", "ternary:axis=0,outliers=1", "int8:axis=-1,range=p90,outliers=2",
+       "int8:group=10,tail=short", "uint4:group=7,tail=short", "int4:block=2x5,tail=short", "int4:per=tensor",
        "int8:axis=1", "fp8_e4m3:block=2x5", "q8_0:tail=pad", "q4_0:tail=pad", "q5_1:tail=pad", "tq1_0:tail=pad",
        "int3:layout=words,axis=1", "int5:layout=words,group=7,tail=short", "int8:layout=words",
        "int3:axis=1", "uint5:group=7,tail=short", "int6:per=tensor", "fp6_e2m3", "fp6_e3m2:block=2x5",
@@ -164,10 +180,12 @@ def inputs(tmp_path_factory):
     return {name: folder / f"{name}.safetensors" for name in files}
 
 
-def check_values(text, dtype, shape, planes, theirs):
-    """Compares decoded values with those in `theirs`."""
+def check_values(text, dtype, shape, planes, theirs, of_type):
+    """Compares decoded values of a tensor of `of_type` with those in `theirs`."""
     scheme, spec = parse_spec(text)
     ours = decoded(lambda u: decode(scheme, spec, shape, planes, u), dtype)
+    if "outliers" in spec:
+        ours = restore_outliers(ours, planes, of_type, dtype)
     assert ours.shape == theirs.shape and ours.dtype == theirs.dtype, (text, dtype)
     assert ours.tobytes() == theirs.tobytes(), (text, dtype, where(ours, theirs))
 
@@ -175,7 +193,10 @@ def check_values(text, dtype, shape, planes, theirs):
 def check_planes(text, name, dtype, values, planes):
     """Compares planes with those that encoding by the page gives."""
     scheme, spec = parse_spec(text)
-    ours = encode(scheme, spec, name, working(values, dtype), dtype)
+    x, outliers = working(values, dtype), {}
+    if "outliers" in spec:
+        x, outliers = take_outliers(x, values, int(spec["outliers"]))
+    ours = encode(scheme, spec, name, x, dtype) | outliers
     assert list(ours) == list(planes), text
     for plane, (_, theirs) in planes.items():
         mine = np.asarray(ours[plane])
@@ -202,8 +223,8 @@ def check_file(original, spec, folder, types=("f32", "f64", "f16", "bf16")):
         back = folder / f"back.{dtype}.safetensors"
         quantctl("dequantize", packed, "-o", back, "--dtype", dtype)
         values, _ = read_file(back)
-        for name, (text, _, shape, planes) in entries.items():
-            check_values(text, dtype, shape, planes, values[name][1])
+        for name, (text, of_type, shape, planes) in entries.items():
+            check_values(text, dtype, shape, planes, values[name][1], of_type)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +256,7 @@ def call(stubs, server):
                                           output_data_type=wire[dtype.upper()])
                 back = stub.Dequantize(pb.DequantizeRequest(start=head, planes=made.planes))
                 theirs = np.frombuffer(back.data, FILE_TYPES[dtype.upper()]).reshape(values.shape)
-                check_values(text, dtype, values.shape, planes, theirs)
+                check_values(text, dtype, values.shape, planes, theirs, INPUT_TYPES[file_type])
 
     with grpc.insecure_channel(server.address) as channel:
         stub = services.QuantizationServiceStub(channel)
@@ -281,7 +302,9 @@ def test_values_near_the_ends_of_f32(inputs, call, spec):
     call(inputs["far"], spec, ("f32", "f64", "f16", "bf16"))
 
 
-@pytest.mark.parametrize("spec", ["int8:nonfinite=saturate", "uint4:axis=0,nonfinite=saturate",
+@pytest.mark.parametrize("spec", ["int8:nonfinite=saturate,outliers=2", "int4:axis=0,nonfinite=saturate,outliers=512",
+                                  "q8_0:nonfinite=saturate,outliers=511", "fp16:nonfinite=propagate,outliers=512",
+                                  "int8:nonfinite=saturate", "uint4:axis=0,nonfinite=saturate",
                                   "int4:group=32,range=3sigma,nonfinite=saturate", "lloyd:nonfinite=saturate",
                                   "bits:nonfinite=saturate", "binary:axis=0,nonfinite=saturate", "ternary:nonfinite=saturate", "ternary:axis=0,nonfinite=saturate",
                                   "lloyd:axis=0,nonfinite=saturate", "pow2:axis=0,nonfinite=saturate",

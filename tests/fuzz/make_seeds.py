@@ -25,6 +25,7 @@ SPECS = [
     "fp16:nonfinite=propagate", "int8:nonfinite=saturate", "uint8:range=-1.5..2,axis=0", "q8_0",
     "q8_0:tail=pad", "nf4", "nf4:group=128", "nvfp4", "nvfp4:tail=pad", "q8_0:incompatible=int8",
     "int8:dialect=onnx,mode=full,scale_type=f16", "uint4:mode=symmetric,round=half_away",
+    "int4:outliers=3,axis=0", "int8:outliers=33,nonfinite=saturate", "uint8:scale_type=dyadic16,axis=-1",
     "uint8:range=p99.9", "int4:group=32,range=p90", "int4:axis=0,range=mse", "int8:range=entropy",
 ]
 # Of every row of the registry, and of the dialects that have bytes of their own.

@@ -41,6 +41,7 @@ const std::array<Described, kNumTensors> kTensors = {{
     {{90'000}, "fp16"},
     {{66'000}, "int8:scale=0.01"},
     {{40, 1001}, "fbgemm_rowwise8"},
+    {{150, 1001}, "int4:axis=0,outliers=7"},
 }};
 
 std::shared_ptr<const Exchange> Make(Rpc rpc, int64_t number) {

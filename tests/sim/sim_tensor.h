@@ -37,7 +37,7 @@ struct Exchange {
 };
 
 // Tensors of one stripe and of several, of all passes; the same one for the same arguments.
-inline constexpr int64_t kNumTensors = 10;
+inline constexpr int64_t kNumTensors = 11;
 std::shared_ptr<const Exchange> MakeExchange(Rpc rpc, int64_t number);
 
 // One tensor on a stream, on the peer's side.

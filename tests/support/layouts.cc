@@ -57,7 +57,7 @@ LayoutCase RandomLayout(std::mt19937& rng) {
                        granularity.block_cols, ", rows of ", layout.row_elems, ", atoms of ",
                        layout.atom_elems, ", ", layout.planes[1].groups_per_entry,
                        " groups an entry"),
-          layout, shape.num_elems()};
+          layout, shape.num_elems(), dims.back()};
 }
 
 }  // namespace quantd::testing

@@ -14,6 +14,7 @@ struct LayoutCase {
   std::string name;
   PackedLayout layout;
   int64_t num_elems = 0;
+  int64_t row_elems = 1;  // of the last axis
 };
 
 // Returns a layout of up to some 100,000 elements with random groups, atoms, rows, trailers

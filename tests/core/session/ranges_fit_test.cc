@@ -64,6 +64,8 @@ TEST(RangesFitTest, BothAreNamed) {
               AllOf(HasSubstr("axis=0"), HasSubstr("axis=1")));
   EXPECT_THAT(Refusal(RangesFor("int8", {4}), PlanOf("int8:range=3sigma", {4})),
               AllOf(HasSubstr("range=minmax"), HasSubstr("range=3sigma")));
+  EXPECT_THAT(Refusal(RangesFor("int8", {4}), PlanOf("int8:outliers=2", {4})),
+              AllOf(HasSubstr("outliers=0"), HasSubstr("outliers=2")));
 }
 
 TEST(RangesFitTest, WithoutANameTheyFitAny) {

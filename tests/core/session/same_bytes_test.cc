@@ -46,6 +46,7 @@ std::vector<Case> AllCases() {
     cases.push_back({name + "_bf16", name, DType::kBf16, {45, 256}});
     cases.push_back({name + "_int64", name, DType::kInt64, {9, 256}, ValueKind::kWide});
     cases.push_back({name + "_uint8", name, DType::kUint8, {9, 256}, ValueKind::kWide});
+    cases.push_back({name + "_outliers", name + ":outliers=2", DType::kF32, {150, 512}});
     const std::vector<NonFinite>& policies = scheme->info.nonfinites;
     if (std::find(policies.begin(), policies.end(), NonFinite::kSaturate) == policies.end()) {
       continue;
@@ -110,6 +111,15 @@ std::vector<Case> AllCases() {
   add("padded_rows", "q8_0:tail=pad", {5000, 33});
   add("padded_long_rows", "q8_0:tail=pad", {3, 100001});
   add("padded_nvfp4", "nvfp4:tail=pad", {3001, 33});
+  add("outliers_long_bands", "int4:axis=1,outliers=3", {3, 40, 2001}, DType::kF16);
+  add("outliers_columns", "int8:axis=-1,outliers=1,range=2sigma", {801, 401});
+  add("outliers_group_ragged", "uint3:group=7,tail=short,outliers=9", {503, 1001});
+  add("outliers_all", "int8:outliers=65536,axis=0", {3, 65536});
+  add("outliers_percentile", "int8:outliers=2,range=p99", {3, 50001});
+  add("outliers_trailers", "fbgemm_rowwise8:outliers=2", {20, 5001});
+  add("dyadic16", "uint8:scale_type=dyadic16,axis=0", {300, 1001});
+  add("dyadic16_columns", "int16:scale_type=dyadic16,axis=-1,mode=asymmetric", {300, 101},
+      DType::kF64);
   add("nf4_short", "nf4:group=128", {300001});
   add("empty", "int8:axis=0", {0, 5});
   add("scalar", "int8", {});

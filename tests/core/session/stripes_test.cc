@@ -1,6 +1,7 @@
 #include "core/session/stripes.h"
 
 #include <algorithm>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -34,7 +35,7 @@ std::vector<Stripe> Cut(const PackedLayout& layout, int64_t num_elems, bool whol
 bool EndsBand(const LayoutCase& test, int64_t elem) {
   const GroupMap& groups = test.layout.groups;
   if (elem == 0 || elem == test.num_elems) return true;
-  if (!groups.IsLocal(test.num_elems)) return false;
+  if (!groups.IsLocal(test.num_elems) || elem % test.layout.stripe_step_elems != 0) return false;
   if (elem % test.layout.row_elems % test.layout.atom_elems != 0) return false;
   if (groups.band_rows > 1) {
     const int64_t before = (elem - 1) / groups.row_elems, row = elem / groups.row_elems;
@@ -72,14 +73,21 @@ void CheckBounds(const LayoutCase& test, const Stripe& stripe) {
   const PackedLayout& layout = test.layout;
   ASSERT_LE(stripe.num_elems(), kStripeElems);
   ASSERT_GE(stripe.num_elems(), test.num_elems == 0 ? 0 : 1);
+  const int64_t step = layout.stripe_step_elems;
   if (stripe.end < test.num_elems) {
     ASSERT_EQ(AtomFloor(layout, stripe.end), stripe.end);
+    ASSERT_EQ(stripe.end % step, 0);
   }
   ASSERT_TRUE(EndsBand(test, stripe.band_begin) && EndsBand(test, stripe.band_end));
   if (!stripe.long_band()) {  // as many bands as it can hold
     ASSERT_TRUE(EndsBand(test, stripe.begin) && EndsBand(test, stripe.end));
     if (stripe.end < test.num_elems) {
-      ASSERT_GT(BandEnd(layout, test.num_elems, stripe.end + 1) - stripe.begin, kStripeElems);
+      ASSERT_GT(BandEnd(layout, test.num_elems, stripe.end + 1) - stripe.begin,
+                step == 1 ? kStripeElems : 0);
+      for (int64_t elem = stripe.end + step; step > 1 && elem <= stripe.begin + kStripeElems;
+           elem += step) {
+        ASSERT_FALSE(EndsBand(test, elem)) << elem;
+      }
     }
     return;
   }
@@ -88,10 +96,11 @@ void CheckBounds(const LayoutCase& test, const Stripe& stripe) {
   ASSERT_GE(stripe.band_end, stripe.end);
   for (int64_t elem = stripe.band_begin + 1; elem < stripe.band_end; ++elem) {
     if (EndsBand(test, elem)) FAIL() << "a shorter band ends at " << elem;
-    elem += elem % 7 == 0 ? 0 : test.num_elems / 10'000;  // most of them
+    if (step == 1) elem += elem % 7 == 0 ? 0 : test.num_elems / 10'000;  // most of them
+    if (step > 1) elem = RoundUp(elem + 1, step) - 1;                    // all where one may end
   }
   if (stripe.end < stripe.band_end) {
-    ASSERT_GT(stripe.num_elems(), kStripeElems - layout.atom_elems);
+    ASSERT_GT(stripe.num_elems(), kStripeElems - std::max(layout.atom_elems, step));
   }
 }
 
@@ -211,6 +220,23 @@ TEST(StripesTest, HoldInRandomLayouts) {
     ASSERT_NO_FATAL_FAILURE(Check(test)) << "layout " << i << ", seed " << kSeed;
     ASSERT_NO_FATAL_FAILURE(CheckWholeRows(test)) << "layout " << i << ", seed " << kSeed;
   }
+}
+
+// The same with outliers, where stripes are whole rows.
+TEST(StripesTest, HoldInRandomLayoutsOfRows) {
+  std::mt19937 rng(kSeed + 2);
+  int64_t checked = 0;
+  for (int i = 0; i < 3000; ++i) {
+    LayoutCase test = RandomLayout(rng);
+    const bool flat = test.layout.row_elems >= test.num_elems;
+    const int64_t unit = flat ? test.layout.atom_elems : test.layout.row_elems;
+    const int64_t step = std::min(std::lcm(test.row_elems, unit), test.num_elems);
+    if (step > kStripeElems) continue;
+    test.layout.stripe_step_elems = step;
+    ++checked;
+    ASSERT_NO_FATAL_FAILURE(Check(test)) << "layout " << i << ", rows of " << test.row_elems;
+  }
+  EXPECT_GT(checked, 1500);
 }
 
 // Bands by their definition, element by element.
