@@ -61,6 +61,9 @@ std::vector<Case> AllCases() {
                        DType dtype = DType::kF32) {
     cases.push_back({std::move(name), std::move(spec), dtype, std::move(dims)});
   };
+  add("outliers_words", "int3:layout=words,group=41,tail=short,outliers=3", {200, 513});
+  add("outliers_values", "ternary:axis=0,outliers=2", {200, 513});
+  add("outliers_sketches", "int8:axis=-1,range=p90,outliers=2", {301, 401});
   add("axis0", "int8:axis=0", {601, 513});
   add("axis0_long_rows", "int8:axis=0,range=3sigma", {3, 300001});
   add("axis1_of_3", "int8:axis=1,range=2.5sigma", {5, 7, 9001});
