@@ -24,9 +24,9 @@ absl::string_view NameOf(Pass pass);
 
 // Where the values are from that a calibrator needs, such as those of percentiles, or a scheme.
 enum class ValueSource : uint8_t {
-  kNone,    // it needs none, or there are ranges
-  kCounts,  // one group has all values: they are counted
-  kBands,   // groups do not recur: their values are at hand; schemes may want them too
+  kNone,      // it needs none, or there are ranges
+  kCounts,    // one group has all values: they are counted
+  kBands,     // groups do not recur: their values are at hand; schemes may want them too
   kSketches,  // they do: the values of each are counted in little memory
 };
 

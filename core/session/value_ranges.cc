@@ -8,8 +8,8 @@
 //
 //   trial -> ranges -> resolve -> | encode, decode, errors | of each tile -> ClipSearch::Take
 //
-// A group takes 3 to 12 trials, and of many some take the most: those that are done are left out of a
-// tile, where the others can be encoded alone.
+// A group takes 3 to 12 trials, and of many some take the most: within a tile those that are done
+// go out, and the others move together, so that a trial is one call.
 //
 // Entries: RangeOfCounts, ValueRanges::Narrow and ValueRanges::Resolve. Tested by
 // tests/core/session/value_ranges_test.cc, group_values_test.cc and same_bytes_test.cc.
@@ -18,7 +18,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "core/base/checked_math.h"
 #include "core/base/float_env.h"
@@ -202,8 +204,11 @@ ValueRanges<T>::ValueRanges(const Plan& plan, const ChosenCalibrator& calibrator
 template <typename T>
 int64_t ValueRanges<T>::ResidentBytes(const PackedLayout& layout, int64_t num_elems) {
   const int64_t groups = MaxGroups(layout.groups, num_elems);
-  int64_t bytes = SaturatingMul(MaxGroupElems(layout.groups, num_elems), sizeof(T));
-  bytes = SaturatingAdd(bytes, SaturatingMul(groups, sizeof(ClipSearch) + sizeof(double)));
+  const int64_t values =
+      std::max(MaxGroupElems(layout.groups, num_elems), std::min(num_elems, kTileElems));
+  int64_t bytes = SaturatingMul(values, sizeof(T));
+  bytes = SaturatingAdd(
+      bytes, SaturatingMul(groups, sizeof(ClipSearch) + sizeof(double) + sizeof(size_t)));
   return SaturatingAdd(bytes, MaxCodeBytes(layout, std::min(num_elems, kTileElems)));
 }
 
@@ -293,6 +298,12 @@ void ValueRanges<T>::Search(int64_t from, int64_t to, const PlaceInStripe& place
   searches_.clear();
   for (const Range& bounds : ranges) searches_.emplace_back(bounds);
   codes_.resize(static_cast<size_t>(MaxCodeBytes(layout_, std::min(to - from, kTileElems))));
+  const int64_t tile_end = TileEnd(layout_, place.tile_begin, place.stripe_end);
+  if (place.tile_begin < place.stripe_end && to <= tile_end && AreWholeAtoms(layout_)) {
+    const T* tile = reader.Read(place.tile_begin, tile_end);
+    SearchRuns(tile + (from - place.tile_begin), from, to, params, first_group, ranges);
+    return;
+  }
   const auto is_open = [](const ClipSearch& search) { return !search.done(); };
   while (std::any_of(searches_.begin(), searches_.end(), is_open)) {
     for (size_t i = 0; i < ranges.size(); ++i) ranges[i] = searches_[i].range();
@@ -305,12 +316,8 @@ void ValueRanges<T>::Search(int64_t from, int64_t to, const PlaceInStripe& place
       }
       const int64_t end = TileEnd(layout_, begin, stripe_end);
       const T* tile = reader.Read(begin, end);
-      const int64_t part_end = std::min(end, to);
-      for (int64_t at = std::max(from, begin); at < part_end;) {
-        const int64_t open = SkipDone(at, part_end, first_group, false);
-        at = SkipDone(open, part_end, first_group, true);
-        if (open < at) Try(tile + (open - begin), open, at, params, first_group);
-      }
+      const int64_t part = std::max(from, begin);
+      Try(tile + (part - begin), part, std::min(end, to), params, first_group);
       begin = end;
     }
     for (size_t i = 0; i < ranges.size(); ++i) searches_[i].Take(errors_[i]);
@@ -319,13 +326,37 @@ void ValueRanges<T>::Search(int64_t from, int64_t to, const PlaceInStripe& place
 }
 
 template <typename T>
-int64_t ValueRanges<T>::SkipDone(int64_t at, int64_t end, int64_t first_group, bool open) const {
-  if (!AreWholeAtoms(layout_)) return open ? end : at;
+void ValueRanges<T>::SearchRuns(const T* values, int64_t from, int64_t to,
+                                const ParamPlanes& params, int64_t first_group,
+                                std::span<Range> ranges) {
   const int64_t run_elems = layout_.groups.run_elems;
-  while (at < end && searches_[static_cast<size_t>(at / run_elems - first_group)].done() != open) {
-    at = std::min((at / run_elems + 1) * run_elems, end);
+  const auto run_at = [run_elems](size_t i) { return static_cast<int64_t>(i) * run_elems; };
+  values_.resize(static_cast<size_t>(to - from));
+  open_.resize(ranges.size());
+  std::iota(open_.begin(), open_.end(), size_t{0});
+  while (true) {
+    const auto is_done = [this](size_t group) { return searches_[group].done(); };
+    const bool moves = std::any_of(open_.begin(), open_.end(), is_done);
+    size_t open = 0;
+    for (size_t i = 0; i < open_.size(); ++i) {
+      if (is_done(open_[i])) continue;
+      if (moves) {
+        std::memmove(&values_[static_cast<size_t>(run_at(open))], values + run_at(i),
+                     static_cast<size_t>(run_elems) * sizeof(T));
+      }
+      open_[open] = open_[i];
+      ranges[open] = searches_[open_[open]].range();
+      ++open;
+    }
+    if (moves) values = values_.data();
+    open_.resize(open);
+    if (open == 0) break;
+    scheme_.resolve(resolved_, ranges.first(open), params);
+    errors_.assign(open, 0);
+    Try(values, from, from + run_at(open), params, first_group);
+    for (size_t i = 0; i < open; ++i) searches_[open_[i]].Take(errors_[i]);
   }
-  return at;
+  for (size_t i = 0; i < ranges.size(); ++i) ranges[i] = searches_[i].range();
 }
 
 template <typename T>

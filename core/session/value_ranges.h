@@ -73,9 +73,9 @@ class ValueRanges {
   // Tries out ranges on all groups at once.
   void Search(int64_t from, int64_t to, const PlaceInStripe& place, TileReader<T>& reader,
               const ParamPlanes& constants, ParamBuffer& own, std::span<Range> ranges);
-  // Returns where behind element `at` groups follow that are open, or, behind `open` ones, done;
-  // `end` if none do. Where groups cannot be tried alone, all are open.
-  int64_t SkipDone(int64_t at, int64_t end, int64_t first_group, bool open) const;
+  // The same of elements [from, to) of one tile, whose groups are runs that can be encoded alone.
+  void SearchRuns(const T* values, int64_t from, int64_t to, const ParamPlanes& params,
+                  int64_t first_group, std::span<Range> ranges);
   // Adds the squared errors of elements [begin, end) to those of their groups.
   void Try(const T* values, int64_t begin, int64_t end, const ParamView& params,
            int64_t first_group);
@@ -88,10 +88,11 @@ class ValueRanges {
   const std::optional<Resolved> half_even_;  // where noise would round
   const Resolved& resolved_;                 // that or the plan's
   RangeWish wish_;
-  std::vector<T> values_;  // of one group
+  std::vector<T> values_;  // of one group, or of a tile
   TileCoder<T> coder_;
   std::vector<ClipSearch> searches_;  // by group, like the following
   std::vector<double> errors_;
+  std::vector<size_t> open_;  // those that are not done
   std::vector<std::byte> codes_;  // of a tile
 };
 
