@@ -910,7 +910,7 @@ def encode_lloyd(spec, x, clean, dtype):
     if "per" in spec:
         points = [lloyd_points(x, dtype)]
     else:
-        points = [np.unique(np.clip(v, -F32_MAX, F32_MAX), return_counts=True)
+        points = [np.unique(np.clip(v, -F32_MAX, F32_MAX) + 0.0, return_counts=True)
                   for v in values_of_groups(x, groups, plane)]
     book = np.array([lloyd_levels(at, weights, count) for at, weights in points], np.float64).astype(f32)
     book = book.reshape(-1, count)

@@ -64,9 +64,9 @@ of the histogram are the upper 16 bits of the value as f32 (f64: rounded to it, 
 A bucket with values is a point with their number as its weight. It lies at 0 where the edge
 of the bucket nearer to zero is 0; else at that edge where the original is bf16, int8 or uint8, and in
 the middle between both edges where it is not; the edge behind the last bucket is 2^128. Of groups,
-the values that differ are the points, each at most f32's largest in magnitude, with their number as
-weight. Points are taken in ascending order, of buckets first those with the sign bit, then those
-without; all in f64, W being the sum of all weights:
+the values that differ, -0 as 0, are the points, each at most f32's largest in magnitude, with their
+number as weight. Points are taken in ascending order, of buckets first those with the sign bit, then
+those without; all in f64, W being the sum of all weights:
 
     first     level j = the first point with which the weights so far are at least
               (2 * j + 1) / (2 * L) * W
