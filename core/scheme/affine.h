@@ -42,11 +42,12 @@ namespace quantd {
 // stream of bits of its own, with 2^(b-1) added to codes, in words of 32 bits, the last one filled
 // with 0. In dialect compressed_tensors that is the default of 2, 3, 5 and 6 bits.
 
-// scale_type=dyadic16 has two planes for "scale", which integer-only inference reads: "multiplier" and
-// "shift", scale = multiplier * 2^-shift (params.h). Codes are made with that scale; decoded values
-// are the integer (code - zero_point) * multiplier, which 32 bits hold, times 2^-shift, rounded once
-// to the output's type. As f32 holds such scales exactly, (code - zero_point) * scale is the same.
-// Source: arXiv 2103.13630, section III-C; of 32 bits, TensorFlow Lite's QuantizeMultiplier.
+// scale_type=dyadic16 has two planes for "scale", which integer-only inference reads: "multiplier"
+// and "shift", scale = multiplier * 2^-shift (params.h). Codes are made with that scale; decoded
+// values are the integer (code - zero_point) * multiplier, which 32 bits hold, times 2^-shift,
+// rounded once to the output's type. As f32 holds such scales, (code - zero_point) * scale is the
+// same. Source: arXiv 2103.13630, section III-C; I-BERT's batch_frexp with 15 bits; of 32 bits,
+// TensorFlow Lite's QuantizeMultiplier.
 
 inline constexpr absl::string_view kCompressedTensors = "compressed_tensors";
 

@@ -140,9 +140,9 @@ A scale, found in f64, is stored as `scale_type` says. A scale of 0 is 1. Others
 
 Under dyadic16 two planes stand in the place of `scale`: `multiplier` with m, of 2^14 to 2^15 - 1,
 and `shift` with s, of -113 to 127. Of a scale f * 2^e, 1/2 <= f < 1, m is rint(f * 2^15) and s is
-15 - e; where m would be 2^15, it is 2^14, and s one less. m * 2^-s, which f32 holds, is the scale that
-codes are made and read with. Integer-only decoding gives the same: (code - z) * m is a whole number
-of 32 bits, and times 2^-s, rounded once to U, it is x'.
+15 - e; where m would be 2^15, it is 2^14, and s one less. m * 2^-s, which f32 holds, is the scale
+that codes are made and read with. Integer-only decoding gives the same: (code - z) * m is a whole
+number of 32 bits, and times 2^-s, rounded once to U, it is x'.
 
 `scale=` is refused outside of these (bf16: up to its own largest; pow2: from 2^-126), and rounded to
 the type, pow2 to the nearest power, the upper one of two. The spec that is recorded says what is
@@ -174,20 +174,20 @@ for codes that are floats.
 
 ### Outliers
 
-`outliers=K` keeps the K values of largest |x| of each row, which is the last dimension; of equal ones
-those of lower index. Values that are not finite are none. To the scheme these values are 0, in all
-that is said of ranges and codes. There are two planes more, the last ones, rows in C order:
+`outliers=K` keeps the K values of largest |x| of each row, which is the last dimension; of equal
+ones those of lower index. Values that are not finite are none. To the scheme these values are 0, in
+all that is said of ranges and codes. There are two planes more, the last ones, rows in C order:
 
 | plane | dtype | shape |
 | --- | --- | --- |
 | outlier_index | uint32 | [.., K]: where in the row they are, ascending |
 | outlier_value | the tensor's | [.., K]: the values, unchanged |
 
-A row with fewer than K finite values has 4294967295 and 0 in its last entries. x' is the value that is
-kept, as f64, then rounded once where f32, f16 or bf16 is wanted. Errors are those of all x'.
+A row with fewer than K finite values has 4294967295 and 0 in its last entries. x' is the value that
+is kept, as f64, then rounded once where f32, f16 or bf16 is wanted. Errors are those of all x'.
 
-Stripes (Ranges, 1.) then end where a row does, too: those of 65,536 elements at the last place within
-so many where a row and an atom end together, the others where that is also a run's end.
+Stripes (Ranges, 1.) then end where a row does, too: those of 65,536 elements at the last place
+within so many where a row and an atom end together, the others where that is also a run's end.
 
 ### Values near a type's end
 

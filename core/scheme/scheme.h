@@ -68,8 +68,8 @@ struct PackedLayout {
   GroupMap groups;
   int64_t working_bytes = 0;  // of the working parameters of a group; 0: they are the stored ones
   bool atom_scales = false;   // `encode` finds a scale for each atom, from its values
-  // The planner's, where the spec has outliers: how many a row of the last axis has, the elements of
-  // a row, and what stripes end at multiples of, so that they hold whole rows.
+  // The planner's, where the spec has outliers: how many a row of the last axis has, the elements
+  // of a row, and what stripes end at multiples of, so that they hold whole rows.
   int64_t outliers = 0;
   int64_t outlier_row_elems = 1;
   int64_t stripe_step_elems = 1;

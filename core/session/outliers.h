@@ -11,17 +11,17 @@
 #include "core/scheme/scheme.h"
 #include "core/session/tiles.h"
 
-// The side-car of `outliers=k`: the k largest values of each row (the last axis) are kept exactly, and
-// the scheme sees 0 in their place, in ranges, moments, counts and codes:
+// The side-car of `outliers=k`: the k largest values of each row (the last axis) are kept exactly,
+// and the scheme sees 0 in their place, in ranges, moments, counts and codes:
 //
 //   row     0.1  -9.5  0.2  0.3   8.0  -0.1       k = 2
 //   scheme  0.1   0    0.2  0.3   0    -0.1       scale from 0.3, not from 9.5
 //   planes  outlier_index 1 4    outlier_value -9.5 8.0
 //
-// Largest by magnitude, ties to the lower index. Values that are not finite are none: where a row has
-// fewer than k others, the rest of its entries are kNoOutlier, with the value 0. It stands above
-// schemes: stripes hold whole rows, and whoever reads a stripe's values finds its outliers first.
-// Decoding writes them back.
+// Largest by magnitude, ties to the lower index. Values that are not finite are none: where a row
+// has fewer than k others, the rest of its entries are kNoOutlier, with the value 0. It stands
+// above schemes: stripes hold whole rows, and whoever reads a stripe's values finds its outliers
+// first. Decoding writes them back.
 
 namespace quantd {
 
@@ -32,8 +32,8 @@ inline constexpr uint32_t kNoOutlier = std::numeric_limits<uint32_t>::max();
 // have fewer values, or are longer than a stripe.
 absl::Status PlanOutliers(const QuantSpec& spec, const TensorDesc& tensor, PackedLayout& layout);
 
-// Returns the outliers among elements [begin, end), whole rows whose values are `values`: elements of
-// the tensor, ascending. None where the layout has none.
+// Returns the outliers among elements [begin, end), whole rows whose values are `values`: elements
+// of the tensor, ascending. None where the layout has none.
 std::vector<int64_t> FindOutliers(const PackedLayout& layout, DType dtype, int64_t begin,
                                   int64_t end, const ByteRange& values);
 // Returns the most memory that this takes for `num_elems` elements.

@@ -29,8 +29,8 @@ struct DecodedStripe {
 // f32 does not hold.
 int64_t SaturateFloats(const double* wide, int64_t num_elems, float* values);
 
-// Decodes the stripe's `codes` with stored parameters `params`, outliers among them, into `values` of `dtype` (f64, f32,
-// f16, bf16): tile by tile, in place where a piece has all of a tile's codes.
+// Decodes the stripe's `codes` with stored parameters `params`, outliers among them, into `values`
+// of `dtype` (f64, f32, f16, bf16): tile by tile, in place where a piece has all of a tile's codes.
 void DecodeStripe(const Plan& plan, const Stripe& stripe, const ByteRange& codes,
                   const ParamView& params, DType dtype, bool crc, std::span<std::byte> values,
                   DecodedStripe& result);

@@ -68,7 +68,7 @@ class ByteRange {
 template <typename T>
 class TileReader {
  public:
-  // `values` begin with element `first_elem`; `outliers` are elements, ascending. Both outlive this.
+  // `values` begin with element `first_elem`; `outliers` are elements, ascending. Both outlive it.
   TileReader(DType dtype, const ByteRange& values, int64_t first_elem,
              std::span<const int64_t> outliers = {})
       : dtype_(dtype),
