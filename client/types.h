@@ -65,9 +65,9 @@ struct QuantizeJob {
   // Weights of the columns, or of each batch and column, for schemes that take them; none: all the
   // same. Finite and not negative.
   std::vector<float> importance;
+  std::optional<TensorPlan> plan;          // of an earlier Plan; absent: the call asks for it
   // Levels, ascending and finite, for schemes that take them, instead of learned ones; none: these.
   std::vector<float> codebook;
-  std::optional<TensorPlan> plan;          // of an earlier Plan; absent: the call asks for it
 };
 
 // One plane of a packed tensor.
