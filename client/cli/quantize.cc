@@ -193,8 +193,8 @@ class Run {
                       .source = sources.back().get(),
                       .sink = sinks.back().get(),
                       .ranges = {},
-                      .codebook = codebook_,
-                      .plan = plans_[i]};
+                      .plan = plans_[i],
+                      .codebook = codebook_};
       if (!matches_.empty()) job.ranges = TakeRanges(jobs.size());
       jobs.push_back(std::move(job));
     }
