@@ -48,6 +48,7 @@
 #include "core/base/copy_bytes.h"
 #include "core/base/status_macros.h"
 #include "core/scheme/codebook.h"
+#include "core/scheme/group_entries.h"
 #include "core/scheme/lloyd_levels.h"
 #include "core/scheme/scheme.h"
 #include "core/simd/bits.h"
@@ -158,18 +159,6 @@ const float* LevelsOf(const Resolved& resolved, const ParamView& params, int64_t
          entry * static_cast<int64_t>(NumLevels(resolved.spec));
 }
 
-// Calls fn(entry, begin, count) for the runs of elements [first_elem, + num_elems), counted from
-// there, with the entry of `params` that they have.
-template <typename Fn>
-void ForEachEntry(const Resolved& resolved, const ParamView& params, int64_t first_elem,
-                  int64_t num_elems, Fn fn) {
-  if (IsOfTensor(resolved.spec)) return fn(int64_t{0}, int64_t{0}, num_elems);
-  RunWalker run(resolved.layout.groups, first_elem, first_elem + num_elems);
-  for (; !run.done(); run.Next()) {
-    fn(run.group() - params.first_group, run.elem() - first_elem, run.num_elems());
-  }
-}
-
 // Returns the largest T that is not above `x`, or infinity; NaN is none.
 template <typename T>
 T RoundDown(double x) {
@@ -234,7 +223,7 @@ void DecodeRun(const Resolved& resolved, const float* codebook, const uint8_t* c
 template <typename T>
 void DecodeCodes(const Resolved& resolved, const ParamView& params, int64_t first_elem,
                  int64_t num_elems, const uint8_t* codes, T* values) {
-  ForEachEntry(resolved, params, first_elem, num_elems,
+  ForEachEntry(resolved.layout.groups, params, first_elem, num_elems,
                [&](int64_t entry, int64_t begin, int64_t count) {
                  DecodeRun(resolved, LevelsOf(resolved, params, entry), codes + begin, count,
                            values + begin);
@@ -259,7 +248,7 @@ void EncodeLloyd(const Resolved& resolved, const Segment& segment, std::span<std
   const bool one_run = IsOfTensor(resolved.spec);  // which its kernel measures
   uint8_t codes[kTileElems];
   segment.values.Visit([&]<typename T>(const T* values) {
-    ForEachEntry(resolved, params, first_elem, num_elems,
+    ForEachEntry(resolved.layout.groups, params, first_elem, num_elems,
                  [&](int64_t entry, int64_t begin, int64_t count) {
                    counts->clipped += EncodeRun(resolved, LevelsOf(resolved, params, entry),
                                                 values + begin, count, codes + begin,

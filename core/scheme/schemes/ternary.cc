@@ -26,6 +26,7 @@
 #include "core/base/checked_math.h"
 #include "core/base/copy_bytes.h"
 #include "core/base/status_macros.h"
+#include "core/scheme/group_entries.h"
 #include "core/scheme/histogram_points.h"
 #include "core/scheme/scheme.h"
 #include "core/simd/bits.h"
@@ -135,22 +136,10 @@ float FloatOf(const ParamView& params, size_t plane, int64_t entry) {
   return LoadAt(reinterpret_cast<const float*>(params.planes[plane].data()), entry);
 }
 
-// Calls fn(entry, begin, count) for the runs of elements [first_elem, + num_elems), counted from
-// there, with the entry of `params` that they have.
-template <typename Fn>
-void ForEachEntry(const Resolved& resolved, const ParamView& params, int64_t first_elem,
-                  int64_t num_elems, Fn fn) {
-  if (IsOfTensor(resolved.spec)) return fn(int64_t{0}, int64_t{0}, num_elems);
-  RunWalker run(resolved.layout.groups, first_elem, first_elem + num_elems);
-  for (; !run.done(); run.Next()) {
-    fn(run.group() - params.first_group, run.elem() - first_elem, run.num_elems());
-  }
-}
-
 template <typename T>
 void DecodeCodes(const Resolved& resolved, const ParamView& params, int64_t first_elem,
                  int64_t num_elems, const uint8_t* codes, T* values) {
-  ForEachEntry(resolved, params, first_elem, num_elems,
+  ForEachEntry(resolved.layout.groups, params, first_elem, num_elems,
                [&](int64_t entry, int64_t begin, int64_t count) {
                  DecodeThirds({.scale = FloatOf(params, kScalePlane, entry)}, codes + begin, count,
                               values + begin);
@@ -163,7 +152,7 @@ void EncodeTernary(const Resolved& resolved, const Segment& segment, std::span<s
   const ParamView& params = segment.params;
   uint8_t codes[kTileElems];
   segment.values.Visit([&]<typename T>(const T* values) {
-    ForEachEntry(resolved, params, segment.first_elem, num_elems,
+    ForEachEntry(resolved.layout.groups, params, segment.first_elem, num_elems,
                  [&](int64_t entry, int64_t begin, int64_t count) {
                    const ThirdCoding coding = {
                        .threshold = FloatOf(params, kThresholdPlane, entry),
