@@ -9,7 +9,7 @@
 // nothing is held, and at most two bands apart. Rows of 100,000 with axis=0, two stripes each:
 //
 //   scans      |0 1|2 3|       |4 5| ...      the third band waits until all stripes of the first
-//   encoding       |0 1|       |2 3| ...      are being encoded
+//   encoding       |0 1|       |2 3| ...      are encoded, and its memory is free
 //
 // A tensor of one stripe that has to be scanned as a whole is scanned by the job that encodes it.
 // Encoding goes before scanning: it frees what is held.
@@ -242,9 +242,9 @@ class Session final : public QuantizeSession {
   }
   bool MayScan() const {
     if (!HasStripe() || !Holds(scan_cutter_.stripe())) return false;
-    constexpr size_t kMaxHeld = 2;
+    constexpr int kMaxHeld = 2;  // as planned
     const bool begins = held_.empty() || held_.back()->taken_end == held_.back()->end;
-    return !begins || held_.size() < kMaxHeld;
+    return !begins || num_held_.load() < kMaxHeld;
   }
   bool InputIsSpent() const override {
     if (!encode_cutter_.done() && Holds(encode_cutter_.stripe()) && !held_.empty()) {
@@ -310,7 +310,11 @@ class Session final : public QuantizeSession {
   std::shared_ptr<HeldBand> MakeHeld(const Stripe& stripe) {
     const bool whole = plan_.pass == Pass::kBuffered;
     const int64_t begin = whole ? 0 : stripe.band_begin, end = whole ? num_elems_ : stripe.band_end;
-    auto held = std::make_shared<HeldBand>(begin, end);
+    ++num_held_;
+    std::shared_ptr<HeldBand> held(new HeldBand(begin, end), [this](HeldBand* band) {
+      delete band;
+      --num_held_;
+    });
     held->evidence.emplace(layout_, evidence_map(), num_elems_, resolved_.tensor.dtype,
                            EvidenceWantsOf(plan_), begin, end);
     return held;
@@ -431,7 +435,8 @@ class Session final : public QuantizeSession {
   // The dispatcher's, under the lock.
   StripeCutter encode_cutter_;  // the next stripe to encode
   StripeCutter scan_cutter_;    // the next one whose values are to come: the same, or ahead
-  std::list<std::shared_ptr<HeldBand>> held_;  // not all encoded; the last one may not be all here
+  std::atomic<int> num_held_ = 0;  // which jobs may have beside `held_`
+  std::list<std::shared_ptr<HeldBand>> held_;  // not all begun; the last one may not be all here
   std::shared_ptr<BandParams> band_params_;     // of the long band at hand, whose ranges are given
 };
 

@@ -251,11 +251,11 @@ TEST(ParseFrame, NeverAcceptsWhatProtobufRefuses) {
       ++refused;
       continue;
     }
-    // Submessages go to protobuf's own parser, and the plane is compared with known names, so what
-    // is ours to refuse is everything around them.
+    // Submessages go to protobuf's own parser, frames to ours one by one, and the plane is compared
+    // with known names, so what is ours to refuse is everything around them.
     const bool utf8 = std::all_of(frame->plane.begin(), frame->plane.end(),
                                   [](char c) { return static_cast<signed char>(c) >= 0; });
-    if (frame->kind != FrameKind::kChunk || !utf8) continue;
+    if (frame->kind != FrameKind::kChunk || !utf8 || !frame->frames.empty()) continue;
     Response expected;
     ASSERT_TRUE(expected.ParseFromString(bytes)) << "seed " << kSeed << " step " << i;
     expected.DiscardUnknownFields();

@@ -10,6 +10,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -124,7 +125,8 @@ class SessionMemoryTest : public ::testing::TestWithParam<Case> {
         const auto piece = std::make_shared<std::vector<std::byte>>(size, value);
         if (uneven) MakeUneven(*piece);
         (*session)->Push({*piece, piece});
-        while (!(*session)->WantsInput() && (*session)->Help()) {
+        while (!(*session)->WantsInput() && !(*session)->ended()) {
+          if (!(*session)->Help()) std::this_thread::yield();
         }
       }
       (*session)->EndInput();
