@@ -72,7 +72,7 @@ std::vector<std::byte> BytesOf(const std::vector<T>& values) {
 template <typename T>
 std::vector<T> ReadAs(const std::vector<std::byte>& bytes) {
   std::vector<T> values(bytes.size() / sizeof(T));
-  std::memcpy(values.data(), bytes.data(), bytes.size());
+  if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
 }
 
