@@ -90,6 +90,20 @@ Range StripeEncoder::RangeOf(int64_t group, const GroupStats* stats) const {
   return stats == nullptr ? Range{} : calibrator_.RangeOf(*stats);
 }
 
+template <typename Fn>
+void StripeEncoder::ReadBand(const Stripe& band, const ByteRange& values, Fn fn) const {
+  const DType dtype = plan_.resolved.tensor.dtype;
+  const std::vector<int64_t> outliers =
+      FindOutliers(plan_.resolved.layout, dtype, band.begin, band.end, values);
+  if (WorksAsF32(dtype)) {
+    TileReader<float> reader(dtype, values, band.begin, outliers);
+    fn(reader);
+  } else {
+    TileReader<double> reader(dtype, values, band.begin, outliers);
+    fn(reader);
+  }
+}
+
 std::vector<Range> StripeEncoder::RangesOf(std::span<const GroupStats> stats,
                                            const Histogram* counts,
                                            std::span<const Sketch> sketches, const Stripe& band,
@@ -113,40 +127,21 @@ std::vector<Range> StripeEncoder::RangesOf(std::span<const GroupStats> stats,
       }
       break;
     case ValueSource::kBands:
-      if (WorksAsF32(plan_.resolved.tensor.dtype)) {
-        Narrow<float>(band, values, constants, own, ranges);
-      } else {
-        Narrow<double>(band, values, constants, own, ranges);
-      }
+      ReadBand(band, values, [&]<typename T>(TileReader<T>& reader) {
+        ValueRanges<T>(plan_, calibrator_)
+            .Narrow(band.begin, band.end, {.tile_begin = band.begin, .stripe_end = band.begin},
+                    reader, constants, own, ranges);
+      });
       break;
   }
   return ranges;
 }
 
-template <typename T>
-void StripeEncoder::Narrow(const Stripe& band, const ByteRange& values,
-                           const ParamPlanes& constants, ParamBuffer& own,
-                           std::span<Range> ranges) const {
-  const DType dtype = plan_.resolved.tensor.dtype;
-  const std::vector<int64_t> outliers =
-      FindOutliers(plan_.resolved.layout, dtype, band.begin, band.end, values);
-  TileReader<T> reader(dtype, values, band.begin, outliers);
-  ValueRanges<T>(plan_, calibrator_)
-      .Narrow(band.begin, band.end, {.tile_begin = band.begin, .stripe_end = band.begin}, reader,
-              constants, own, ranges);
-}
-
 void StripeEncoder::ResolveValues(const Stripe& band, const ByteRange& values,
                                   const ParamPlanes& constants, ParamBuffer& own) const {
-  const DType dtype = plan_.resolved.tensor.dtype;
-  const auto resolve = [&]<typename T>(TileReader<T> reader) {
+  ReadBand(band, values, [&]<typename T>(TileReader<T>& reader) {
     ValueRanges<T>(plan_, calibrator_).Resolve(band.begin, band.end, reader, constants, own);
-  };
-  if (WorksAsF32(dtype)) {
-    resolve(TileReader<float>(dtype, values, band.begin));
-  } else {
-    resolve(TileReader<double>(dtype, values, band.begin));
-  }
+  });
 }
 
 void StripeEncoder::Resolve(const ParamPlanes& constants, std::span<const Range> found,

@@ -76,9 +76,9 @@ class StripeEncoder {
  private:
   template <typename T>
   class Run;
-  template <typename T>
-  void Narrow(const Stripe& band, const ByteRange& values, const ParamPlanes& constants,
-              ParamBuffer& own, std::span<Range> ranges) const;
+  // Calls fn(reader) with the values of a band, without its outliers.
+  template <typename Fn>
+  void ReadBand(const Stripe& band, const ByteRange& values, Fn fn) const;
 
   const Plan& plan_;
   const ChosenCalibrator& calibrator_;

@@ -203,7 +203,9 @@ TEST_F(OutliersTest, GoWithLongBands) {
   const std::vector<float> x = ReadAs<float>(MakeValues(tensor, ValueKind::kNormal, 8));
   for (const char* spec : {"int8", "int4:axis=1", "uint3:axis=0", "int8:axis=-1",
                            "int4:block=50x100,tail=short", "nf4:group=128", "int8:range=p99.9",
-                           "nf4:scale_type=nested8", "int4:axis=0,range=p99"}) {
+                           "nf4:scale_type=nested8", "int4:axis=0,range=p99", "ternary:axis=0",
+                           "lloyd:axis=0,levels=4", "int8:axis=-1,range=p90",
+                           "int4:axis=1,range=mse"}) {
     ASSERT_NO_FATAL_FAILURE(Check(spec, {4, 50, 2001}, x, 3));
   }
 }
