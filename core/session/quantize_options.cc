@@ -1,3 +1,15 @@
+// What comes with a tensor that is to be quantized, beside its values: ranges, a histogram, weights
+// of columns, a codebook. The plan was made by whether they are there and how many they are, without
+// what they hold; a session is given them in the end, and here they meet. Of each is asked
+//
+//   does the scheme take it?     weights and levels are refused else, never ignored
+//   does it fit the layout?      as many ranges as groups, weights as columns, levels as the plan's
+//   may it hold what it holds?   the first entry that may not is named, with what is allowed
+//
+// and ranges of groups that the layout has no use for go, so that nothing is kept in vain. All errors
+// name the field of the message that they come from.
+//
+// Entry: CheckOptions. Tested by tests/core/session/quantize_session_test.cc and codebook_test.cc.
 #include "core/session/quantize_options.h"
 
 #include <algorithm>
@@ -7,8 +19,6 @@
 #include "core/base/checked_math.h"
 #include "core/base/status_detail.h"
 #include "core/base/status_macros.h"
-
-// Tested by tests/core/session/quantize_session_test.cc and codebook_test.cc.
 
 namespace quantd {
 namespace {
